@@ -1,0 +1,1 @@
+//! The REST API: server and typed client.

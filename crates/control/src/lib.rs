@@ -1,0 +1,1 @@
+//! Desired and observed state to a plan, and the plan to reality: idempotent and resumable.

@@ -1,0 +1,158 @@
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use weft_types::{Ipv4Net, Label, MacAddr, NetworkName, PortName, Provenance, VmName};
+
+/// Everything one data plane should be.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataplaneConfig {
+    /// The store's revision that this was computed from; an older one than the current is refused.
+    pub revision: u64,
+    /// The networks, in name order.
+    pub networks: Vec<NetworkConfig>,
+    /// The ports, in name order.
+    pub ports: Vec<PortConfig>,
+}
+
+/// How a network reaches what lies outside of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NetworkMode {
+    /// Through the NAT device, on the host's sockets.
+    Nat,
+    /// Not at all.
+    Internal,
+}
+
+/// A network: one vSwitch and what stands behind its gateway.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NetworkConfig {
+    /// The network's name; its DNS zone is `<name>.weft`.
+    pub name: NetworkName,
+    /// How it reaches the outside.
+    pub mode: NetworkMode,
+    /// The largest IP packet, in bytes.
+    pub mtu: u16,
+    /// The services; `None` for a bare wire.
+    pub gateway: Option<GatewayConfig>,
+    /// Where it was declared.
+    pub provenance: Provenance,
+}
+
+/// The services of a network, which answer at one address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GatewayConfig {
+    /// The gateway's MAC address.
+    pub mac: MacAddr,
+    /// The gateway's address, inside `subnet`.
+    pub ip: Ipv4Addr,
+    /// The network's addresses.
+    pub subnet: Ipv4Net,
+    /// The DHCP server; `None` when the network brings its own.
+    pub dhcp: Option<DhcpConfig>,
+    /// Whether names are answered at the gateway's address.
+    pub dns: bool,
+    /// Whether the host's own loopback services are reachable at the gateway's address (mode `nat` only).
+    pub host_access: bool,
+    /// Names that do not come from leases: VMs with a fixed address, and the gateway itself.
+    pub records: Vec<HostRecord>,
+}
+
+/// A DHCPv4 server's pool and promises.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DhcpConfig {
+    /// First address of the pool.
+    pub first: Ipv4Addr,
+    /// Last address of the pool.
+    pub last: Ipv4Addr,
+    /// How long a lease lasts, in seconds.
+    pub lease_s: u32,
+    /// Addresses and names kept for known adapters.
+    pub reservations: Vec<Reservation>,
+}
+
+/// What is kept for one adapter. The name comes from the file, never from the guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Reservation {
+    /// The adapter.
+    pub mac: MacAddr,
+    /// Its VM, under whose name it is found in DNS.
+    pub vm: VmName,
+    /// Its fixed address; `None` for one from the pool.
+    pub ip: Option<Ipv4Addr>,
+}
+
+/// A fixed name of a network's zone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostRecord {
+    /// The name inside the zone.
+    pub name: Label,
+    /// Its address.
+    pub ip: Ipv4Addr,
+}
+
+/// A port of a network's vSwitch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PortConfig {
+    /// The port's name, unique in the data plane.
+    pub name: PortName,
+    /// The network whose vSwitch it belongs to.
+    pub network: NetworkName,
+    /// What plugs into it.
+    pub kind: PortKind,
+    /// The MAC addresses registered for it, the first being the adapter's own.
+    pub macs: Vec<MacAddr>,
+    /// The VM whose vNIC it is, if it is one.
+    pub vm: Option<VmName>,
+    /// What the port may do.
+    pub access: AccessConfig,
+    /// Where it was declared.
+    pub provenance: Provenance,
+}
+
+/// What a port may do beyond the ordinary; everything is denied by default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AccessConfig {
+    /// Whether it may send from MAC addresses that are not registered for it.
+    pub forged_macs: bool,
+    /// Whether it hears frames for other ports.
+    pub promiscuous: bool,
+}
+
+/// The drivers that a port can have.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "driver", deny_unknown_fields)]
+pub enum PortKind {
+    /// A vhost-user back end that listens at `socket`; the VMM connects and reconnects.
+    VhostUser {
+        /// The socket's path.
+        socket: PathBuf,
+    },
+    /// A TAP device of this name in the switch's network namespace; made if it does not exist.
+    Tap {
+        /// The interface's name.
+        name: String,
+    },
+    /// Listens at `socket` for one peer that sends frames behind a 32-bit big-endian length
+    /// (what QEMU's `-netdev stream` speaks).
+    UnixStream {
+        /// The socket's path.
+        socket: PathBuf,
+    },
+    /// One frame a datagram: bound at `socket`, talks to `peer` (what QEMU's `-netdev dgram` speaks).
+    UnixDatagram {
+        /// Our own path.
+        socket: PathBuf,
+        /// The peer's path.
+        peer: PathBuf,
+    },
+}

@@ -1,0 +1,20 @@
+//! What the daemon says to the switch process, and what it answers.
+//!
+//! One JSON object a line over a Unix stream socket: the daemon sends a [`Request`], the switch answers with
+//! one [`Response`]. A descriptor that a request needs (a TAP) travels beside its line as `SCM_RIGHTS`.
+//!
+//! The configuration is always whole ([`DataplaneConfig`]): applying it twice changes nothing, applying a new
+//! one changes only the difference, and ports that stay are not touched. The switch writes it to its own disk
+//! before it answers, so that a restarted switch is complete without the daemon.
+
+mod config;
+mod message;
+
+pub use config::{
+    AccessConfig, DataplaneConfig, DhcpConfig, GatewayConfig, HostRecord, NetworkConfig, NetworkMode, PortConfig,
+    PortKind, Reservation,
+};
+pub use message::{
+    DropCount, ErrorCode, ExplainRequest, ExplainStep, Explanation, LeaseStatus, PortStatus, Refusal, Request, Response,
+    SwitchStatus,
+};

@@ -1,0 +1,177 @@
+use std::net::Ipv4Addr;
+
+use serde::{Deserialize, Serialize};
+use weft_types::{MacAddr, NetworkName, PortName, Provenance, VmName};
+
+use crate::DataplaneConfig;
+
+/// What the daemon asks of the switch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "request", content = "body")]
+pub enum Request {
+    /// Become this; answered with [`Response::Done`] when it is durable and in force.
+    Apply(DataplaneConfig),
+    /// Tell everything; answered with [`Response::Status`].
+    Status,
+    /// What would happen to a frame; answered with [`Response::Explained`].
+    Explain(ExplainRequest),
+    /// End after the answer, remove the sockets and, when told to, the state on disk too.
+    Shutdown {
+        /// Whether leases and the snapshot are forgotten.
+        forget: bool,
+    },
+}
+
+/// What the switch answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "response", content = "body")]
+pub enum Response {
+    /// It is done.
+    Done,
+    /// The state of everything.
+    Status(SwitchStatus),
+    /// What would happen, and why.
+    Explained(Explanation),
+    /// It was not done, and nothing has changed.
+    Refused(Refusal),
+}
+
+/// Why a request was refused.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    /// The kind of reason.
+    pub code: ErrorCode,
+    /// What and where.
+    pub message: String,
+    /// How to fix it.
+    pub hint: String,
+}
+
+/// Kinds of refusals; stable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ErrorCode {
+    /// The request is not understood.
+    BadRequest,
+    /// The configuration contradicts itself or the law.
+    BadConfig,
+    /// The configuration is older than the one in force.
+    Stale,
+    /// A port could not be opened; nothing was changed.
+    PortFailed,
+    /// The state could not be written.
+    DiskFailed,
+}
+
+/// The state of a data plane.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SwitchStatus {
+    /// The process.
+    pub pid: u32,
+    /// The revision in force; 0 before the first configuration.
+    pub revision: u64,
+    /// Every port, in name order, the gateways' among them.
+    pub ports: Vec<PortStatus>,
+    /// Every lease that is held.
+    pub leases: Vec<LeaseStatus>,
+    /// Flows in the cache, and lookups that hit and missed.
+    pub cached_flows: u64,
+    /// Lookups that the cache answered.
+    pub cache_hits: u64,
+    /// Lookups that ran the policy pipeline.
+    pub cache_misses: u64,
+    /// Flows of the NAT device that are open.
+    pub nat_flows: u64,
+    /// What does not work on this host, in sentences (for example: ICMP sockets are closed to this user).
+    pub notes: Vec<String>,
+}
+
+/// The state of a port.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PortStatus {
+    /// The port's name.
+    pub name: PortName,
+    /// Its network.
+    pub network: NetworkName,
+    /// The driver's name, `gateway` for a network's services.
+    pub driver: String,
+    /// The VM whose vNIC it is.
+    pub vm: Option<VmName>,
+    /// Its registered addresses.
+    pub macs: Vec<MacAddr>,
+    /// Whether a peer is connected and ready.
+    pub up: bool,
+    /// Why it is not, when it is not.
+    pub reason: Option<String>,
+    /// Frames that came in from the peer.
+    pub rx_frames: u64,
+    /// Bytes that came in from the peer.
+    pub rx_bytes: u64,
+    /// Frames that went out to the peer.
+    pub tx_frames: u64,
+    /// Bytes that went out to the peer.
+    pub tx_bytes: u64,
+    /// Frames that came in and were dropped, per named reason, none of them zero.
+    pub drops: Vec<DropCount>,
+    /// Where the port was declared.
+    pub provenance: Provenance,
+}
+
+/// How many frames were dropped for one reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DropCount {
+    /// The reason's stable name, like `unknown-unicast`.
+    pub reason: String,
+    /// How many.
+    pub frames: u64,
+}
+
+/// A DHCP lease that is held.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseStatus {
+    /// The network.
+    pub network: NetworkName,
+    /// The address.
+    pub ip: Ipv4Addr,
+    /// The adapter.
+    pub mac: MacAddr,
+    /// The VM it belongs to, if it is one of ours.
+    pub vm: Option<VmName>,
+    /// The name the client gave itself, as it came, cleaned of control characters.
+    pub client_name: Option<String>,
+    /// When it ends, in seconds since the Unix epoch.
+    pub expires_unix_s: u64,
+}
+
+/// A frame to explain.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ExplainRequest {
+    /// Where it comes in.
+    pub port: PortName,
+    /// The frame's bytes, from the destination MAC on.
+    pub frame: Vec<u8>,
+}
+
+/// What would happen to a frame, decided by the code that would decide it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// The verdict in a sentence.
+    pub verdict: String,
+    /// The ports that it would leave by.
+    pub egress: Vec<PortName>,
+    /// The steps that led there, in order.
+    pub steps: Vec<ExplainStep>,
+}
+
+/// One step of a decision.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExplainStep {
+    /// The stage's name, like `ingress-policy` or `mac-table`.
+    pub stage: String,
+    /// What it found.
+    pub finding: String,
+    /// The declaration that made it so.
+    pub because: Option<Provenance>,
+}

@@ -1,0 +1,1 @@
+//! The data plane process: workers that join ports, switch and services.

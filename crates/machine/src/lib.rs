@@ -1,0 +1,1 @@
+//! Machines: engines, images, disks, consoles and the guest agent's host side.

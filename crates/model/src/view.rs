@@ -1,0 +1,350 @@
+//! What the API shows: the state of the world as plain data.
+
+use std::net::Ipv4Addr;
+
+use serde::{Deserialize, Serialize};
+use weft_types::{ByteSize, Ipv4Net, MacAddr, NetworkName, PortName, Provenance, VmName};
+
+use crate::{EngineKind, Mode, World};
+
+/// Ask for a file's objects to become this world.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApplyRequest {
+    /// Who owns the objects: the file's absolute path.
+    pub owner: String,
+    /// What the file declares; an empty world removes everything that the file made.
+    pub world: World,
+    /// Refuse if the owner's objects have changed since this revision was planned.
+    #[serde(default)]
+    pub if_revision: Option<u64>,
+}
+
+/// What would be done, and what stands in the way of the file's word.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanView {
+    /// The revision of the store that the plan was computed from.
+    pub revision: u64,
+    /// The steps, in an order in which they can be done.
+    pub steps: Vec<StepView>,
+    /// Where commands or accidents have moved the world away from the file.
+    pub drift: Vec<DriftView>,
+}
+
+/// One step of a plan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepView {
+    /// What happens to the object.
+    pub action: StepAction,
+    /// The object's kind: `network`, `vm`, `port`, `image` or `switch`.
+    pub kind: String,
+    /// The object's name.
+    pub name: String,
+    /// The step in a few words, like `start on engine qemu (tcg)`.
+    pub detail: String,
+    /// What the change does to those who use the object now.
+    pub impact: Impact,
+    /// The declaration behind it.
+    pub provenance: Option<Provenance>,
+}
+
+/// What a step does to its object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StepAction {
+    /// It does not exist yet.
+    Create,
+    /// It changes in place.
+    Update,
+    /// It is started.
+    Start,
+    /// It is stopped.
+    Stop,
+    /// It goes.
+    Remove,
+}
+
+/// What a step does to those who use its object now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Impact {
+    /// Nobody notices.
+    Hitless,
+    /// Clients get another address when their lease ends.
+    Release,
+    /// The machine is restarted or removed.
+    Restart,
+}
+
+/// A difference between the file's word and the world that the file did not cause.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DriftView {
+    /// The object's kind.
+    pub kind: String,
+    /// The object's name.
+    pub name: String,
+    /// What is different and through whom, like ``stopped by `weft vm stop web` ``.
+    pub detail: String,
+}
+
+/// Everything at once.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct WorldView {
+    /// The store's revision.
+    pub revision: u64,
+    /// The networks, by name.
+    pub networks: Vec<NetworkView>,
+    /// The machines, by name.
+    pub vms: Vec<VmView>,
+    /// The ports, by name.
+    pub ports: Vec<PortView>,
+    /// The leases, by address.
+    pub leases: Vec<LeaseView>,
+    /// The daemon.
+    pub daemon: DaemonView,
+    /// The data plane's process; `None` when none runs.
+    pub switch: Option<SwitchView>,
+}
+
+/// The daemon's process.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DaemonView {
+    /// Its process.
+    pub pid: u32,
+    /// Its version.
+    pub version: String,
+}
+
+/// The data plane's process.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SwitchView {
+    /// Its process.
+    pub pid: u32,
+    /// The revision in force.
+    pub revision: u64,
+    /// Flows in the cache.
+    pub cached_flows: u64,
+    /// Lookups that the cache answered.
+    pub cache_hits: u64,
+    /// Lookups that ran the policy pipeline.
+    pub cache_misses: u64,
+    /// Open flows of the NAT device.
+    pub nat_flows: u64,
+    /// What does not work on this host, in sentences.
+    pub notes: Vec<String>,
+}
+
+/// A network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetworkView {
+    /// Its name.
+    pub name: NetworkName,
+    /// How it reaches the outside.
+    pub mode: Mode,
+    /// Its addresses.
+    pub subnet: Ipv4Net,
+    /// The gateway's address.
+    pub gateway: Ipv4Addr,
+    /// Whether the host's services are reachable at the gateway's address.
+    pub host_access: bool,
+    /// The machines on it.
+    pub vms: Vec<VmName>,
+    /// Who made it.
+    pub owner: String,
+    /// Where it is declared.
+    pub provenance: Provenance,
+}
+
+/// A machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VmView {
+    /// Its name.
+    pub name: VmName,
+    /// What it does now.
+    pub state: VmState,
+    /// What went wrong, when `state` is failed, or what it waits for.
+    pub reason: Option<String>,
+    /// Its image's name.
+    pub image: String,
+    /// What runs it.
+    pub engine: EngineKind,
+    /// How: `kvm` or `tcg`.
+    pub accelerator: Option<String>,
+    /// Its process.
+    pub pid: Option<u32>,
+    /// Its memory.
+    pub memory: ByteSize,
+    /// Its virtual CPUs.
+    pub cpus: u16,
+    /// Its adapters, in order.
+    pub nics: Vec<NicView>,
+    /// Who made it.
+    pub owner: String,
+    /// Where it is declared.
+    pub provenance: Provenance,
+}
+
+/// What a machine does now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VmState {
+    /// It does not run, as it should be.
+    Stopped,
+    /// Its process runs, and it is not ready yet.
+    Starting,
+    /// It is ready.
+    Ready,
+    /// It is going down.
+    Stopping,
+    /// It should run and does not, or never became ready.
+    Failed,
+}
+
+/// A machine's adapter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NicView {
+    /// Its network.
+    pub network: NetworkName,
+    /// Its port.
+    pub port: PortName,
+    /// Its MAC address.
+    pub mac: MacAddr,
+    /// The address that it holds a lease for.
+    pub ip: Option<Ipv4Addr>,
+}
+
+/// A port.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PortView {
+    /// Its name.
+    pub name: PortName,
+    /// Its network.
+    pub network: NetworkName,
+    /// Its driver.
+    pub driver: String,
+    /// The machine behind it.
+    pub vm: Option<VmName>,
+    /// The addresses registered for it.
+    pub macs: Vec<MacAddr>,
+    /// Whether a peer is connected.
+    pub up: bool,
+    /// Why not.
+    pub reason: Option<String>,
+    /// Frames in.
+    pub rx_frames: u64,
+    /// Bytes in.
+    pub rx_bytes: u64,
+    /// Frames out.
+    pub tx_frames: u64,
+    /// Bytes out.
+    pub tx_bytes: u64,
+    /// Frames that came in here and were dropped, by reason.
+    pub drops: Vec<DropView>,
+    /// Where it is declared.
+    pub provenance: Provenance,
+}
+
+/// Frames dropped for one reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DropView {
+    /// The reason.
+    pub reason: String,
+    /// How many.
+    pub frames: u64,
+}
+
+/// A DHCP lease.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseView {
+    /// Its network.
+    pub network: NetworkName,
+    /// The address.
+    pub ip: Ipv4Addr,
+    /// Who holds it.
+    pub mac: MacAddr,
+    /// The machine that it belongs to.
+    pub vm: Option<VmName>,
+    /// What the client calls itself.
+    pub client_name: Option<String>,
+    /// When it ends, in seconds since the Unix epoch.
+    pub expires_unix_s: u64,
+}
+
+/// An image in the cache, or a built-in that can be built.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageView {
+    /// Its name.
+    pub name: String,
+    /// What it is, like `Debian 6.1.0-56-cloud-amd64, BusyBox 1.35.0`.
+    pub description: String,
+    /// Whether it is there and complete.
+    pub built: bool,
+    /// Its size on disk.
+    pub size: Option<ByteSize>,
+    /// Machines that use it.
+    pub used_by: Vec<VmName>,
+}
+
+/// A long piece of work that goes on while others look.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OperationView {
+    /// Its number.
+    pub id: u64,
+    /// What it does, like `up /home/ann/lab.toml`.
+    pub title: String,
+    /// How far it is.
+    pub state: OperationState,
+    /// What went wrong, one entry a problem.
+    pub problems: Vec<ProblemView>,
+}
+
+/// How far an operation is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OperationState {
+    /// It waits for one before it.
+    Waiting,
+    /// It works.
+    Running,
+    /// It is done, and everything is as it was asked.
+    Done,
+    /// It has ended, and something is not as it was asked.
+    Failed,
+}
+
+/// A problem, in the shape of RFC 9457.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProblemView {
+    /// A stable code, like `missing-image`.
+    pub code: String,
+    /// What and where.
+    pub title: String,
+    /// The causes, one a line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// How to fix it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+    /// The declaration that it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provenance: Option<Provenance>,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventView {
+    /// Its number; events are numbered without gaps, across restarts of the daemon.
+    pub id: u64,
+    /// When, in milliseconds since the Unix epoch.
+    pub unix_ms: u64,
+    /// What kind, like `vm-ready`, `step-started`, `step-done`, `step-failed`, `switch-restarted`.
+    pub kind: String,
+    /// The operation that it belongs to.
+    pub operation: Option<u64>,
+    /// The object's kind.
+    pub object_kind: Option<String>,
+    /// The object's name.
+    pub object: Option<String>,
+    /// It in a sentence.
+    pub message: String,
+}

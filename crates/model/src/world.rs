@@ -1,0 +1,169 @@
+//! A world: the networks, machines and images that one file declares, validated.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use weft_types::{ByteSize, Ipv4Net, Label, MacAddr, NetworkName, Provenance, VmName};
+
+/// Everything that one file declares.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct World {
+    /// The networks.
+    pub networks: BTreeMap<NetworkName, Network>,
+    /// The images that the file describes itself; `micro` is built in and not among them.
+    pub images: BTreeMap<Label, Image>,
+    /// The machines.
+    pub vms: BTreeMap<VmName, Vm>,
+}
+
+/// How a network reaches what lies outside of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mode {
+    /// Through Weft's NAT device.
+    Nat,
+    /// Not at all: its VMs only, not even the host.
+    Internal,
+}
+
+/// A network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Network {
+    /// How it reaches the outside.
+    pub mode: Mode,
+    /// Its addresses. Where the file names none, validation has chosen one that clashes with no other.
+    pub subnet: Ipv4Net,
+    /// The gateway's address: the file's, or the subnet's first.
+    pub gateway: Ipv4Addr,
+    /// Whether the host's own services are reachable at the gateway's address.
+    pub host_access: bool,
+    /// The DHCP server; `None` when the file turns it off.
+    pub dhcp: Option<Dhcp>,
+    /// Whether the gateway answers names.
+    pub dns: bool,
+    /// The largest IP packet, in bytes.
+    pub mtu: u16,
+    /// Where it is declared.
+    pub provenance: Provenance,
+}
+
+/// A network's DHCP server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Dhcp {
+    /// First address of the pool.
+    pub first: Ipv4Addr,
+    /// Last address of the pool.
+    pub last: Ipv4Addr,
+    /// How long a lease lasts.
+    pub lease: Duration,
+}
+
+/// A machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Vm {
+    /// The name of its image: `micro`, or one that the file describes.
+    pub image: Label,
+    /// Its memory.
+    pub memory: ByteSize,
+    /// Its virtual CPUs.
+    pub cpus: u16,
+    /// The engine, or the best that this host has.
+    pub engine: Option<EngineKind>,
+    /// Its network adapters, in order.
+    pub nics: Vec<Nic>,
+    /// What is written to the kernel's command line beyond what the image says.
+    pub cmdline: Option<String>,
+    /// An SSH public key for images that run cloud-init.
+    pub ssh_key: Option<String>,
+    /// cloud-init user data, as it stands in the file that the key names.
+    pub user_data: Option<String>,
+    /// The size of the disk, when it is to be larger than the image's.
+    pub disk_size: Option<ByteSize>,
+    /// When the machine counts as ready.
+    pub ready: Ready,
+    /// Where it is declared.
+    pub provenance: Provenance,
+}
+
+/// A machine's network adapter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Nic {
+    /// The network it plugs into.
+    pub network: NetworkName,
+    /// Its fixed address, kept for it by the network's DHCP server.
+    pub ip: Option<Ipv4Addr>,
+    /// Its MAC address: the file's, or one derived from the VM's name and the adapter's index.
+    pub mac: MacAddr,
+    /// Where it is declared.
+    pub provenance: Provenance,
+}
+
+/// What runs a machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EngineKind {
+    /// QEMU, with KVM where the hardware has it.
+    Qemu,
+}
+
+/// When a machine counts as ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ready {
+    /// Its agent answers, and each adapter on a network with DHCP holds a lease.
+    Agent,
+    /// Each adapter on a network with DHCP holds a lease.
+    Lease,
+    /// Its process runs.
+    Running,
+}
+
+/// What a machine is made from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Image {
+    /// What it consists of.
+    pub source: ImageSource,
+    /// Where it is declared.
+    pub provenance: Provenance,
+}
+
+/// The kinds of images.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", tag = "kind", deny_unknown_fields)]
+pub enum ImageSource {
+    /// A kernel, and usually an initial RAM disk.
+    Kernel {
+        /// The kernel's absolute path.
+        kernel: PathBuf,
+        /// The initial RAM disk's absolute path.
+        initrd: Option<PathBuf>,
+        /// The kernel's command line.
+        cmdline: String,
+    },
+    /// A disk, of which each machine gets a copy-on-write overlay.
+    Disk {
+        /// The disk's absolute path.
+        path: PathBuf,
+        /// Its format; found out by looking at the file when the user did not say.
+        format: DiskFormat,
+    },
+}
+
+/// The formats of disks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DiskFormat {
+    /// The disk's bytes as they are.
+    Raw,
+    /// QEMU's copy-on-write format.
+    Qcow2,
+}

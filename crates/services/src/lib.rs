@@ -1,0 +1,1 @@
+//! What stands behind a network's gateway, sans-IO: ARP, DHCP, DNS, ICMP echo and the NAT device.

@@ -1,0 +1,1 @@
+//! The virtual switch, sans-IO: frames and time in, decisions out.

@@ -1,0 +1,184 @@
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// The longest label of a host name (RFC 1035, section 2.3.4).
+const MAX_LABEL_BYTES: usize = 63;
+
+/// A text that is no host name label.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LabelError {
+    /// Nothing was written.
+    #[error("a name cannot be empty")]
+    Empty,
+    /// Longer than DNS allows.
+    #[error("`{0}` is too long for a host name: at most 63 characters")]
+    TooLong(String),
+    /// A character that host names do not have, or a hyphen at an end.
+    #[error("`{text}` is not a host name: use a-z, 0-9 and `-` inside, for example `{suggestion}`")]
+    NotAHostName {
+        /// What was written.
+        text: String,
+        /// The nearest legal name.
+        suggestion: String,
+    },
+}
+
+/// One label of a host name: 1 to 63 of `a-z`, `0-9` and inner `-` (RFC 1123, section 2.1), lower case.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Label(Box<str>);
+
+impl Label {
+    /// The label's text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Label {
+    type Err = LabelError;
+
+    fn from_str(text: &str) -> Result<Self, LabelError> {
+        if text.is_empty() {
+            return Err(LabelError::Empty);
+        }
+        let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        if !text.bytes().all(legal) || text.starts_with('-') || text.ends_with('-') {
+            return Err(LabelError::NotAHostName { text: text.to_owned(), suggestion: nearest_label(text) });
+        }
+        if text.len() > MAX_LABEL_BYTES {
+            return Err(LabelError::TooLong(text.to_owned()));
+        }
+        Ok(Self(text.into()))
+    }
+}
+
+/// The legal label that looks most like `text`.
+fn nearest_label(text: &str) -> String {
+    let mut label: String = text
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' })
+        .take(MAX_LABEL_BYTES)
+        .collect();
+    while label.contains("--") {
+        label = label.replace("--", "-");
+    }
+    match label.trim_matches('-') {
+        "" => "vm-1".to_owned(),
+        trimmed => trimmed.to_owned(),
+    }
+}
+
+impl TryFrom<String> for Label {
+    type Error = LabelError;
+
+    fn try_from(text: String) -> Result<Self, LabelError> {
+        text.parse()
+    }
+}
+
+impl From<Label> for String {
+    fn from(label: Label) -> Self {
+        label.0.into()
+    }
+}
+
+impl fmt::Display for Label {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl fmt::Debug for Label {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+macro_rules! label_name {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(transparent)]
+        pub struct $name(Label);
+
+        impl $name {
+            /// The name's text.
+            pub fn as_str(&self) -> &str {
+                self.0.as_str()
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = LabelError;
+
+            fn from_str(text: &str) -> Result<Self, LabelError> {
+                text.parse().map(Self)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Display::fmt(&self.0, f)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(&self.0, f)
+            }
+        }
+    };
+}
+
+label_name! {
+    /// A virtual machine's name, which is also its host name.
+    VmName
+}
+label_name! {
+    /// A network's name, which is also its DNS zone under `weft`.
+    NetworkName
+}
+label_name! {
+    /// A port's name. The port of a VM's vNIC is called `<vm>-<index>`, the gateway's `<network>-gateway`.
+    PortName
+}
+
+impl PortName {
+    /// The port into which vNIC `index` of `vm` plugs. Longer than a label may be, if the VM's name is.
+    pub fn of_vnic(vm: &VmName, index: usize) -> Self {
+        Self(Label(format!("{vm}-{index}").into()))
+    }
+
+    /// The port behind which a network's services stand.
+    pub fn of_gateway(network: &NetworkName) -> Self {
+        Self(Label(format!("{network}-gateway").into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_names_only() {
+        assert!("web-1".parse::<VmName>().is_ok());
+        assert!("9".parse::<VmName>().is_ok());
+        for (bad, hint) in [("Web Server", "web-server"), ("-web", "web"), ("wéb", "w-b"), ("..", "vm-1")] {
+            match bad.parse::<VmName>().unwrap_err() {
+                LabelError::NotAHostName { suggestion, .. } => assert_eq!(suggestion, hint),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert_eq!("".parse::<Label>(), Err(LabelError::Empty));
+        assert!(matches!("a".repeat(64).parse::<Label>(), Err(LabelError::TooLong(_))));
+    }
+
+    #[test]
+    fn json_is_validated_too() {
+        assert!(serde_json::from_str::<VmName>("\"web\"").is_ok());
+        assert!(serde_json::from_str::<VmName>("\"w b\"").is_err());
+    }
+}
