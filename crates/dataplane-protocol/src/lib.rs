@@ -15,6 +15,6 @@ pub use config::{
     PortKind, Reservation,
 };
 pub use message::{
-    DropCount, ErrorCode, ExplainRequest, ExplainStep, Explanation, LeaseStatus, PortStatus, Refusal, Request, Response,
-    SwitchStatus,
+    DropCount, ErrorCode, ExplainRequest, ExplainStep, Explanation, LeaseStatus, PortStatus, Refusal, Request,
+    Response, SwitchStatus,
 };

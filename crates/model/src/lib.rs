@@ -1,6 +1,16 @@
 //! What a user may ask for (file, API): plain data, validated once, every problem reported with its place.
 
+mod check;
+mod load;
+mod problem;
+mod read;
 pub mod view;
 mod world;
 
+pub use check::{Finding, HostFacts, findings};
+pub use load::{load, parse_world};
+pub use problem::{Problem, Report};
 pub use world::{Dhcp, DiskFormat, EngineKind, Image, ImageSource, Mode, Network, Nic, Ready, Vm, World};
+
+/// The name of the image that Weft builds itself.
+pub const MICRO: &str = "micro";

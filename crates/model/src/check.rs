@@ -1,0 +1,303 @@
+//! What must hold between the objects of a world, wherever it came from: a file or the API.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use weft_types::{ByteSize, Ipv4Net, MacAddr, NetworkName, VmName};
+
+use crate::problem::Problem;
+use crate::read::{list, nearest};
+use crate::{ImageSource, MICRO, Mode, Network, Nic, Vm, World};
+
+/// The least that a Debian kernel boots in.
+const MIN_MEMORY: ByteSize = ByteSize::from_mib(64);
+/// PCI slots of one machine, less what its other devices need.
+const MAX_NICS: usize = 24;
+/// The VM name that DNS keeps for the gateway.
+const GATEWAY_NAME: &str = "gateway";
+
+/// What must be known about the host to judge a world.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HostFacts {
+    /// The host's memory; `None` if it is not known.
+    pub memory: Option<ByteSize>,
+}
+
+impl HostFacts {
+    /// The facts about the host that we run on.
+    pub fn of_this_host() -> Self {
+        let total = |text: String| {
+            let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+            line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
+        };
+        let kib = std::fs::read_to_string("/proc/meminfo").ok().and_then(total);
+        Self { memory: kib.map(|kib| ByteSize::from_bytes(kib << 10)) }
+    }
+}
+
+/// Something that does not hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// The value it is about, like `vm.web.nics[1].ip`.
+    pub path: String,
+    /// Another value that the finding takes for granted; where that one is wrong, the finding means nothing.
+    pub rests_on: Option<String>,
+    /// What is wrong.
+    pub problem: Problem,
+}
+
+/// Everything that does not hold in a world on such a host; empty for a good one.
+pub fn findings(world: &World, facts: &HostFacts) -> Vec<Finding> {
+    let mut check = Check { world, facts, findings: Vec::new() };
+    check.networks();
+    check.overlaps();
+    for (name, vm) in &world.vms {
+        check.vm(name, vm);
+    }
+    check.clashes();
+    check.memory();
+    check.findings
+}
+
+struct Check<'a> {
+    world: &'a World,
+    facts: &'a HostFacts,
+    findings: Vec<Finding>,
+}
+
+impl Check<'_> {
+    fn find(&mut self, path: impl Into<String>, problem: Problem) {
+        self.findings.push(Finding { path: path.into(), rests_on: None, problem });
+    }
+
+    /// A finding that takes a network's subnet for granted.
+    fn find_in_subnet(&mut self, network: &NetworkName, path: impl Into<String>, problem: Problem) {
+        let rests_on = Some(format!("network.{network}.subnet"));
+        self.findings.push(Finding { path: path.into(), rests_on, problem });
+    }
+
+    fn networks(&mut self) {
+        for (name, network) in &self.world.networks {
+            let path = format!("network.{name}");
+            if let Some(problem) = unusable_subnet(network.subnet) {
+                self.find(format!("{path}.subnet"), problem);
+                continue;
+            }
+            if !is_host(network.subnet, network.gateway) {
+                let message =
+                    format!("the gateway {} is not an address for a host of {}", network.gateway, network.subnet);
+                let hint = hosts_hint(network.subnet);
+                self.find_in_subnet(name, format!("{path}.gateway"), Problem::new("outside-subnet", message, hint));
+            }
+            if network.host_access && network.mode == Mode::Internal {
+                let message =
+                    format!("nobody but its VMs is on the internal network `{name}`, so it has no host access");
+                let hint = "write `mode = \"nat\"`, or remove `host_access`";
+                self.find(format!("{path}.host_access"), Problem::new("contradiction", message, hint));
+            }
+            self.dhcp(name, network);
+        }
+    }
+
+    fn dhcp(&mut self, name: &NetworkName, network: &Network) {
+        let Some(dhcp) = &network.dhcp else { return };
+        let path = format!("network.{name}.dhcp.range");
+        if !is_host(network.subnet, dhcp.first) || !is_host(network.subnet, dhcp.last) {
+            let message = format!("the range {}-{} does not lie in {}", dhcp.first, dhcp.last, network.subnet);
+            let problem = Problem::new("outside-subnet", message, hosts_hint(network.subnet));
+            self.find_in_subnet(name, path, problem);
+        } else if dhcp.first > dhcp.last {
+            let message = format!("the range {}-{} ends before it begins", dhcp.first, dhcp.last);
+            let hint = format!("write `{}-{}`", dhcp.last, dhcp.first);
+            self.find(path, Problem::new("bad-value", message, hint));
+        }
+    }
+
+    fn overlaps(&mut self) {
+        let networks: Vec<_> = self.world.networks.iter().collect();
+        for (index, (name, network)) in networks.iter().enumerate() {
+            for (earlier_name, earlier) in &networks[..index] {
+                let (a, b) = (network.subnet, earlier.subnet);
+                if a.contains(&b) || b.contains(&a) {
+                    // The later one in the file is the one to move.
+                    let (later, other, first_net) = match network.provenance.line >= earlier.provenance.line {
+                        true => (*name, *earlier_name, b),
+                        false => (*earlier_name, *name, a),
+                    };
+                    let message = format!("the subnet of `{later}` overlaps with {first_net} of network `{other}`");
+                    let hint = match self.free_subnet() {
+                        Some(free) => format!("{free} is free; or leave `subnet` out, and Weft chooses one"),
+                        None => "choose another one".to_owned(),
+                    };
+                    let problem = Problem::new("overlapping-subnets", message, hint);
+                    self.find_in_subnet(other, format!("network.{later}.subnet"), problem);
+                }
+            }
+        }
+    }
+
+    fn free_subnet(&self) -> Option<Ipv4Net> {
+        let nets = (20..=250).filter_map(|b| Ipv4Net::new(Ipv4Addr::new(10, b, 0, 0), 24).ok());
+        let taken =
+            |net: &Ipv4Net| self.world.networks.values().any(|n| n.subnet.contains(net) || net.contains(&n.subnet));
+        nets.into_iter().find(|net| !taken(net))
+    }
+
+    fn vm(&mut self, name: &VmName, vm: &Vm) {
+        let path = format!("vm.{name}");
+        if name.as_str() == GATEWAY_NAME {
+            let message = "`gateway` is the name of each network's gateway";
+            self.find(&path, Problem::new("reserved-name", message, "call the VM something else"));
+        }
+        let source = self.world.images.get(&vm.image).map(|image| &image.source);
+        if source.is_none() && vm.image.as_str() != MICRO {
+            let known: Vec<_> =
+                std::iter::once(MICRO).chain(self.world.images.keys().map(|name| name.as_str())).collect();
+            let hint = match nearest(vm.image.as_str(), known.iter().copied()) {
+                Some(word) => format!("did you mean `{word}`?"),
+                None => format!("describe it in `[image.{}]`; known are {}", vm.image, list(&known)),
+            };
+            let message = format!("there is no image `{}`", vm.image);
+            self.find(format!("{path}.image"), Problem::new("missing-image", message, hint));
+        }
+        let is_disk = matches!(source, Some(ImageSource::Disk { .. }));
+        let given = [
+            ("ssh_key", vm.ssh_key.is_some(), true),
+            ("user_data", vm.user_data.is_some(), true),
+            ("disk_size", vm.disk_size.is_some(), true),
+            ("cmdline", vm.cmdline.is_some(), false),
+        ];
+        for (key, _, wants_disk) in given.into_iter().filter(|(_, given, wants_disk)| *given && *wants_disk != is_disk)
+        {
+            let (has, hint) = match wants_disk {
+                true => ("has no disk", "it is for images with a disk, whose cloud-init reads it"),
+                false => ("boots its own kernel", "it is for images with `kernel`"),
+            };
+            let message = format!("`{key}` does nothing here: image `{}` {has}", vm.image);
+            self.find(format!("{path}.{key}"), Problem::new("contradiction", message, hint));
+        }
+        if vm.memory < MIN_MEMORY {
+            let message = format!("{} are too little memory to boot in", vm.memory);
+            self.find(format!("{path}.memory"), Problem::new("out-of-range", message, "give it 64MiB or more"));
+        }
+        if vm.nics.len() > MAX_NICS {
+            let message = format!("a VM has at most {MAX_NICS} adapters, not {}", vm.nics.len());
+            self.find(format!("{path}.nics"), Problem::new("out-of-range", message, "use fewer networks for one VM"));
+        }
+        for (index, nic) in vm.nics.iter().enumerate() {
+            self.nic(&format!("{path}.nics[{index}]"), nic);
+        }
+    }
+
+    fn nic(&mut self, path: &str, nic: &Nic) {
+        if !nic.mac.is_station() {
+            let message = format!("{} is not the address of a single adapter", nic.mac);
+            let hint = format!("{} would do, or leave `mac` out", MacAddr::derive(path));
+            self.find(format!("{path}.mac"), Problem::new("bad-value", message, hint));
+        }
+        let Some(network) = self.world.networks.get(&nic.network) else {
+            let known: Vec<_> = self.world.networks.keys().map(NetworkName::as_str).collect();
+            let hint = match nearest(nic.network.as_str(), known.iter().copied()) {
+                Some(word) => format!("did you mean `{word}`?"),
+                None if known.is_empty() => format!("declare it: `[network.{}]`", nic.network),
+                None => format!("declare it in `[network.{}]`; there are {}", nic.network, list(&known)),
+            };
+            let message = format!("there is no network `{}`", nic.network);
+            self.find(format!("{path}.network"), Problem::new("missing-network", message, hint));
+            return;
+        };
+        let Some(ip) = nic.ip else { return };
+        let (code, message) = if !is_host(network.subnet, ip) {
+            let subnet = network.subnet;
+            ("outside-subnet", format!("{ip} is not an address for a host of network `{}` ({subnet})", nic.network))
+        } else if ip == network.gateway {
+            ("duplicate-ip", format!("{ip} is the gateway of network `{}`", nic.network))
+        } else {
+            return;
+        };
+        let problem = Problem::new(code, message, hosts_hint(network.subnet));
+        self.find_in_subnet(&nic.network, format!("{path}.ip"), problem);
+    }
+
+    /// Two adapters with one address.
+    fn clashes(&mut self) {
+        let mut ips: BTreeMap<(&NetworkName, Ipv4Addr), &VmName> = BTreeMap::new();
+        let mut macs: BTreeMap<MacAddr, &VmName> = BTreeMap::new();
+        let mut vms: Vec<_> = self.world.vms.iter().collect();
+        vms.sort_by_key(|(_, vm)| vm.provenance.line); // the later one in the file is the one to change
+        for (name, vm) in vms {
+            for (index, nic) in vm.nics.iter().enumerate() {
+                let path = format!("vm.{name}.nics[{index}]");
+                if let Some(ip) = nic.ip
+                    && let Some(holder) = ips.insert((&nic.network, ip), name)
+                {
+                    let message = format!("`{name}` and `{holder}` both want {ip} on network `{}`", nic.network);
+                    let hint = "give one of them another address, or leave `ip` out";
+                    self.find(format!("{path}.ip"), Problem::new("duplicate-ip", message, hint));
+                }
+                if let Some(holder) = macs.insert(nic.mac, name) {
+                    let message = format!("`{name}` and `{holder}` both have the MAC address {}", nic.mac);
+                    let hint = "leave `mac` out, and Weft chooses one";
+                    self.find(format!("{path}.mac"), Problem::new("duplicate-mac", message, hint));
+                }
+            }
+        }
+    }
+
+    fn memory(&mut self) {
+        let Some(total) = self.facts.memory else { return };
+        let mut sum = 0u64;
+        let mut vms: Vec<_> = self.world.vms.iter().collect();
+        vms.sort_by_key(|(_, vm)| vm.provenance.line);
+        for (name, vm) in vms {
+            sum = sum.saturating_add(vm.memory.bytes());
+            let shown = ByteSize::from_mib(total.mib());
+            let message = if vm.memory > total {
+                format!("`{name}` asks for {}, and this host has {shown} of memory", vm.memory)
+            } else if sum > total.bytes() {
+                let sum = ByteSize::from_mib(sum >> 20);
+                format!("with `{name}` the VMs ask for {sum}, and this host has {shown} of memory")
+            } else {
+                continue;
+            };
+            self.find(format!("vm.{name}.memory"), Problem::new("no-memory", message, "give the VMs less"));
+            return; // the rest would only repeat it
+        }
+    }
+}
+
+/// Why a network cannot have this subnet.
+fn unusable_subnet(subnet: Ipv4Net) -> Option<Problem> {
+    let (code, message, hint) = if subnet.prefix_len() > 29 {
+        ("too-small", format!("{subnet} has no room for a gateway and VMs"), "use a prefix of /29 or shorter")
+    } else if subnet.prefix_len() < 8 {
+        (
+            "too-large",
+            format!("{subnet} is more than a network can hold"),
+            "use a prefix of /8 or longer, like 10.20.0.0/24",
+        )
+    } else {
+        let taken = [
+            ("0.0.0.0/8", "means \"this network\""),
+            ("127.0.0.0/8", "is the loopback network"),
+            ("169.254.0.0/16", "is for link-local addresses"),
+            ("224.0.0.0/3", "is for multicast and the future"),
+        ];
+        let (range, why) = taken.iter().find(|(range, _)| {
+            range.parse::<Ipv4Net>().is_ok_and(|range| range.contains(&subnet) || subnet.contains(&range))
+        })?;
+        ("reserved-subnet", format!("{subnet} cannot be used: {range} {why}"), "use a private one, like 10.20.0.0/24")
+    };
+    Some(Problem::new(code, message, hint))
+}
+
+/// Whether a host of `subnet` may have `ip`: inside, and neither the network's own nor the broadcast address.
+fn is_host(subnet: Ipv4Net, ip: Ipv4Addr) -> bool {
+    subnet.contains(&ip) && ip != subnet.network() && ip != subnet.broadcast()
+}
+
+fn hosts_hint(subnet: Ipv4Net) -> String {
+    let (first, last) =
+        (u32::from(subnet.network()).saturating_add(2), u32::from(subnet.broadcast()).saturating_sub(1));
+    format!("choose from {} to {}", Ipv4Addr::from(first), Ipv4Addr::from(last))
+}

@@ -1,0 +1,501 @@
+//! From a file to a world.
+
+use std::fs;
+use std::io::Read;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use toml::de::{DeTable, DeValue};
+use weft_types::{ByteSize, Ipv4Net, Label, MacAddr, NetworkName, Provenance, VmName};
+
+use crate::check::{self, HostFacts};
+use crate::problem::{Problem, Report};
+use crate::read::{Notes, Section, items, list, nearest, parse, subtables, wrong_type};
+use crate::{Dhcp, DiskFormat, EngineKind, Image, ImageSource, MICRO, Mode, Network, Nic, Ready, Vm, World};
+
+/// A world that a person writes has a few hundred lines; this many bytes are no such file.
+const MAX_FILE_BYTES: u64 = 4 << 20;
+const DEFAULT_MTU: i64 = 1500;
+const DEFAULT_LEASE: Duration = Duration::from_secs(3600);
+const KERNEL_MEMORY: ByteSize = ByteSize::from_mib(256);
+const DISK_MEMORY: ByteSize = ByteSize::from_mib(1024);
+
+/// Reads and validates the world in a file.
+///
+/// # Errors
+/// Everything that is wrong with it, in one report.
+pub fn load(path: &Path) -> Result<World, Report> {
+    let shown = path.display().to_string();
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let source = read_file(path).map_err(|problem| Report::of_file(&shown, problem))?;
+    parse_world(&source, &absolute, &shown, &HostFacts::of_this_host())
+}
+
+/// Validates the world in `source`. `path` is the file's absolute path, from which relative paths in it are meant
+/// and which objects carry as their provenance; `shown` is the file's name for people.
+///
+/// # Errors
+/// Everything that is wrong with it, in one report.
+pub fn parse_world(source: &str, path: &Path, shown: &str, facts: &HostFacts) -> Result<World, Report> {
+    let (root, errors) = DeTable::parse_recoverable(source);
+    if !errors.is_empty() {
+        let syntax = |error: &toml::de::Error| {
+            (error.span().or(Some(0..0)), Problem::plain("syntax", format!("this is not TOML: {}", error.message())))
+        };
+        return Err(Report::new(shown, source, errors.iter().map(syntax).collect()));
+    }
+    let mut loader = Loader { source, path, notes: Notes::default(), world: World::default() };
+    loader.world(root.get_ref());
+    let Loader { mut notes, world, .. } = loader;
+    for finding in check::findings(&world, facts) {
+        if !finding.rests_on.is_some_and(|path| notes.is_broken(&path)) {
+            notes.complain(&finding.path, finding.problem);
+        }
+    }
+    match notes.into_problems() {
+        problems if problems.is_empty() => Ok(world),
+        problems => Err(Report::new(shown, source, problems)),
+    }
+}
+
+fn read_file(path: &Path) -> Result<String, Problem> {
+    let unreadable = |error: std::io::Error| {
+        let hint = match error.kind() {
+            std::io::ErrorKind::NotFound => {
+                "name the file (`weft up FILE`), or write `weft.toml` here; the README shows one"
+            }
+            std::io::ErrorKind::PermissionDenied => "make it readable for you",
+            _ => "look at the file and its disk",
+        };
+        Problem::new("unreadable", format!("cannot read {}: {error}", path.display()), hint)
+    };
+    let metadata = fs::metadata(path).map_err(unreadable)?;
+    if metadata.is_dir() {
+        let hint = "name the file in it";
+        return Err(Problem::new("unreadable", format!("{} is a folder", path.display()), hint));
+    }
+    let file = fs::File::open(path).map_err(unreadable)?;
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(Problem::new("too-large", "the file is larger than 4 MiB", "is it the right one?"));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        Problem::new("not-text", format!("the file is not UTF-8 text (byte {at})"), "save it as UTF-8")
+    })
+}
+
+struct Loader<'a> {
+    source: &'a str,
+    path: &'a Path,
+    notes: Notes,
+    world: World,
+}
+
+impl<'a> Loader<'a> {
+    fn world(&mut self, root: &'a DeTable<'a>) {
+        let mut section = Section::new(root, "", "a world");
+        let networks = subtables(&mut self.notes, &mut section, "network");
+        let images = subtables(&mut self.notes, &mut section, "image");
+        let vms = subtables(&mut self.notes, &mut section, "vm");
+        section.finish(&mut self.notes);
+        let mut automatic = Vec::new();
+        for (name, span, table) in networks {
+            let provenance = self.provenance(span.start);
+            let name: Option<NetworkName> = parse(&mut self.notes, &format!("network.{name}"), name);
+            if let Some((name, chosen)) = name.map(|name| (name.clone(), self.network(&name, table, provenance)))
+                && !chosen
+            {
+                automatic.push(name);
+            }
+        }
+        for name in automatic {
+            self.choose_subnet(&name);
+        }
+        for (name, span, table) in images {
+            let provenance = self.provenance(span.start);
+            if let Some(label) = parse::<Label>(&mut self.notes, &format!("image.{name}"), name) {
+                self.image(&label, table, provenance);
+            }
+        }
+        for (name, span, table) in vms {
+            let provenance = self.provenance(span.start);
+            if let Some(name) = parse::<VmName>(&mut self.notes, &format!("vm.{name}"), name) {
+                self.vm(&name, table, provenance);
+            }
+        }
+    }
+
+    /// Reads a network; whether the file says its subnet, and rightly.
+    fn network(&mut self, name: &NetworkName, table: &'a DeTable<'a>, provenance: Provenance) -> bool {
+        let path = format!("network.{name}");
+        let notes = &mut self.notes;
+        let mut section = Section::new(table, &path, "a network");
+        let mode = section.string(notes, "mode", "nat");
+        let mode = mode.and_then(|text| one_of(notes, &format!("{path}.mode"), text, MODES)).unwrap_or(Mode::Nat);
+        let subnet_text = section.string(notes, "subnet", "10.20.0.0/24");
+        let written = subnet_text.and_then(|text| read_subnet(notes, &format!("{path}.subnet"), text));
+        let subnet = written.unwrap_or_default();
+        let gateway = section.parsed::<Ipv4Addr>(notes, "gateway", "10.20.0.1");
+        let host_access = section.boolean(notes, "host_access").unwrap_or(false);
+        let dns = section.boolean(notes, "dns").unwrap_or(true);
+        let mtu = section.integer(notes, "mtu", 576..=9000).unwrap_or(DEFAULT_MTU) as u16;
+        let dhcp = read_dhcp(notes, &mut section, subnet);
+        section.finish(notes);
+        let gateway = gateway.unwrap_or_else(|| first_host(subnet));
+        let network = Network { mode, subnet, gateway, host_access, dhcp, dns, mtu, provenance };
+        self.world.networks.insert(name.clone(), network);
+        written.is_some()
+    }
+
+    /// Gives a network whose file names no subnet the first 10.x.0.0/24 that is free.
+    fn choose_subnet(&mut self, name: &NetworkName) {
+        let taken = |candidate: &Ipv4Net| {
+            let chosen = self.world.networks.values().map(|n| n.subnet).filter(|net| *net != Ipv4Net::default());
+            chosen.into_iter().any(|net| net.contains(candidate) || candidate.contains(&net))
+        };
+        let candidates = (20..=250).flat_map(|b| (0..=250).map(move |c| Ipv4Addr::new(10, b, c, 0)));
+        let free = candidates.filter_map(|ip| Ipv4Net::new(ip, 24).ok()).find(|net| !taken(net));
+        if let (Some(subnet), Some(network)) = (free, self.world.networks.get_mut(name)) {
+            if network.gateway == first_host(Ipv4Net::default()) {
+                network.gateway = first_host(subnet);
+            }
+            network.subnet = subnet;
+            if let Some(dhcp) = network.dhcp.as_mut().filter(|dhcp| dhcp.first.is_unspecified()) {
+                (dhcp.first, dhcp.last) = whole_pool(subnet);
+            }
+        }
+    }
+
+    fn image(&mut self, name: &Label, table: &'a DeTable<'a>, provenance: Provenance) {
+        let path = format!("image.{name}");
+        if name.as_str() == MICRO {
+            let hint = "call yours something else";
+            self.notes.complain(&path, Problem::new("reserved-name", "`micro` is Weft's own image", hint));
+            return;
+        }
+        let mut section = Section::new(table, &path, "an image");
+        let notes = &mut self.notes;
+        let kernel = section.string(notes, "kernel", "vmlinuz").map(|p| self.path.with_file_name(p));
+        let initrd = section.string(notes, "initrd", "initrd.img").map(|p| self.path.with_file_name(p));
+        let cmdline = section.string(notes, "cmdline", "console=ttyS0").map(str::to_owned);
+        let disk = section.string(notes, "disk", "debian.qcow2").map(|p| self.path.with_file_name(p));
+        let format = section.string(notes, "format", "qcow2");
+        let format = format.and_then(|text| one_of(notes, &format!("{path}.format"), text, FORMATS));
+        section.finish(notes);
+        let source = match (kernel, disk) {
+            (Some(kernel), None) => {
+                if format.is_some() {
+                    let hint = "remove it";
+                    notes.complain(
+                        &format!("{path}.format"),
+                        Problem::new("contradiction", "a kernel has no disk format", hint),
+                    );
+                }
+                check_kernel(notes, &format!("{path}.kernel"), &kernel);
+                if let Some(initrd) = &initrd {
+                    open(notes, &format!("{path}.initrd"), initrd);
+                }
+                let cmdline = cmdline.unwrap_or_else(|| "console=ttyS0 panic=-1".to_owned());
+                ImageSource::Kernel { kernel, initrd, cmdline }
+            }
+            (None, Some(disk)) => {
+                for (key, given) in [("initrd", initrd.is_some()), ("cmdline", cmdline.is_some())] {
+                    if given {
+                        let message = format!("a disk image boots by itself: `{key}` does not apply");
+                        notes.complain(&format!("{path}.{key}"), Problem::new("contradiction", message, "remove it"));
+                    }
+                }
+                let format = check_disk(notes, &format!("{path}.disk"), &disk, format);
+                ImageSource::Disk { path: disk, format }
+            }
+            (kernel, disk) => {
+                // A key whose value is no text has had its sentence already.
+                if kernel.is_some()
+                    || !(notes.is_broken(&format!("{path}.kernel")) || notes.is_broken(&format!("{path}.disk")))
+                {
+                    let message = match disk {
+                        Some(_) => format!("image `{name}` has both a kernel and a disk"),
+                        None => format!("image `{name}` has neither a kernel nor a disk"),
+                    };
+                    let hint = "give it `kernel` (and `initrd`), or `disk`";
+                    notes.complain(&path, Problem::new("contradiction", message, hint));
+                }
+                ImageSource::Disk { path: PathBuf::new(), format: DiskFormat::Raw }
+            }
+        };
+        self.world.images.insert(name.clone(), Image { source, provenance });
+    }
+
+    fn vm(&mut self, name: &VmName, table: &'a DeTable<'a>, provenance: Provenance) {
+        let path = format!("vm.{name}");
+        let mut section = Section::new(table, &path, "a VM");
+        let notes = &mut self.notes;
+        let image = section.parsed::<Label>(notes, "image", MICRO);
+        let image = image.unwrap_or_else(|| MICRO.parse().expect("`micro` is a label"));
+        let source = self.world.images.get(&image).map(|image| &image.source);
+        let is_disk = matches!(source, Some(ImageSource::Disk { .. }));
+        let memory =
+            section.parsed(notes, "memory", "256MiB").unwrap_or(if is_disk { DISK_MEMORY } else { KERNEL_MEMORY });
+        let cpus = section.integer(notes, "cpus", 1..=128).unwrap_or(1) as u16;
+        let engine = section.string(notes, "engine", "qemu");
+        let engine = engine.and_then(|text| one_of(notes, &format!("{path}.engine"), text, ENGINES));
+        let cmdline = section.string(notes, "cmdline", "quiet").map(str::to_owned);
+        let ssh_key = section.string(notes, "ssh_key", "~/.ssh/id_ed25519.pub");
+        let ssh_key = ssh_key.and_then(|text| read_ssh_key(notes, &format!("{path}.ssh_key"), self.path, text));
+        let user_data = section.string(notes, "user_data", "user-data.yaml");
+        let user_data = user_data.and_then(|text| read_user_data(notes, &format!("{path}.user_data"), self.path, text));
+        let disk_size = section.parsed(notes, "disk_size", "10GiB");
+        let ready = section.string(notes, "ready", "agent");
+        let ready = ready.and_then(|text| one_of(notes, &format!("{path}.ready"), text, READY));
+        let nics = items(notes, &mut section, "nics", "[{ network = \"office\" }]");
+        section.finish(notes);
+        let default_ready = match source {
+            None => Ready::Agent,
+            Some(_) if nics.is_empty() => Ready::Running,
+            Some(_) => Ready::Lease,
+        };
+        let nics =
+            nics.into_iter().enumerate().filter_map(|(index, (path, value))| self.nic(name, index, &path, value));
+        let nics = nics.collect();
+        let ready = ready.unwrap_or(default_ready);
+        let vm = Vm { image, memory, cpus, engine, nics, cmdline, ssh_key, user_data, disk_size, ready, provenance };
+        self.world.vms.insert(name.clone(), vm);
+    }
+
+    /// Reads an adapter: a table, or just the name of its network.
+    fn nic(&mut self, vm: &VmName, index: usize, path: &str, value: &'a DeValue<'a>) -> Option<Nic> {
+        let provenance = self.provenance(self.notes.span(path).map_or(0, |span| span.start));
+        let notes = &mut self.notes;
+        let derived = MacAddr::derive(&format!("{vm}/{index}"));
+        match value {
+            DeValue::String(name) => {
+                let network = parse(notes, path, name)?;
+                Some(Nic { network, ip: None, mac: derived, provenance })
+            }
+            DeValue::Table(table) => {
+                let mut section = Section::new(table, path, "an adapter");
+                let given = section.value(notes, "network").is_some();
+                let network = section.parsed(notes, "network", "office");
+                let ip = section.parsed(notes, "ip", "10.20.0.10");
+                let mac = section.parsed(notes, "mac", "02:00:5e:10:00:01").unwrap_or(derived);
+                section.finish(notes);
+                if !given {
+                    let known: Vec<_> = self.world.networks.keys().map(NetworkName::as_str).collect();
+                    let hint = format!("add `network = \"NAME\"`; the file declares {}", list(&known));
+                    notes.complain(path, Problem::new("missing-key", "the adapter names no network", hint));
+                }
+                Some(Nic { network: network?, ip, mac, provenance })
+            }
+            other => wrong_type(notes, path, other, "an adapter", "[{ network = \"office\" }]"),
+        }
+    }
+
+    fn provenance(&self, at: usize) -> Provenance {
+        let line = self.source[..at].matches('\n').count() + 1;
+        Provenance::file(self.path.display().to_string(), line as u32)
+    }
+}
+
+const MODES: &[(&str, Mode)] = &[("nat", Mode::Nat), ("internal", Mode::Internal)];
+const FORMATS: &[(&str, DiskFormat)] = &[("raw", DiskFormat::Raw), ("qcow2", DiskFormat::Qcow2)];
+const ENGINES: &[(&str, EngineKind)] = &[("qemu", EngineKind::Qemu)];
+const READY: &[(&str, Ready)] = &[("agent", Ready::Agent), ("lease", Ready::Lease), ("running", Ready::Running)];
+
+fn one_of<T: Copy>(notes: &mut Notes, path: &str, text: &str, words: &[(&str, T)]) -> Option<T> {
+    if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
+        return Some(*value);
+    }
+    let known: Vec<_> = words.iter().map(|(word, _)| *word).collect();
+    let hint = match nearest(text, known.iter().copied()) {
+        Some(word) => format!("did you mean `{word}`?"),
+        None => format!("choose from {}", list(&known)),
+    };
+    let key = path.rsplit('.').next().unwrap_or(path);
+    notes.complain(path, Problem::new("bad-value", format!("`{text}` is not a value of `{key}`"), hint));
+    None
+}
+
+fn read_subnet(notes: &mut Notes, path: &str, text: &str) -> Option<Ipv4Net> {
+    let Ok(net) = Ipv4Net::from_str(text) else {
+        let hint = "write the network's address and its prefix length, like `10.20.0.0/24`";
+        notes.complain(path, Problem::new("bad-value", format!("`{text}` is not a subnet"), hint));
+        return None;
+    };
+    if net.trunc() != net {
+        let hint = format!("write `{}`", net.trunc());
+        notes.complain(path, Problem::new("bad-value", format!("`{text}` is an address inside a subnet"), hint));
+    }
+    Some(net.trunc())
+}
+
+/// A server is on unless the file says `dhcp = false`; a table sets its range and its leases' time.
+fn read_dhcp(notes: &mut Notes, section: &mut Section<'_>, subnet: Ipv4Net) -> Option<Dhcp> {
+    let path = section.path_of("dhcp");
+    let (first, last) = whole_pool(subnet);
+    let default = Dhcp { first, last, lease: DEFAULT_LEASE };
+    match section.value(notes, "dhcp") {
+        None | Some(DeValue::Boolean(true)) => Some(default),
+        Some(DeValue::Boolean(false)) => None,
+        Some(DeValue::Table(table)) => {
+            let mut keys = Section::new(table, &path, "a DHCP server");
+            let range = keys.string(notes, "range", "10.20.0.100-10.20.0.200");
+            let range = range.and_then(|text| read_range(notes, &format!("{path}.range"), text));
+            let lease = keys.string(notes, "lease", "1h");
+            let lease = lease.and_then(|text| read_duration(notes, &format!("{path}.lease"), text));
+            keys.finish(notes);
+            let (first, last) = range.unwrap_or((first, last));
+            Some(Dhcp { first, last, lease: lease.unwrap_or(DEFAULT_LEASE) })
+        }
+        Some(other) => {
+            let example = "{ range = \"10.20.0.100-10.20.0.200\" }";
+            wrong_type(notes, &path, other, "true, false or a table", example)
+        }
+    }
+}
+
+fn read_range(notes: &mut Notes, path: &str, text: &str) -> Option<(Ipv4Addr, Ipv4Addr)> {
+    let ends = text.split_once('-').map(|(first, last)| (first.trim().parse(), last.trim().parse()));
+    if let Some((Ok(first), Ok(last))) = ends {
+        return Some((first, last));
+    }
+    let hint = "write its first and last address, like `10.20.0.100-10.20.0.200`";
+    notes.complain(path, Problem::new("bad-value", format!("`{text}` is not a range of addresses"), hint));
+    None
+}
+
+fn read_duration(notes: &mut Notes, path: &str, text: &str) -> Option<Duration> {
+    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let factor = [("s", 1), ("m", 60), ("h", 3600), ("d", 86400)].iter().find(|(u, _)| *u == unit).map(|(_, f)| *f);
+    let seconds = number.parse::<u64>().ok().zip(factor).and_then(|(n, f)| n.checked_mul(f));
+    // Below a minute clients do nothing but renew; beyond a year the 32-bit field of RFC 2132 gets near its end.
+    match seconds.filter(|s| (60..=31_536_000).contains(s)) {
+        Some(seconds) => Some(Duration::from_secs(seconds)),
+        None => {
+            let hint = "write a number and `s`, `m`, `h` or `d`, from `1m` to `365d`";
+            notes.complain(path, Problem::new("bad-value", format!("`{text}` is not a lease time"), hint));
+            None
+        }
+    }
+}
+
+fn first_host(subnet: Ipv4Net) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(subnet.network()).saturating_add(1))
+}
+
+/// All addresses for hosts; the server itself leaves out the gateway's and the reserved ones.
+fn whole_pool(subnet: Ipv4Net) -> (Ipv4Addr, Ipv4Addr) {
+    if subnet == Ipv4Net::default() {
+        return (Ipv4Addr::UNSPECIFIED, Ipv4Addr::UNSPECIFIED); // not chosen yet
+    }
+    (first_host(subnet), Ipv4Addr::from(u32::from(subnet.broadcast()).saturating_sub(1)))
+}
+
+fn open(notes: &mut Notes, path: &str, file: &Path) -> Option<fs::File> {
+    // Looked at before it is opened: opening a pipe would wait for its other end.
+    let opened = fs::metadata(file).and_then(|metadata| match metadata.is_file() {
+        true => fs::File::open(file),
+        false => Err(std::io::Error::other("it is not a file")),
+    });
+    match opened {
+        Ok(opened) => Some(opened),
+        Err(error) => {
+            let message = format!("cannot open {}: {error}", file.display());
+            notes.complain(
+                path,
+                Problem::new(
+                    "missing-image",
+                    message,
+                    "give a path that you can read; it counts from the file's own folder",
+                ),
+            );
+            None
+        }
+    }
+}
+
+fn check_kernel(notes: &mut Notes, path: &str, kernel: &Path) {
+    let Some(mut file) = open(notes, path, kernel) else { return };
+    let mut head = Vec::new();
+    let read = file.by_ref().take(0x206).read_to_end(&mut head);
+    // A bzImage has its magic at 0x202 (Linux, x86 boot protocol 2.00); PVH kernels are ELF.
+    let is_kernel = read.is_ok() && (head.starts_with(b"\x7fELF") || head.get(0x202..0x206) == Some(b"HdrS"));
+    if !is_kernel {
+        let message = format!("{} is not a kernel for x86-64", kernel.display());
+        notes.complain(
+            path,
+            Problem::new("bad-image", message, "give a bzImage or an ELF kernel, like /boot/vmlinuz-…"),
+        );
+    }
+}
+
+fn check_disk(notes: &mut Notes, path: &str, disk: &Path, format: Option<DiskFormat>) -> DiskFormat {
+    let Some(mut file) = open(notes, path, disk) else { return DiskFormat::Raw };
+    let mut magic = [0; 4];
+    let looks_qcow2 = file.read_exact(&mut magic).is_ok() && &magic == b"QFI\xfb";
+    let empty = file.metadata().is_ok_and(|m| m.len() == 0);
+    if empty {
+        let message = format!("{} is empty", disk.display());
+        notes.complain(path, Problem::new("bad-image", message, "give a disk with a system on it"));
+    }
+    match format {
+        Some(DiskFormat::Qcow2) if !looks_qcow2 => {
+            let message = format!("{} is not in the qcow2 format", disk.display());
+            notes.complain(path, Problem::new("bad-image", message, "leave `format` out, or write `format = \"raw\"`"));
+            DiskFormat::Qcow2
+        }
+        Some(format) => format,
+        None if looks_qcow2 => DiskFormat::Qcow2,
+        None => DiskFormat::Raw,
+    }
+}
+
+/// A public key as it stands, or the file that holds it (`~` is the home folder).
+fn read_ssh_key(notes: &mut Notes, path: &str, base: &Path, text: &str) -> Option<String> {
+    let is_key =
+        |text: &str| ["ssh-", "ecdsa-", "sk-"].iter().any(|prefix| text.starts_with(prefix)) && text.contains(' ');
+    if is_key(text) && !text.contains('\n') {
+        return Some(text.trim().to_owned());
+    }
+    let home = std::env::var_os("HOME").map(PathBuf::from);
+    let file = match (text.strip_prefix("~/"), home) {
+        (Some(rest), Some(home)) => home.join(rest),
+        _ => base.with_file_name(text),
+    };
+    let key = read_small(notes, path, &file)?;
+    let key = key.trim();
+    if !is_key(key) || key.contains('\n') {
+        let message = format!("{} is not an SSH public key", file.display());
+        notes.complain(path, Problem::new("bad-value", message, "name the `.pub` file, or write the key itself"));
+        return None;
+    }
+    Some(key.to_owned())
+}
+
+fn read_user_data(notes: &mut Notes, path: &str, base: &Path, text: &str) -> Option<String> {
+    let file = base.with_file_name(text);
+    let data = read_small(notes, path, &file)?;
+    if !data.starts_with("#") {
+        let message = format!("{} is not cloud-init user data", file.display());
+        notes.complain(path, Problem::new("bad-value", message, "it begins with `#cloud-config` or `#!`"));
+        return None;
+    }
+    Some(data)
+}
+
+/// A text file of at most 1 MiB that the world's file refers to.
+fn read_small(notes: &mut Notes, path: &str, file: &Path) -> Option<String> {
+    let opened = open(notes, path, file)?;
+    let mut text = String::new();
+    let read = opened.take((1 << 20) + 1).read_to_string(&mut text);
+    if read.is_err() || text.len() > 1 << 20 {
+        let message = format!("{} is not a text of at most 1 MiB", file.display());
+        notes.complain(path, Problem::new("bad-value", message, "is it the right file?"));
+        return None;
+    }
+    Some(text)
+}

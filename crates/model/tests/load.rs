@@ -1,0 +1,333 @@
+//! What a file may say, and every sentence about what it may not.
+
+use std::path::Path;
+
+use expect_test::{Expect, expect};
+use weft_model::{HostFacts, Mode, Ready, World, parse_world};
+use weft_types::ByteSize;
+
+const FACTS: HostFacts = HostFacts { memory: Some(ByteSize::from_mib(8192)) };
+
+fn load(source: &str) -> Result<World, String> {
+    parse_world(source, Path::new("/lab/lab.toml"), "lab.toml", &FACTS).map_err(|report| report.to_string())
+}
+
+fn check(source: &str, expected: Expect) {
+    match load(source) {
+        Ok(world) => panic!("nothing was wrong: {world:#?}"),
+        Err(report) => expected.assert_eq(&report),
+    }
+}
+
+#[test]
+fn the_quickstart_is_a_good_world() {
+    let world = load(include_str!("../../../examples/quickstart.toml")).unwrap();
+    let office = &world.networks[&"office".parse().unwrap()];
+    assert_eq!((office.mode, office.gateway.to_string()), (Mode::Nat, "10.20.0.1".to_owned()));
+    assert!(office.host_access && office.dns && office.dhcp.is_some());
+    let web = &world.vms[&"web".parse().unwrap()];
+    assert_eq!((web.nics.len(), web.memory.mib(), web.ready), (2, 256, Ready::Agent));
+    assert_eq!(web.provenance.to_string(), "/lab/lab.toml:12");
+    assert_ne!(web.nics[0].mac, web.nics[1].mac);
+}
+
+#[test]
+fn short_forms() {
+    let world = load("[network.a]\n[network.b]\n[vm.x]\nnics = ['a', 'b']\n").unwrap();
+    let subnet = |name: &str| world.networks[&name.parse().unwrap()].subnet.to_string();
+    assert_eq!((subnet("a"), subnet("b")), ("10.20.0.0/24".to_owned(), "10.20.1.0/24".to_owned()));
+    assert_eq!(world.networks[&"b".parse().unwrap()].gateway.to_string(), "10.20.1.1");
+    assert_eq!(world.vms.values().next().unwrap().image.as_str(), "micro");
+    assert_eq!(load("").unwrap(), World::default());
+}
+
+#[test]
+fn an_unknown_key_and_its_nearest() {
+    check(
+        "[vm.web]\nmemroy = '1GiB'\nfrobnicate = 1\n",
+        expect![[r#"
+            error: `memroy` is not a key of a VM
+             --> lab.toml:2:1
+              |
+            2 | memroy = '1GiB'
+              | ^^^^^^
+            hint: did you mean `memory`?
+
+            error: `frobnicate` is not a key of a VM
+             --> lab.toml:3:1
+              |
+            3 | frobnicate = 1
+              | ^^^^^^^^^^
+            hint: a VM has the keys `image`, `memory`, `cpus`, `engine`, `cmdline`, `ssh_key`, `user_data`, `disk_size`, `ready` and `nics`
+
+            2 problems in lab.toml; nothing was changed
+        "#]],
+    );
+}
+
+#[test]
+fn every_problem_in_one_go() {
+    check(
+        r#"
+[network.office]
+mode = "natt"
+subnet = "10.20.0.0/24"
+
+[network.lab]
+subnet = "10.20.0.128/25"
+
+[vm."Web Server"]
+image = "micro"
+
+[vm.web]
+image = "mikro"
+memory = "64GiB"
+nics = [{ network = "office", ip = "10.21.0.9" }, { network = "offfice" }]
+
+[vm.a]
+nics = [{ network = "office", ip = "10.20.0.5", mac = "02:00:00:00:00:01" }]
+[vm.b]
+nics = [{ network = "office", ip = "10.20.0.5", mac = "02:00:00:00:00:01" }]
+"#,
+        expect![[r#"
+            error: `natt` is not a value of `mode`
+             --> lab.toml:3:8
+              |
+            3 | mode = "natt"
+              |        ^^^^^^
+            hint: did you mean `nat`?
+
+            error: the subnet of `lab` overlaps with 10.20.0.0/24 of network `office`
+             --> lab.toml:7:10
+              |
+            7 | subnet = "10.20.0.128/25"
+              |          ^^^^^^^^^^^^^^^^
+            hint: 10.21.0.0/24 is free; or leave `subnet` out, and Weft chooses one
+
+            error: `Web Server` is not a host name: use a-z, 0-9 and `-` inside, for example `web-server`
+             --> lab.toml:9:5
+              |
+            9 | [vm."Web Server"]
+              |     ^^^^^^^^^^^^
+
+            error: there is no image `mikro`
+              --> lab.toml:13:9
+               |
+            13 | image = "mikro"
+               |         ^^^^^^^
+            hint: did you mean `micro`?
+
+            error: `web` asks for 64GiB, and this host has 8GiB of memory
+              --> lab.toml:14:10
+               |
+            14 | memory = "64GiB"
+               |          ^^^^^^^
+            hint: give the VMs less
+
+            error: 10.21.0.9 is not an address for a host of network `office` (10.20.0.0/24)
+              --> lab.toml:15:36
+               |
+            15 | nics = [{ network = "office", ip = "10.21.0.9" }, { network = "offfice" }]
+               |                                    ^^^^^^^^^^^
+            hint: choose from 10.20.0.2 to 10.20.0.254
+
+            error: there is no network `offfice`
+              --> lab.toml:15:63
+               |
+            15 | nics = [{ network = "office", ip = "10.21.0.9" }, { network = "offfice" }]
+               |                                                               ^^^^^^^^^
+            hint: did you mean `office`?
+
+            error: `b` and `a` both want 10.20.0.5 on network `office`
+              --> lab.toml:20:36
+               |
+            20 | nics = [{ network = "office", ip = "10.20.0.5", mac = "02:00:00:00:00:01" }]
+               |                                    ^^^^^^^^^^^
+            hint: give one of them another address, or leave `ip` out
+
+            error: `b` and `a` both have the MAC address 02:00:00:00:00:01
+              --> lab.toml:20:55
+               |
+            20 | nics = [{ network = "office", ip = "10.20.0.5", mac = "02:00:00:00:00:01" }]
+               |                                                       ^^^^^^^^^^^^^^^^^^^
+            hint: leave `mac` out, and Weft chooses one
+
+            9 problems in lab.toml; nothing was changed
+        "#]],
+    );
+}
+
+#[test]
+fn values_of_the_wrong_kind() {
+    check(
+        "[vm.web]\nmemory = 256\ncpus = 0\nnics = 'office'\n[network]\noffice = 3\n",
+        expect![[r#"
+            error: `memory` must be a text, not an integer
+             --> lab.toml:2:10
+              |
+            2 | memory = 256
+              |          ^^^
+            hint: write it like `memory = "256MiB"`
+
+            error: `cpus` cannot be 0
+             --> lab.toml:3:8
+              |
+            3 | cpus = 0
+              |        ^
+            hint: choose 1 to 128
+
+            error: `nics` must be a list, not a string
+             --> lab.toml:4:8
+              |
+            4 | nics = 'office'
+              |        ^^^^^^^^
+            hint: write it like `nics = [{ network = "office" }]`
+
+            error: `network.office` must be a table, not an integer
+             --> lab.toml:6:1
+              |
+            6 | office = 3
+              | ^^^^^^
+            hint: write `[network.office]` and its keys below
+
+            4 problems in lab.toml; nothing was changed
+        "#]],
+    );
+}
+
+#[test]
+fn subnets_and_what_hangs_on_them() {
+    check(
+        "[network.a]\nsubnet = '10.20.0.5/24'\n[network.b]\nsubnet = '127.0.0.0/24'\n[network.c]\nsubnet = '10.9.0.0/30'\n\
+         [network.d]\nsubnet = '10.8.0.0/24'\ngateway = '10.9.0.1'\ndhcp = { range = '10.8.0.9-10.8.0.2', lease = '5' }\n\
+         [network.e]\nsubnet = 'ten'\n[vm.x]\nnics = [{ network = 'e', ip = '10.99.0.1' }]\n\
+         [network.f]\nmode = 'internal'\nhost_access = true\n",
+        expect![[r#"
+            error: `10.20.0.5/24` is an address inside a subnet
+             --> lab.toml:2:10
+              |
+            2 | subnet = '10.20.0.5/24'
+              |          ^^^^^^^^^^^^^^
+            hint: write `10.20.0.0/24`
+
+            error: 127.0.0.0/24 cannot be used: 127.0.0.0/8 is the loopback network
+             --> lab.toml:4:10
+              |
+            4 | subnet = '127.0.0.0/24'
+              |          ^^^^^^^^^^^^^^
+            hint: use a private one, like 10.20.0.0/24
+
+            error: 10.9.0.0/30 has no room for a gateway and VMs
+             --> lab.toml:6:10
+              |
+            6 | subnet = '10.9.0.0/30'
+              |          ^^^^^^^^^^^^^
+            hint: use a prefix of /29 or shorter
+
+            error: the gateway 10.9.0.1 is not an address for a host of 10.8.0.0/24
+             --> lab.toml:9:11
+              |
+            9 | gateway = '10.9.0.1'
+              |           ^^^^^^^^^^
+            hint: choose from 10.8.0.2 to 10.8.0.254
+
+            error: the range 10.8.0.9-10.8.0.2 ends before it begins
+              --> lab.toml:10:18
+               |
+            10 | dhcp = { range = '10.8.0.9-10.8.0.2', lease = '5' }
+               |                  ^^^^^^^^^^^^^^^^^^^
+            hint: write `10.8.0.2-10.8.0.9`
+
+            error: `5` is not a lease time
+              --> lab.toml:10:47
+               |
+            10 | dhcp = { range = '10.8.0.9-10.8.0.2', lease = '5' }
+               |                                               ^^^
+            hint: write a number and `s`, `m`, `h` or `d`, from `1m` to `365d`
+
+            error: `ten` is not a subnet
+              --> lab.toml:12:10
+               |
+            12 | subnet = 'ten'
+               |          ^^^^^
+            hint: write the network's address and its prefix length, like `10.20.0.0/24`
+
+            error: nobody but its VMs is on the internal network `f`, so it has no host access
+              --> lab.toml:17:15
+               |
+            17 | host_access = true
+               |               ^^^^
+            hint: write `mode = "nat"`, or remove `host_access`
+
+            8 problems in lab.toml; nothing was changed
+        "#]],
+    );
+}
+
+#[test]
+fn images() {
+    check(
+        "[image.k]\nkernel = 'nowhere/vmlinuz'\n[image.n]\n[image.b]\nkernel = '/proc/self/exe'\ndisk = '/proc/version'\n\
+         [image.micro]\ndisk = '/proc/self/exe'\n[vm.x]\nimage = 'k'\nssh_key = 'ssh-ed25519 AAAA me'\n[vm.y]\n[vm.z]\nimage = 'debian'\n",
+        expect![[r#"
+            error: cannot open /lab/nowhere/vmlinuz: No such file or directory (os error 2)
+             --> lab.toml:2:10
+              |
+            2 | kernel = 'nowhere/vmlinuz'
+              |          ^^^^^^^^^^^^^^^^^
+            hint: give a path that you can read; it counts from the file's own folder
+
+            error: image `n` has neither a kernel nor a disk
+             --> lab.toml:3:8
+              |
+            3 | [image.n]
+              |        ^
+            hint: give it `kernel` (and `initrd`), or `disk`
+
+            error: image `b` has both a kernel and a disk
+             --> lab.toml:4:8
+              |
+            4 | [image.b]
+              |        ^
+            hint: give it `kernel` (and `initrd`), or `disk`
+
+            error: `micro` is Weft's own image
+             --> lab.toml:7:8
+              |
+            7 | [image.micro]
+              |        ^^^^^
+            hint: call yours something else
+
+            error: `ssh_key` does nothing here: image `k` has no disk
+              --> lab.toml:11:11
+               |
+            11 | ssh_key = 'ssh-ed25519 AAAA me'
+               |           ^^^^^^^^^^^^^^^^^^^^^
+            hint: it is for images with a disk, whose cloud-init reads it
+
+            error: there is no image `debian`
+              --> lab.toml:14:9
+               |
+            14 | image = 'debian'
+               |         ^^^^^^^^
+            hint: describe it in `[image.debian]`; known are `micro`, `b`, `k` and `n`
+
+            6 problems in lab.toml; nothing was changed
+        "#]],
+    );
+}
+
+#[test]
+fn several_syntax_errors() {
+    let report = load("[vm.web\nmemory = \n[vm.db]\ncpus = = 2\n[vm.db]\n").unwrap_err();
+    assert!(report.contains("lab.toml:1:") && report.contains("lab.toml:4:"), "{report}");
+}
+
+#[test]
+fn a_world_from_the_api_is_checked_too() {
+    let mut world = load("[network.a]\n[vm.x]\nnics = ['a']\n").unwrap();
+    world.networks.clear();
+    let findings = weft_model::findings(&world, &FACTS);
+    assert_eq!(findings.len(), 1);
+    assert_eq!(findings[0].path, "vm.x.nics[0].network");
+}

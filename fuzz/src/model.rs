@@ -1,0 +1,18 @@
+//! The file that a user writes.
+
+use std::path::Path;
+
+use weft_model::{HostFacts, parse_world};
+
+/// A world in TOML. Paths in it are never opened outside of the folder given here, which does not exist.
+pub fn world_file(data: &[u8]) {
+    if let Ok(source) = std::str::from_utf8(data) {
+        match parse_world(source, Path::new("/nonexistent/weft.toml"), "weft.toml", &HostFacts::default()) {
+            Ok(world) => {
+                let json = serde_json::to_string(&world).expect("a world is plain data");
+                assert_eq!(serde_json::from_str::<weft_model::World>(&json).expect("what was written is read"), world);
+            }
+            Err(report) => assert!(!report.to_string().is_empty() && !report.problems().is_empty()),
+        }
+    }
+}
