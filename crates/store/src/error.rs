@@ -116,7 +116,9 @@ impl StoreError {
             Self::Schema { .. } => "run the newer Weft that wrote it, or choose another WEFT_HOME",
             Self::Busy { .. } => "end the other program that has the file open, then try again",
             Self::Full { .. } => "make room on that file system, then run the same command again",
-            Self::ReadOnly { .. } => "make the file and its folder writable for you, or set WEFT_HOME to another folder",
+            Self::ReadOnly { .. } => {
+                "make the file and its folder writable for you, or set WEFT_HOME to another folder"
+            }
             Self::Sqlite { .. } => "check the disk for errors, then run the same command again",
             Self::Compacted { .. } => "read the current state and watch from there",
             Self::FutureRevision { .. } | Self::DuplicateKey { .. } | Self::EmptyKey | Self::Closed => "",

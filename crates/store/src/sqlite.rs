@@ -135,9 +135,7 @@ fn migrate(path: &Path, connection: &mut Connection) -> Result<()> {
             begin.commit().map_err(fail)
         }
         (APPLICATION_ID, SCHEMA_VERSION, _) => Ok(()),
-        (APPLICATION_ID, found, _) => {
-            Err(StoreError::Schema { path: path.to_owned(), found, known: SCHEMA_VERSION })
-        }
+        (APPLICATION_ID, found, _) => Err(StoreError::Schema { path: path.to_owned(), found, known: SCHEMA_VERSION }),
         _ => Err(StoreError::Foreign { path: path.to_owned() }),
     }
 }
@@ -216,10 +214,7 @@ fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
 }
 
 fn find(transaction: &Transaction<'_>, key: &str) -> rusqlite::Result<Option<Entry>> {
-    transaction
-        .prepare_cached("SELECT * FROM entries WHERE key = ?1")?
-        .query_row([key.as_bytes()], entry)
-        .optional()
+    transaction.prepare_cached("SELECT * FROM entries WHERE key = ?1")?.query_row([key.as_bytes()], entry).optional()
 }
 
 fn under(transaction: &Transaction<'_>, prefix: &str) -> rusqlite::Result<Vec<Entry>> {
@@ -257,8 +252,8 @@ impl Writer<'_> {
     }
 
     fn put(&mut self, key: &str, value: &[u8]) -> rusqlite::Result<()> {
-        let (create_revision, version) = find(self.transaction, key)?
-            .map_or((self.revision, 1), |entry| (entry.create_revision, entry.version + 1));
+        let (create_revision, version) =
+            find(self.transaction, key)?.map_or((self.revision, 1), |entry| (entry.create_revision, entry.version + 1));
         self.transaction
             .prepare_cached("INSERT OR REPLACE INTO entries VALUES (?1, ?2, ?3, ?4, ?5)")?
             .execute(params![key.as_bytes(), value, create_revision, self.revision, version])?;
@@ -271,9 +266,14 @@ impl Writer<'_> {
     }
 
     fn record(&mut self, key: &str, value: Option<&[u8]>, created: Revision, version: u64) -> rusqlite::Result<()> {
-        self.transaction
-            .prepare_cached("INSERT INTO changes VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
-            .execute(params![self.revision, self.events, key.as_bytes(), value, created, version])?;
+        self.transaction.prepare_cached("INSERT INTO changes VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?.execute(params![
+            self.revision,
+            self.events,
+            key.as_bytes(),
+            value,
+            created,
+            version
+        ])?;
         self.events += 1;
         Ok(())
     }
