@@ -1,1 +1,21 @@
 //! What stands behind a network's gateway, sans-IO: ARP, DHCP, DNS, ICMP echo and the NAT device.
+//!
+//! [`Services`] takes frames and time in and gives frames and host operations out. It never sees a socket, a
+//! clock or a disk: what must be durable leaves by [`Services::poll_persist`], what must be asked of the host's
+//! resolvers by [`Services::poll_dns`], and what reaches the host's network goes through [`Services::nat_mut`].
+//! Frames, and the answers of resolvers, are hostile input.
+
+mod counters;
+mod dhcp;
+mod dns;
+mod frame;
+pub mod nat;
+mod network;
+mod services;
+
+pub use counters::{Counters, Reason};
+pub use dhcp::{Lease, LeaseRecord, LeaseState, PersistRequest};
+pub use dns::DnsForward;
+pub use frame::OutFrame;
+pub use network::{DhcpServer, NetworkId, NetworkServices, Reservation};
+pub use services::Services;

@@ -1,0 +1,112 @@
+use std::fmt;
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
+        /// Why the services did not answer a frame, or answered it with a refusal.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Reason {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl Reason {
+            /// Every reason, in the order of their declaration.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// The stable name, for counters and explanations.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)*
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// The frame names a network that is not configured.
+    UnknownNetwork = "unknown-network",
+    /// Too short, or with lengths that contradict each other.
+    Malformed = "malformed",
+    /// An IPv4 header, UDP or ICMP checksum that is wrong.
+    BadChecksum = "bad-checksum",
+    /// Not for the gateway's MAC address, and not for everyone.
+    NotForGateway = "not-for-gateway",
+    /// Neither ARP nor IPv4.
+    EtherType = "ether-type",
+    /// An ARP packet that asks for nobody of ours, or that is no request.
+    ArpIgnored = "arp-ignored",
+    /// A source address that no station of this network can have.
+    ForgedSource = "forged-source",
+    /// A multicast or broadcast packet that no service wants.
+    Multicast = "multicast",
+    /// A fragment for the gateway itself, which puts nothing together.
+    Fragment = "fragment",
+    /// The packet's time to live ended at the gateway.
+    TtlExpired = "ttl-expired",
+    /// A packet for the outside, on a network that has none.
+    NoRoute = "no-route",
+    /// A TCP or UDP port, or a protocol, of the gateway at which nothing answers.
+    NoService = "no-service",
+    /// An ICMP message that asks for nothing.
+    IcmpIgnored = "icmp-ignored",
+    /// An ICMP answer that was not sent because there were too many already.
+    IcmpRateLimited = "icmp-rate-limited",
+    /// A DHCP message that cannot be read or that contradicts itself.
+    DhcpMalformed = "dhcp-malformed",
+    /// A DHCP message for another server.
+    DhcpForeign = "dhcp-foreign",
+    /// A DHCP message that needs no answer or deserves none.
+    DhcpIgnored = "dhcp-ignored",
+    /// A DHCP request for an address that the client may not have.
+    DhcpRefused = "dhcp-refused",
+    /// A DHCP client that found no free address.
+    DhcpPoolExhausted = "dhcp-pool-exhausted",
+    /// An address that a client found in use by somebody else.
+    DhcpDeclined = "dhcp-declined",
+    /// A DHCP message that came while too many waited for the disk.
+    DhcpBusy = "dhcp-busy",
+    /// A DNS message that cannot be read.
+    DnsMalformed = "dns-malformed",
+    /// A DNS query that this network may not ask the outside.
+    DnsRefused = "dns-refused",
+    /// A DNS query that came while too many waited for an answer.
+    DnsBusy = "dns-busy",
+    /// A DNS query that no server of the host answered.
+    DnsTimeout = "dns-timeout",
+    /// An answer from outside that does not fit its question.
+    DnsBadAnswer = "dns-bad-answer",
+    /// A frame for which the queue to the switch had no room.
+    QueueFull = "queue-full",
+}
+
+/// How often each [`Reason`] occurred.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Counters([u64; Reason::ALL.len()]);
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self([0; Reason::ALL.len()])
+    }
+}
+
+impl Counters {
+    /// How often `reason` occurred.
+    pub fn get(&self, reason: Reason) -> u64 {
+        self.0[reason as usize]
+    }
+
+    /// Every reason with its count, zeros included.
+    pub fn iter(&self) -> impl Iterator<Item = (Reason, u64)> + '_ {
+        Reason::ALL.iter().map(|&reason| (reason, self.get(reason)))
+    }
+
+    pub(crate) fn count(&mut self, reason: Reason) {
+        self.0[reason as usize] += 1;
+    }
+}
+
+impl fmt::Debug for Counters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.iter().filter(|(_, n)| *n > 0).map(|(r, n)| (r.name(), n))).finish()
+    }
+}

@@ -1,0 +1,58 @@
+use std::net::Ipv4Addr;
+
+use weft_types::{Ipv4Net, Label, MacAddr, NetworkName, VmName};
+
+/// A network, as the services and whoever drives them call it; chosen by the driver, never used twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NetworkId(pub u32);
+
+/// What stands behind one network's gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NetworkServices {
+    /// How frames name the network.
+    pub id: NetworkId,
+    /// Its name; its DNS zone is `<name>.weft`. Leases follow the name, not the id.
+    pub name: NetworkName,
+    /// Whether packets for the outside go through the NAT device; otherwise nothing leaves the network.
+    pub nat: bool,
+    /// The largest IP packet, in bytes.
+    pub mtu: u16,
+    /// The gateway's MAC address.
+    pub mac: MacAddr,
+    /// The gateway's address, inside `subnet`.
+    pub ip: Ipv4Addr,
+    /// The network's addresses.
+    pub subnet: Ipv4Net,
+    /// The DHCP server; `None` when the network has none of ours.
+    pub dhcp: Option<DhcpServer>,
+    /// Whether names are answered at the gateway's address.
+    pub dns: bool,
+    /// Whether the host's own services are reachable at the gateway's address (only with `nat`).
+    pub host_access: bool,
+    /// Names of the zone that come neither from leases nor from reservations.
+    pub records: Vec<(Label, Ipv4Addr)>,
+}
+
+/// A DHCPv4 server's pool and promises.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DhcpServer {
+    /// First address of the pool.
+    pub first: Ipv4Addr,
+    /// Last address of the pool.
+    pub last: Ipv4Addr,
+    /// How long a lease lasts, in seconds.
+    pub lease_s: u32,
+    /// Addresses and names kept for known adapters.
+    pub reservations: Vec<Reservation>,
+}
+
+/// What is kept for one adapter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reservation {
+    /// The adapter.
+    pub mac: MacAddr,
+    /// Its VM, under whose name it is found in DNS; the guest has no say in it.
+    pub vm: VmName,
+    /// Its fixed address; `None` for one from the pool.
+    pub ip: Option<Ipv4Addr>,
+}
