@@ -1,0 +1,236 @@
+//! What can go wrong with a machine, and what its user can do about it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use weft_types::ByteSize;
+
+use crate::engine::QmpError;
+use crate::process::Exit;
+
+/// The longest path that a Unix socket can have, in bytes: `sun_path` without its final zero (`unix(7)`).
+pub const MAX_SOCKET_PATH_BYTES: usize = 107;
+
+/// Why something could not be done with a machine.
+///
+/// The message says what failed and where, [`hint`](Self::hint) what to do about it, and [`code`](Self::code) is stable.
+#[derive(Debug, thiserror::Error)]
+pub enum MachineError {
+    /// There is no engine.
+    #[error("QEMU is not installed: no `qemu-system-x86_64` in PATH")]
+    QemuMissing,
+    /// A tool that an image's build needs is missing.
+    #[error("`{tool}` is not installed, and {needed_for} needs it")]
+    ToolMissing {
+        /// The program.
+        tool: &'static str,
+        /// What for.
+        needed_for: &'static str,
+    },
+    /// The host has not enough memory left for the machine.
+    #[error("not enough memory for `{vm}`: it asks for {asked} and the host has {available} available")]
+    NoMemory {
+        /// The machine.
+        vm: String,
+        /// What it asks for.
+        asked: ByteSize,
+        /// What could be had.
+        available: ByteSize,
+    },
+    /// A socket's path is longer than the kernel takes.
+    #[error("the path `{path}` is {length} bytes long; a Unix socket's has at most {MAX_SOCKET_PATH_BYTES}")]
+    SocketPath {
+        /// The path.
+        path: PathBuf,
+        /// Its length in bytes.
+        length: usize,
+    },
+    /// A path has a byte that it cannot have here.
+    #[error("the path `{path}` cannot be handed to QEMU: {why}")]
+    PathText {
+        /// The path.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// A file of an image is not there.
+    #[error("the {what} `{path}` does not exist")]
+    FileMissing {
+        /// What the file is, like `kernel`.
+        what: &'static str,
+        /// Where it should be.
+        path: PathBuf,
+    },
+    /// A file of an image is not what it should be.
+    #[error("the {what} `{path}` cannot be used: {why}")]
+    FileDamaged {
+        /// What the file is, like `disk`.
+        what: &'static str,
+        /// Where it is.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// No image has this name.
+    #[error("there is no image `{0}`")]
+    NoSuchImage(String),
+    /// A file or folder could not be read or written.
+    #[error("cannot {action} `{path}`")]
+    Io {
+        /// What was tried, like `write`.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// A program could not be run.
+    #[error("cannot run `{program}`")]
+    Run {
+        /// The program.
+        program: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The engine's process ended before the machine ran.
+    #[error("QEMU {exit} before `{vm}` ran{}", said(words))]
+    EngineExited {
+        /// The machine.
+        vm: String,
+        /// How it ended.
+        exit: Exit,
+        /// What it said on its standard error.
+        words: String,
+    },
+    /// The engine runs but does not answer.
+    #[error("QEMU did not answer within {seconds} s after `{vm}` was started{}", said(words))]
+    EngineSilent {
+        /// The machine.
+        vm: String,
+        /// How long it was waited for.
+        seconds: u64,
+        /// What it said on its standard error.
+        words: String,
+    },
+    /// The switch's socket is not there, so the engine waits for it.
+    #[error("QEMU waits for the switch at `{socket}`, where `{vm}` plugs in")]
+    SwitchAbsent {
+        /// The machine.
+        vm: String,
+        /// Where the switch should listen.
+        socket: PathBuf,
+    },
+    /// The machine runs already.
+    #[error("`{vm}` runs already, as process {pid}")]
+    RunsAlready {
+        /// The machine.
+        vm: String,
+        /// Its process.
+        pid: u32,
+    },
+    /// The process outlived even SIGKILL.
+    #[error("process {pid} does not end, even when killed")]
+    DoesNotEnd {
+        /// The process.
+        pid: u32,
+    },
+    /// The engine's monitor answered with an error, or not in its protocol.
+    #[error("QEMU's monitor failed")]
+    Qmp(#[from] QmpError),
+    /// A package could not be fetched.
+    #[error("cannot download the Debian package `{package}`: {words}")]
+    Download {
+        /// The package.
+        package: String,
+        /// What apt said.
+        words: String,
+        /// Whether the network seems to be the reason.
+        offline: bool,
+    },
+    /// A package is not what it should be.
+    #[error("the package `{package}` cannot be used: {why}")]
+    Package {
+        /// The package's file.
+        package: String,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+/// `: words`, or nothing where nothing was said.
+fn said(words: &str) -> String {
+    if words.is_empty() { String::new() } else { format!(": {words}") }
+}
+
+impl MachineError {
+    /// The error's stable name, for the API.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::QemuMissing => "qemu-missing",
+            Self::ToolMissing { .. } => "tool-missing",
+            Self::NoMemory { .. } => "no-memory",
+            Self::SocketPath { .. } => "socket-path-too-long",
+            Self::PathText { .. } => "path-unusable",
+            Self::FileMissing { .. } => "image-file-missing",
+            Self::FileDamaged { .. } => "image-file-damaged",
+            Self::NoSuchImage(_) => "no-such-image",
+            Self::Io { source, .. } if is_full(source) => "disk-full",
+            Self::Io { .. } => "io",
+            Self::Run { .. } => "run",
+            Self::EngineExited { .. } => "engine-exited",
+            Self::EngineSilent { .. } => "engine-silent",
+            Self::SwitchAbsent { .. } => "switch-absent",
+            Self::RunsAlready { .. } => "runs-already",
+            Self::DoesNotEnd { .. } => "does-not-end",
+            Self::Qmp(_) => "qmp",
+            Self::Download { .. } => "download",
+            Self::Package { .. } => "package",
+        }
+    }
+
+    /// What the user can do about it; empty where nothing better than the message is known.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::QemuMissing => "install it: apt-get install qemu-system-x86",
+            Self::ToolMissing { tool, .. } => match *tool {
+                "apt-get" => "the image `micro` is made from Debian's packages; on another system describe an image \
+                              of your own with `kernel` and `initrd`",
+                "dpkg-deb" => "install it: apt-get install dpkg",
+                _ => "install it with your package manager",
+            },
+            Self::NoMemory { .. } => "give the VM less with `memory`, or stop another one",
+            Self::SocketPath { .. } => "choose a shorter WEFT_HOME",
+            Self::PathText { .. } => "rename the folder or the file",
+            Self::FileMissing { .. } => "check the path in the image's description",
+            Self::FileDamaged { .. } => "check the file, or describe the image with another one",
+            Self::NoSuchImage(_) => "`micro` is built in; describe others under [image.NAME]",
+            Self::Io { source, .. } if is_full(source) => {
+                "the disk is full: free some space, or move WEFT_HOME to a larger disk"
+            }
+            Self::Io { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                "check the owner and the mode of the folder"
+            }
+            Self::EngineExited { .. } => "`weft logs VM` shows what the machine said; `weft doctor` checks the host",
+            Self::EngineSilent { .. } => "the host may be overloaded; `weft doctor` checks it",
+            Self::SwitchAbsent { .. } => "run `weft up` again: it starts the switch",
+            Self::RunsAlready { .. } => "stop it first: weft vm stop",
+            Self::Download { offline: true, .. } => {
+                "check the network and the proxy that apt uses; once built, the image needs neither"
+            }
+            Self::Download { .. } => "check that /etc/apt names a Debian repository with the component main",
+            Self::Package { .. } => "try again; if it stays so, the mirror that apt uses is damaged",
+            Self::Io { .. } | Self::Run { .. } | Self::DoesNotEnd { .. } | Self::Qmp(_) => "",
+        }
+    }
+
+    /// Wraps an I/O error with what was tried on which path.
+    pub(crate) fn io(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.as_ref().to_owned();
+        move |source| Self::Io { action, path, source }
+    }
+}
+
+/// Whether there is no room left, on the disk or in the user's share of it.
+pub(crate) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}

@@ -1,0 +1,200 @@
+//! A process by identity: its id *and* its start time, so that a recycled id is never mistaken for it.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, pidfd_open, pidfd_send_signal, waitid};
+use serde::{Deserialize, Serialize};
+
+/// A process by identity. It need not be a child of this one, and it may have ended since.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Process {
+    /// Its id.
+    pub pid: u32,
+    /// When it was started, in clock ticks since the host booted (`proc_pid_stat(5)`, field 22).
+    pub start_ticks: u64,
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Exit {
+    /// With this exit code.
+    Code(i32),
+    /// Through this signal.
+    Signal(i32),
+    /// Nobody knows: only its parent was told, and that was not this process.
+    Unknown,
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "exited with code {code}"),
+            Self::Signal(9) => write!(f, "was killed (signal 9)"),
+            Self::Signal(signal) => write!(f, "was ended by signal {signal}"),
+            Self::Unknown => write!(f, "ended"),
+        }
+    }
+}
+
+impl Process {
+    /// The process that has the id `pid` now; `None` if there is none, or only what is left of one that ended.
+    pub fn of_pid(pid: u32) -> Option<Self> {
+        let stat = Stat::read(pid)?;
+        stat.runs().then_some(Self { pid, start_ticks: stat.start_ticks })
+    }
+
+    /// Whether it still runs. One that has ended and only waits for its parent does not.
+    pub fn alive(&self) -> bool {
+        Stat::read(self.pid).is_some_and(|stat| stat.runs() && stat.start_ticks == self.start_ticks)
+    }
+
+    /// Ends it at once (SIGKILL). One that has ended already is no error.
+    pub fn kill(&self) -> io::Result<()> {
+        self.signal(Signal::KILL)
+    }
+
+    /// Asks it to end (SIGTERM).
+    pub fn terminate(&self) -> io::Result<()> {
+        self.signal(Signal::TERM)
+    }
+
+    fn signal(&self, signal: Signal) -> io::Result<()> {
+        let sent = match self.pidfd() {
+            Ok(Some(pidfd)) => pidfd_send_signal(pidfd, signal),
+            Ok(None) => return Ok(()),
+            // A kernel or a sandbox without pidfds: the identity was checked a moment ago.
+            Err(_) => match (self.alive(), self.raw()) {
+                (true, Some(pid)) => kill_process(pid, signal),
+                _ => return Ok(()),
+            },
+        };
+        match sent {
+            Ok(()) | Err(rustix::io::Errno::SRCH) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// A descriptor that becomes readable when the process ends (`pidfd_open(2)`); `None` if it has ended.
+    pub fn pidfd(&self) -> io::Result<Option<OwnedFd>> {
+        let Some(pid) = self.raw() else { return Ok(None) };
+        match pidfd_open(pid, PidfdFlags::empty()) {
+            // The descriptor is of whoever had the id when it was opened: only now can the identity be checked.
+            Ok(pidfd) => Ok(self.alive().then_some(pidfd)),
+            Err(rustix::io::Errno::SRCH) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Waits until it has ended, for at most `timeout`; `None` if it still runs then.
+    pub fn wait_exit(&self, timeout: Duration) -> Option<Exit> {
+        let deadline = Instant::now() + timeout;
+        let pidfd = self.pidfd();
+        while self.alive() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return None;
+            }
+            match &pidfd {
+                Ok(Some(pidfd)) => {
+                    let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
+                    // Interrupted or not: the loop looks again.
+                    let _ = poll(&mut [PollFd::new(pidfd, PollFlags::IN)], Some(&left));
+                }
+                _ => std::thread::sleep(left.min(Duration::from_millis(5))),
+            }
+        }
+        Some(self.reap())
+    }
+
+    /// Takes the exit status of a child that has ended, so that nothing is left of it.
+    fn reap(&self) -> Exit {
+        let same = Stat::read(self.pid).is_some_and(|stat| stat.start_ticks == self.start_ticks);
+        let Some(pid) = self.raw().filter(|_| same) else { return Exit::Unknown };
+        match waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
+            Ok(Some(status)) => match (status.exit_status(), status.terminating_signal()) {
+                (Some(code), _) => Exit::Code(code),
+                (None, Some(signal)) => Exit::Signal(signal),
+                (None, None) => Exit::Unknown,
+            },
+            _ => Exit::Unknown,
+        }
+    }
+
+    fn raw(&self) -> Option<Pid> {
+        i32::try_from(self.pid).ok().and_then(Pid::from_raw)
+    }
+}
+
+/// What `/proc/PID/stat` says of a process.
+#[derive(Debug, PartialEq, Eq)]
+struct Stat {
+    state: u8,
+    start_ticks: u64,
+}
+
+impl Stat {
+    fn read(pid: u32) -> Option<Self> {
+        Self::parse(&fs::read(format!("/proc/{pid}/stat")).ok()?)
+    }
+
+    /// Field 2, the program's name in parentheses, may itself hold parentheses and spaces: the last one counts.
+    fn parse(line: &[u8]) -> Option<Self> {
+        let end = line.iter().rposition(|b| *b == b')')?;
+        let mut fields = std::str::from_utf8(line.get(end + 1..)?).ok()?.split_ascii_whitespace();
+        let state = *fields.next()?.as_bytes().first()?;
+        let start_ticks = fields.nth(18)?.parse().ok()?;
+        Some(Self { state, start_ticks })
+    }
+
+    /// Whether it is neither a zombie nor dead.
+    fn runs(&self) -> bool {
+        !matches!(self.state, b'Z' | b'X' | b'x')
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn a_name_with_parentheses_does_not_confuse() {
+        let line = b"42 (a) R 1 (x) S 1 42 42 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 777 1 2 3";
+        assert_eq!(Stat::parse(line), Some(Stat { state: b'S', start_ticks: 777 }));
+        for bad in [&b""[..], b"42", b"42 (a)", b"42 (a) S 1 2 3", b"42 (a) S \xff"] {
+            assert_eq!(Stat::parse(bad), None);
+        }
+    }
+
+    #[test]
+    fn a_recycled_id_is_another_process() {
+        let me = Process::of_pid(std::process::id()).unwrap();
+        assert!(me.alive());
+        let stranger = Process { start_ticks: me.start_ticks + 1, ..me };
+        assert!(!stranger.alive());
+        assert!(stranger.kill().is_ok(), "and must not be killed: this test still runs");
+        assert!(stranger.pidfd().unwrap().is_none());
+        assert_eq!(stranger.wait_exit(Duration::ZERO), Some(Exit::Unknown));
+        assert!(!Process { pid: 0, start_ticks: 0 }.alive());
+        assert!(Process { pid: u32::MAX, start_ticks: 0 }.kill().is_ok());
+    }
+
+    #[test]
+    #[expect(clippy::zombie_processes, reason = "wait_exit is what reaps here")]
+    fn the_parent_learns_how_a_child_ended() {
+        let sleeper = Command::new("sleep").arg("60").spawn().unwrap();
+        let process = Process::of_pid(sleeper.id()).unwrap();
+        assert_eq!(process.wait_exit(Duration::from_millis(10)), None);
+        process.kill().unwrap();
+        assert_eq!(process.wait_exit(Duration::from_secs(10)), Some(Exit::Signal(9)));
+        assert!(Process::of_pid(process.pid).is_none(), "reaped");
+    }
+}

@@ -1,0 +1,139 @@
+//! What is to be launched: a machine as plain data, with every path absolute and every default chosen.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use weft_model::DiskFormat;
+use weft_types::{ByteSize, MacAddr, VmName};
+
+/// A machine to be launched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LaunchSpec {
+    /// Its name, and its host name.
+    pub name: VmName,
+    /// What its firmware tables call it; the same in every run.
+    pub uuid: Uuid,
+    /// Its memory.
+    pub memory: ByteSize,
+    /// Its virtual CPUs.
+    pub cpus: u16,
+    /// What it boots from.
+    pub boot: Boot,
+    /// Its network adapters, in order.
+    pub nics: Vec<LaunchNic>,
+    /// The folder for what lasts: disk overlay, seed, `console.log`, `engine.log`.
+    pub state_dir: PathBuf,
+    /// The folder for what lasts as long as the process: `qmp.sock`, `console.sock`, `agent.sock`, `qga.sock`,
+    /// `process.json`.
+    pub run_dir: PathBuf,
+}
+
+/// A network adapter of a machine to be launched.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LaunchNic {
+    /// Its MAC address.
+    pub mac: MacAddr,
+    /// The vhost-user socket at which the switch listens for it.
+    pub socket: PathBuf,
+    /// The largest IP packet, in bytes.
+    pub mtu: u16,
+}
+
+/// What a machine boots from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Boot {
+    /// A kernel that the engine loads itself.
+    Kernel {
+        /// The kernel.
+        kernel: PathBuf,
+        /// The initial RAM disk.
+        initrd: Option<PathBuf>,
+        /// The kernel's command line.
+        cmdline: String,
+    },
+    /// A disk, of which the machine gets a copy-on-write overlay.
+    Disk {
+        /// The disk; never written to.
+        base: PathBuf,
+        /// Its format; never guessed from its contents, which a guest may have written.
+        format: DiskFormat,
+        /// The overlay's size, when it is to be larger than the disk.
+        size: Option<ByteSize>,
+        /// What cloud-init is told.
+        seed: Option<Seed>,
+    },
+}
+
+/// What cloud-init is told through a NoCloud volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seed {
+    /// The machine's host name.
+    pub hostname: String,
+    /// An SSH public key for the image's default user and for root.
+    pub ssh_key: Option<String>,
+    /// User data as the user wrote it; takes the place of what Weft would say.
+    pub user_data: Option<String>,
+    /// The adapters that are to be configured.
+    pub nics: Vec<SeedNic>,
+}
+
+/// A network adapter as cloud-init is told of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SeedNic {
+    /// By this address it is recognised.
+    pub mac: MacAddr,
+    /// Whether it asks for its address by DHCP.
+    pub dhcp: bool,
+    /// Its address and prefix length, where it has a fixed one and its network has no DHCP server.
+    pub address: Option<(Ipv4Addr, u8)>,
+    /// The largest IP packet, in bytes.
+    pub mtu: u16,
+}
+
+/// A universally unique identifier (RFC 9562).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Uuid([u8; 16]);
+
+impl Uuid {
+    /// A stable identifier for `seed`: version 8, made from the text's SHA-256 (RFC 9562, section 5.8).
+    pub fn derive(seed: &str) -> Self {
+        let digest = Sha256::digest(seed.as_bytes());
+        let mut octets = [0; 16];
+        octets.copy_from_slice(&digest[..16]);
+        octets[6] = octets[6] & 0x0f | 0x80;
+        octets[8] = octets[8] & 0x3f | 0x80;
+        Self(octets)
+    }
+}
+
+impl fmt::Display for Uuid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, octet) in self.0.iter().enumerate() {
+            let hyphen = if matches!(index, 4 | 6 | 8 | 10) { "-" } else { "" };
+            write!(f, "{hyphen}{octet:02x}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Uuid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uuids_are_stable_and_marked_as_version_8() {
+        let uuid = Uuid::derive("home/web").to_string();
+        assert_eq!(uuid, Uuid::derive("home/web").to_string());
+        assert_ne!(uuid, Uuid::derive("home/db").to_string());
+        assert_eq!((uuid.len(), &uuid[14..15]), (36, "8"));
+    }
+}
