@@ -6,6 +6,7 @@
 mod disk;
 mod engine;
 mod error;
+pub mod guest;
 mod host;
 mod image;
 mod process;

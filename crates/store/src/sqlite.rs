@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use rusqlite::types::ValueRef;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 
 use crate::record::{Change, Entry, Event, Revision, Snapshot, prefix_end};
@@ -340,40 +341,44 @@ impl Store for SqliteStore {
 
 impl History for Shared {
     fn changes(&self, prefix: &str, from: Revision, limit: usize) -> Result<Page> {
-        // History begins with revision 1, so 0 asks for no more than 1 does.
-        let page = self.read(|transaction| {
+        let (oldest, page) = self.read(|transaction| {
             let clock = clock(transaction)?;
-            if from.max(1) < clock.oldest {
-                return Ok(Err(StoreError::Compacted { requested: from, oldest: clock.oldest }));
-            }
             let mut page = Page { changes: Vec::new(), next: from.max(clock.revision + 1) };
-            if from > clock.revision {
-                return Ok(Ok(page));
+            if from <= clock.revision {
+                fill(&mut page, transaction, prefix, from, limit)?;
             }
-            let mut statement = transaction.prepare_cached(
-                "SELECT *, revision AS mod_revision FROM changes
-                 WHERE revision >= ?1 AND key >= ?2 AND (?3 IS NULL OR key < ?3) ORDER BY revision, number",
-            )?;
-            let mut rows = statement.query(params![from, prefix.as_bytes(), prefix_end(prefix)])?;
-            let mut found = 0;
-            while let Some(row) = rows.next()? {
-                let revision: Revision = row.get("revision")?;
-                let event = match row.get_ref("value")? {
-                    rusqlite::types::ValueRef::Null => Event::Delete { key: key(row, "key")? },
-                    _ => Event::Put(entry(row)?),
-                };
-                match page.changes.last_mut() {
-                    Some(change) if change.revision == revision => change.events.push(event),
-                    _ if found >= limit => {
-                        page.next = revision;
-                        break;
-                    }
-                    _ => page.changes.push(Change { revision, events: vec![event] }),
-                }
-                found += 1;
-            }
-            Ok(Ok(page))
+            Ok((clock.oldest, page))
         })?;
-        page
+        // History begins with revision 1, so 0 asks for no more than 1 does.
+        if from.max(1) < oldest {
+            return Err(StoreError::Compacted { requested: from, oldest });
+        }
+        Ok(page)
     }
+}
+
+fn fill(page: &mut Page, from: &Transaction<'_>, prefix: &str, first: Revision, limit: usize) -> rusqlite::Result<()> {
+    let mut statement = from.prepare_cached(
+        "SELECT *, revision AS mod_revision FROM changes
+         WHERE revision >= ?1 AND key >= ?2 AND (?3 IS NULL OR key < ?3) ORDER BY revision, number",
+    )?;
+    let mut rows = statement.query(params![first, prefix.as_bytes(), prefix_end(prefix)])?;
+    let mut found = 0;
+    while let Some(row) = rows.next()? {
+        let revision: Revision = row.get("revision")?;
+        let event = match row.get_ref("value")? {
+            ValueRef::Null => Event::Delete { key: key(row, "key")? },
+            _ => Event::Put(entry(row)?),
+        };
+        match page.changes.last_mut() {
+            Some(change) if change.revision == revision => change.events.push(event),
+            _ if found >= limit => {
+                page.next = revision;
+                return Ok(());
+            }
+            _ => page.changes.push(Change { revision, events: vec![event] }),
+        }
+        found += 1;
+    }
+    Ok(())
 }
