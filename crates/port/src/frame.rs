@@ -1,0 +1,141 @@
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, VolatileSlice};
+use weft_wire::Offload;
+
+/// How much of a frame is copied before anything is decided on it: enough for Ethernet with two tags, IPv6
+/// and TCP with all options.
+pub const HEAD_BYTES: usize = 128;
+
+/// An Ethernet header; less is no frame.
+pub const MIN_FRAME_BYTES: usize = 14;
+
+/// The largest IP packet behind an Ethernet header with one tag: what a segmentation offload can hold.
+pub const MAX_FRAME_BYTES: usize = 18 + 65_535;
+
+/// A frame in its sender's memory, without preamble and FCS.
+#[derive(Clone, Copy, Debug)]
+pub struct Frame<'a> {
+    head: &'a [u8],
+    tail: Tail<'a>,
+    offload: Offload,
+}
+
+/// What follows a frame's head.
+#[derive(Clone, Copy, Debug)]
+enum Tail<'a> {
+    /// In our own memory.
+    Bytes(&'a [u8]),
+    /// In a guest's, where it may change at any time.
+    Guest { memory: &'a GuestMemoryMmap, pieces: &'a [Piece], len: usize },
+}
+
+/// A run of bytes in one region of a guest's memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Piece {
+    pub(crate) addr: GuestAddress,
+    pub(crate) len: usize,
+}
+
+impl<'a> Frame<'a> {
+    /// A frame that lies in one piece in our own memory.
+    pub fn new(bytes: &'a [u8], offload: Offload) -> Self {
+        let (head, tail) = bytes.split_at(bytes.len().min(HEAD_BYTES));
+        Self { head, tail: Tail::Bytes(tail), offload }
+    }
+
+    /// A frame whose head was copied and whose rest lies in a guest's memory, at `pieces`.
+    pub(crate) fn in_guest(head: &'a [u8], memory: &'a GuestMemoryMmap, pieces: &'a [Piece], offload: Offload) -> Self {
+        let len = pieces.iter().map(|piece| piece.len).sum();
+        Self { head, tail: Tail::Guest { memory, pieces, len }, offload }
+    }
+
+    /// The private copy of the first [`HEAD_BYTES`], or of all when there are fewer. Decide on this only.
+    pub fn head(&self) -> &'a [u8] {
+        self.head
+    }
+
+    /// All bytes of the frame.
+    #[expect(clippy::len_without_is_empty, reason = "a frame is never empty")]
+    pub fn len(&self) -> usize {
+        self.head.len()
+            + match self.tail {
+                Tail::Bytes(bytes) => bytes.len(),
+                Tail::Guest { len, .. } => len,
+            }
+    }
+
+    /// What is left to do on it.
+    pub fn offload(&self) -> Offload {
+        self.offload
+    }
+
+    /// Appends the frame's bytes to `buffer`.
+    pub fn append_to(&self, buffer: &mut Vec<u8>) {
+        buffer.extend_from_slice(self.head);
+        match self.tail {
+            Tail::Bytes(bytes) => buffer.extend_from_slice(bytes),
+            Tail::Guest { len, .. } => {
+                let start = buffer.len();
+                buffer.resize(start + len, 0);
+                let mut cursor = FrameCursor { head: &[], tail: self.tail, skipped: 0 };
+                cursor.copy_to(&VolatileSlice::from(&mut buffer[start..]));
+            }
+        }
+    }
+
+    /// Reads the frame from its start, into guest memory for example.
+    pub(crate) fn cursor(&self) -> FrameCursor<'a> {
+        FrameCursor { head: self.head, tail: self.tail, skipped: 0 }
+    }
+}
+
+/// A place in a frame.
+pub(crate) struct FrameCursor<'a> {
+    head: &'a [u8],
+    tail: Tail<'a>,
+    /// Bytes of the tail's first piece that were read already.
+    skipped: usize,
+}
+
+impl FrameCursor<'_> {
+    /// Fills `target` with the next bytes; returns how many there were.
+    pub(crate) fn copy_to(&mut self, target: &VolatileSlice<'_>) -> usize {
+        let mut copied = self.head.len().min(target.len());
+        target.copy_from(&self.head[..copied]);
+        self.head = &self.head[copied..];
+        while let Ok(room) = target.offset(copied)
+            && !room.is_empty()
+        {
+            match self.copy_piece(&room) {
+                0 => break,
+                count => copied += count,
+            }
+        }
+        copied
+    }
+
+    /// Copies from the tail's first piece; 0 at the end.
+    fn copy_piece(&mut self, room: &VolatileSlice<'_>) -> usize {
+        match &mut self.tail {
+            Tail::Bytes(bytes) => {
+                let count = bytes.len().min(room.len());
+                room.copy_from(&bytes[..count]);
+                *bytes = &bytes[count..];
+                count
+            }
+            Tail::Guest { memory, pieces, .. } => {
+                let Some(piece) = pieces.first() else { return 0 };
+                let count = (piece.len - self.skipped).min(room.len());
+                let source = GuestAddress(piece.addr.0 + self.skipped as u64);
+                // The piece was checked against this very memory when the frame was lent.
+                let Ok(source) = memory.get_slice(source, count) else { return 0 };
+                source.copy_to_volatile_slice(*room);
+                self.skipped += count;
+                if self.skipped == piece.len {
+                    *pieces = &pieces[1..];
+                    self.skipped = 0;
+                }
+                count
+            }
+        }
+    }
+}

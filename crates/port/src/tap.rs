@@ -1,0 +1,274 @@
+//! A TAP device: the kernel's end of a cable (Linux, Documentation/networking/tuntap.rst).
+
+use std::borrow::Cow;
+use std::io;
+use std::mem::offset_of;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::event::epoll::EventFlags;
+use rustix::fs::{Mode, OFlags, fcntl_setfl, open};
+use rustix::io::Errno;
+use rustix::ioctl::{IntegerSetter, Opcode, Setter, Updater, ioctl, opcode};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+
+use crate::epoll::Epoll;
+use crate::vnet_header::{VNET_HEADER_BYTES, decode_vnet_header, encode_vnet_header};
+use crate::{BURST_FRAMES, Caps, Frame, Lent, Link, MAX_FRAME_BYTES, MIN_FRAME_BYTES, Port, PortError, SendError};
+
+// linux/if_tun.h and linux/if.h; the sizes in the numbers are those of the header, not of what is passed.
+const TUNSETIFF: Opcode = opcode::write::<i32>(b'T', 202);
+const TUNSETOFFLOAD: Opcode = opcode::write::<u32>(b'T', 208);
+const TUNGETIFF: Opcode = opcode::read::<u32>(b'T', 210);
+const TUNSETVNETHDRSZ: Opcode = opcode::write::<i32>(b'T', 216);
+const TUNSETVNETLE: Opcode = opcode::write::<i32>(b'T', 220);
+const SIOCGIFFLAGS: Opcode = 0x8913;
+const SIOCSIFFLAGS: Opcode = 0x8914;
+const IFF_TAP: u16 = 0x0002;
+const IFF_NO_PI: u16 = 0x1000;
+const IFF_VNET_HDR: u16 = 0x4000;
+const IFF_UP: u16 = 0x0001;
+const TUN_F_CSUM: usize = 0x01;
+const TUN_F_TSO4: usize = 0x02;
+const TUN_F_TSO6: usize = 0x04;
+const TUN_F_TSO_ECN: usize = 0x08;
+
+/// `struct ifreq`, with the only member of its union that we use.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct InterfaceRequest {
+    name: [u8; 16],
+    flags: u16,
+    _rest: [u8; 22],
+}
+
+const _: () = assert!(size_of::<InterfaceRequest>() == 40 && offset_of!(InterfaceRequest, flags) == 16);
+
+const SLOT_BYTES: usize = VNET_HEADER_BYTES + MAX_FRAME_BYTES + 1;
+
+/// One TAP device, whose other end is an interface of the host.
+pub struct TapPort {
+    name: String,
+    device: OwnedFd,
+    epoll: Epoll,
+    absence: Option<Cow<'static, str>>,
+    /// One slot a frame; pages that no frame ever filled cost nothing.
+    slots: Box<[u8]>,
+    lent: Vec<LentFrame>,
+    scratch: Vec<u8>,
+}
+
+struct LentFrame {
+    slot: usize,
+    len: usize,
+    offload: weft_wire::Offload,
+}
+
+impl TapPort {
+    /// Opens the TAP device `name` in our network namespace, makes it if it does not exist, and sets it up.
+    ///
+    /// # Errors
+    /// Without `/dev/net/tun`, or when the device is not ours to use.
+    pub fn open(name: &str) -> Result<Self, PortError> {
+        let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let device =
+            open("/dev/net/tun", flags, Mode::empty()).map_err(|error| PortError::OpenTun { source: error.into() })?;
+        let mut request = interface_request(name)?;
+        request.flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
+        let failed = |action| move |error: Errno| PortError::Tap { name: name.into(), action, source: error.into() };
+        update::<TUNSETIFF>(&device, &mut request).map_err(failed("open"))?;
+        Self::with_device(name, device)
+    }
+
+    /// Takes a TAP device that somebody with more privileges opened with `IFF_TAP | IFF_NO_PI | IFF_VNET_HDR`.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn from_device(device: OwnedFd) -> Result<Self, PortError> {
+        let name = Self::interface_of(device.as_fd())?;
+        let _ = fcntl_setfl(&device, OFlags::NONBLOCK);
+        Self::with_device(&name, device)
+    }
+
+    /// The name of the interface that an open TAP device belongs to.
+    ///
+    /// # Errors
+    /// When it is no TAP device.
+    pub fn interface_of(device: BorrowedFd<'_>) -> Result<String, PortError> {
+        let mut request = InterfaceRequest { name: [0; 16], flags: 0, _rest: [0; 22] };
+        update::<TUNGETIFF>(device, &mut request).map_err(|error| PortError::Tap {
+            name: "handed over".into(),
+            action: "use",
+            source: error.into(),
+        })?;
+        let end = request.name.iter().position(|&byte| byte == 0).unwrap_or(request.name.len());
+        Ok(String::from_utf8_lossy(&request.name[..end]).into_owned())
+    }
+
+    fn with_device(name: &str, device: OwnedFd) -> Result<Self, PortError> {
+        let failed = |action| move |error: Errno| PortError::Tap { name: name.into(), action, source: error.into() };
+        set::<TUNSETVNETHDRSZ>(&device, VNET_HEADER_BYTES as i32).map_err(failed("set the header size of"))?;
+        set::<TUNSETVNETLE>(&device, 1).map_err(failed("set the byte order of"))?;
+        set_offload(&device, TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN)
+            .map_err(failed("set the offloads of"))?;
+        let epoll = Epoll::new()?;
+        epoll.add(&device, EventFlags::IN)?;
+        let absence = bring_up(name).err().map(|_| "the interface is down, and we may not set it up".into());
+        Ok(Self {
+            name: name.into(),
+            device,
+            epoll,
+            absence,
+            slots: vec![0; BURST_FRAMES * SLOT_BYTES].into(),
+            lent: Vec::with_capacity(BURST_FRAMES),
+            scratch: Vec::new(),
+        })
+    }
+
+    /// The interface's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Notes what a failed read or write says about the interface.
+    fn note(&mut self, error: Errno) {
+        match error {
+            Errno::BADFD => {
+                self.epoll.remove(&self.device); // it would report its error for ever
+                self.absence = Some("the interface was deleted".into());
+            }
+            Errno::IO => self.absence = Some("the interface is down".into()),
+            _ => {}
+        }
+    }
+}
+
+impl Port for TapPort {
+    fn driver(&self) -> &'static str {
+        "tap"
+    }
+
+    fn caps(&self) -> Caps {
+        Caps { uso: false, ..Caps::ALL }
+    }
+
+    fn link(&self) -> Link {
+        self.absence.clone().map_or(Link::Up, Link::Down)
+    }
+
+    fn recv(&mut self) -> Lent {
+        let mut malformed = 0;
+        for slot in 0..BURST_FRAMES {
+            let bytes = &mut self.slots[slot * SLOT_BYTES..][..SLOT_BYTES];
+            let count = match rustix::io::read(&self.device, &mut *bytes) {
+                Ok(count) => count,
+                Err(Errno::AGAIN) => break,
+                Err(error) => {
+                    self.note(error);
+                    break;
+                }
+            };
+            self.absence = None;
+            let len = count.saturating_sub(VNET_HEADER_BYTES);
+            let header = bytes.first_chunk().filter(|_| (MIN_FRAME_BYTES..=MAX_FRAME_BYTES).contains(&len));
+            match header.map(|header| decode_vnet_header(header, len)) {
+                Some(Ok(offload)) => self.lent.push(LentFrame { slot, len, offload }),
+                _ => malformed += 1,
+            }
+        }
+        Lent { frames: self.lent.len(), malformed }
+    }
+
+    fn frame(&self, index: usize) -> Frame<'_> {
+        let LentFrame { slot, len, offload } = self.lent[index];
+        Frame::new(&self.slots[slot * SLOT_BYTES + VNET_HEADER_BYTES..][..len], offload)
+    }
+
+    fn release(&mut self) {
+        self.lent.clear();
+    }
+
+    fn send(&mut self, frame: &Frame<'_>) -> Result<(), SendError> {
+        self.scratch.clear();
+        self.scratch.extend_from_slice(&encode_vnet_header(frame.offload(), frame.head(), 0));
+        frame.append_to(&mut self.scratch);
+        match rustix::io::write(&self.device, &self.scratch) {
+            Ok(_) => {
+                self.absence = None;
+                Ok(())
+            }
+            Err(Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM | Errno::INTR) => Err(SendError::Full),
+            Err(Errno::MSGSIZE) => Err(SendError::TooLong),
+            Err(Errno::INVAL) => Err(SendError::Malformed),
+            Err(error) => {
+                self.note(error);
+                Err(SendError::Down)
+            }
+        }
+    }
+
+    fn flush(&mut self) {}
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
+    }
+
+    fn sleep(&mut self) -> bool {
+        true
+    }
+
+    fn wake(&mut self) {}
+}
+
+fn interface_request(name: &str) -> Result<InterfaceRequest, PortError> {
+    let mut request = InterfaceRequest { name: [0; 16], flags: 0, _rest: [0; 22] };
+    // `%` would make the kernel choose another name; the last byte stays zero.
+    let forbidden = |byte: u8| matches!(byte, b'/' | b':' | b'%' | 0) || byte.is_ascii_whitespace();
+    if name.is_empty() || name.len() > 15 || name.bytes().any(forbidden) || matches!(name, "." | "..") {
+        return Err(PortError::TapName { name: name.into() });
+    }
+    request.name[..name.len()].copy_from_slice(name.as_bytes());
+    Ok(request)
+}
+
+/// Sets an interface up, if it is not.
+fn bring_up(name: &str) -> io::Result<()> {
+    let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    let mut request = interface_request(name).map_err(io::Error::other)?;
+    update::<SIOCGIFFLAGS>(&socket, &mut request)?;
+    if request.flags & IFF_UP == 0 {
+        request.flags |= IFF_UP;
+        update::<SIOCSIFFLAGS>(&socket, &mut request)?;
+    }
+    Ok(())
+}
+
+#[expect(unsafe_code, reason = "an ioctl")]
+fn update<const CODE: Opcode>(fd: impl AsFd, request: &mut InterfaceRequest) -> rustix::io::Result<()> {
+    // SAFETY: every request this is used with reads and writes a `struct ifreq`, which `InterfaceRequest` is.
+    unsafe { ioctl(fd, Updater::<CODE, _>::new(request)) }
+}
+
+#[expect(unsafe_code, reason = "an ioctl")]
+fn set<const CODE: Opcode>(fd: impl AsFd, value: i32) -> rustix::io::Result<()> {
+    // SAFETY: every request this is used with reads an `int`.
+    unsafe { ioctl(fd, Setter::<CODE, i32>::new(value)) }
+}
+
+#[expect(unsafe_code, reason = "an ioctl")]
+fn set_offload(fd: impl AsFd, offloads: usize) -> rustix::io::Result<()> {
+    // SAFETY: this request takes its flags as the argument itself.
+    unsafe { ioctl(fd, IntegerSetter::<TUNSETOFFLOAD>::new_usize(offloads)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_no_interface_has() {
+        for bad in ["", "sixteen-letters-", "a/b", "a b", "tap%d", "..", "a:1"] {
+            assert!(matches!(TapPort::open(bad), Err(PortError::TapName { .. } | PortError::OpenTun { .. })), "{bad}");
+            assert!(interface_request(bad).is_err(), "{bad}");
+        }
+    }
+}

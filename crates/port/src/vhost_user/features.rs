@@ -1,0 +1,98 @@
+use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
+use virtio_bindings::virtio_net::{
+    VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4,
+    VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_HOST_ECN, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6,
+    VIRTIO_NET_F_MRG_RXBUF,
+};
+use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
+
+use crate::{Caps, VNET_HEADER_BYTES};
+
+/// `VHOST_USER_F_PROTOCOL_FEATURES`.
+const PROTOCOL_FEATURES: u32 = 30;
+
+/// UDP segmentation offload (virtio 1.3, section 5.1.3).
+const GUEST_USO4: u32 = 54;
+const GUEST_USO6: u32 = 55;
+const HOST_USO: u32 = 56;
+
+/// The header without `num_buffers`, of drivers from before virtio 1.0.
+const LEGACY_HEADER_BYTES: usize = VNET_HEADER_BYTES - 2;
+
+/// Feature bits that a driver accepted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Features(u64);
+
+impl Features {
+    /// All that we offer.
+    pub(crate) const OFFERED: Self = {
+        let bits = [
+            VIRTIO_NET_F_CSUM,
+            VIRTIO_NET_F_GUEST_CSUM,
+            VIRTIO_NET_F_GUEST_TSO4,
+            VIRTIO_NET_F_GUEST_TSO6,
+            VIRTIO_NET_F_GUEST_ECN,
+            VIRTIO_NET_F_HOST_TSO4,
+            VIRTIO_NET_F_HOST_TSO6,
+            VIRTIO_NET_F_HOST_ECN,
+            VIRTIO_NET_F_MRG_RXBUF,
+            GUEST_USO4,
+            GUEST_USO6,
+            HOST_USO,
+            VIRTIO_RING_F_INDIRECT_DESC,
+            VIRTIO_RING_F_EVENT_IDX,
+            PROTOCOL_FEATURES,
+            VIRTIO_F_VERSION_1,
+        ];
+        let mut set = 0;
+        let mut index = 0;
+        while index < bits.len() {
+            set |= 1u64 << bits[index];
+            index += 1;
+        }
+        Self(set)
+    };
+
+    /// What a driver accepted; `None` when it took what was not offered.
+    pub(crate) fn accepted(bits: u64) -> Option<Self> {
+        (bits & !Self::OFFERED.0 == 0).then_some(Self(bits))
+    }
+
+    pub(crate) fn bits(self) -> u64 {
+        self.0
+    }
+
+    fn has(self, bit: u32) -> bool {
+        self.0 >> bit & 1 != 0
+    }
+
+    /// Whether the VMM enables rings one by one; otherwise they are enabled from the start.
+    pub(crate) fn protocol_features(self) -> bool {
+        self.has(PROTOCOL_FEATURES)
+    }
+
+    pub(crate) fn event_idx(self) -> bool {
+        self.has(VIRTIO_RING_F_EVENT_IDX)
+    }
+
+    /// Whether a frame may be spread over several of the guest's buffers.
+    pub(crate) fn mergeable(self) -> bool {
+        self.has(VIRTIO_NET_F_MRG_RXBUF)
+    }
+
+    /// The length of the header before each frame.
+    pub(crate) fn header_bytes(self) -> usize {
+        if self.has(VIRTIO_F_VERSION_1) || self.mergeable() { VNET_HEADER_BYTES } else { LEGACY_HEADER_BYTES }
+    }
+
+    /// What the guest takes without help.
+    pub(crate) fn caps(self) -> Caps {
+        Caps {
+            csum: self.has(VIRTIO_NET_F_GUEST_CSUM),
+            tso4: self.has(VIRTIO_NET_F_GUEST_TSO4),
+            tso6: self.has(VIRTIO_NET_F_GUEST_TSO6),
+            ecn: self.has(VIRTIO_NET_F_GUEST_ECN),
+            uso: self.has(GUEST_USO4) && self.has(GUEST_USO6),
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! How a port's session thread, which talks to the VMM, and the worker, which moves frames, meet: the session
+//! puts one command at a time into a mailbox and waits; the worker looks into it between two bursts, at the
+//! price of one load while it is empty. So no lock is ever held while frames move, and nothing that a VMM
+//! sends, or leaves unsent, can make the worker wait.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rustix::event::{EventfdFlags, eventfd};
+use vm_memory::GuestMemoryMmap;
+
+use super::features::Features;
+use super::ring::{RingError, RingLayout};
+
+/// The worker answers between two bursts. When it takes this long, it has other troubles.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What the session asks of the worker.
+pub(crate) enum Command {
+    /// The driver accepted these.
+    Features(Features),
+    /// The guest's memory is this from now on.
+    Memory(GuestMemoryMmap),
+    /// A ring was set up.
+    Start { index: usize, layout: RingLayout, kick: Option<OwnedFd>, call: Option<OwnedFd> },
+    /// A ring ends; answered with its base.
+    Stop { index: usize },
+    /// A ring's interrupts go there from now on.
+    Call { index: usize, call: Option<OwnedFd> },
+    /// A ring may be used, or not.
+    Enable { index: usize, enabled: bool },
+    /// The VMM is gone; nothing of it may be kept.
+    Detach { reason: String },
+}
+
+/// What the worker answers: the ring's base for [`Command::Stop`], otherwise 0.
+pub(crate) type Answer = Result<u16, RingError>;
+
+/// A command and where its answer goes.
+pub(crate) struct Letter {
+    pub(crate) command: Command,
+    pub(crate) answer: SyncSender<Answer>,
+}
+
+/// What both sides share.
+pub(crate) struct Shared {
+    /// Wakes the worker.
+    pub(crate) doorbell: OwnedFd,
+    rung: AtomicBool,
+    /// Ends the session thread.
+    pub(crate) stop: OwnedFd,
+    /// The VMM that is connected.
+    peer: Mutex<Option<UnixStream>>,
+}
+
+impl Shared {
+    /// Whether letters may have come since this was asked last.
+    pub(crate) fn was_rung(&self) -> bool {
+        self.rung.load(Ordering::Relaxed) && self.rung.swap(false, Ordering::Acquire)
+    }
+
+    /// Keeps a handle of the connection, so that [`Self::hang_up`] can end it.
+    pub(crate) fn set_peer(&self, peer: Option<UnixStream>) {
+        *self.peer.lock().unwrap_or_else(PoisonError::into_inner) = peer;
+    }
+
+    /// Ends the connection, whatever the session thread waits for.
+    pub(crate) fn hang_up(&self) {
+        if let Some(peer) = &*self.peer.lock().unwrap_or_else(PoisonError::into_inner) {
+            let _ = peer.shutdown(std::net::Shutdown::Both);
+        }
+    }
+
+    /// Tells the session thread to end.
+    pub(crate) fn stop(&self) {
+        let _ = rustix::io::write(&self.stop, &1u64.to_ne_bytes());
+        self.hang_up();
+    }
+}
+
+/// The session's side.
+pub(crate) struct Handover {
+    pub(crate) shared: Arc<Shared>,
+    letters: Sender<Letter>,
+}
+
+impl Handover {
+    /// Both sides: the session's, and the worker's.
+    pub(crate) fn new() -> io::Result<(Self, Receiver<Letter>)> {
+        let event = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
+        let shared =
+            Shared { doorbell: event()?, rung: AtomicBool::new(false), stop: event()?, peer: Mutex::default() };
+        let (letters, mailbox) = channel();
+        Ok((Self { shared: Arc::new(shared), letters }, mailbox))
+    }
+
+    /// Has the worker do `command`, and waits until it is done.
+    pub(crate) fn ask(&self, command: Command) -> io::Result<u16> {
+        let closed = |_| io::Error::other("the port is closed");
+        let (answer, answered) = sync_channel(1);
+        self.letters.send(Letter { command, answer }).map_err(|_| closed(()))?;
+        self.shared.rung.store(true, Ordering::Release);
+        let _ = rustix::io::write(&self.shared.doorbell, &1u64.to_ne_bytes());
+        match answered.recv_timeout(ANSWER_TIMEOUT) {
+            Ok(answer) => answer.map_err(io::Error::other),
+            Err(_) => Err(closed(())),
+        }
+    }
+}

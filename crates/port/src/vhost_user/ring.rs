@@ -1,0 +1,286 @@
+//! A split virtqueue, seen from the device (virtio 1.2, section 2.7). Everything in it is written by the guest
+//! at any time and believed never: each index, address and length is checked when it is read, once.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicU16, Ordering, fence};
+
+use virtio_bindings::virtio_ring::{
+    VRING_AVAIL_F_NO_INTERRUPT, VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE, VRING_USED_F_NO_NOTIFY,
+};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, VolatileMemory, VolatileSlice};
+
+use crate::frame::Piece;
+
+/// The largest queue that a VMM asks for.
+pub(crate) const MAX_QUEUE_SIZE: u16 = 1024;
+
+const DESCRIPTOR_BYTES: usize = 16;
+/// Offset of the entries in the available and the used ring, behind `flags` and `idx`.
+const ENTRIES_AT: usize = 4;
+const IDX_AT: usize = 2;
+const USED_ENTRY_BYTES: usize = 8;
+
+/// How a guest broke its ring; the ring is of no use after that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum RingError {
+    #[error("a queue of {0} entries was asked for; powers of two from 1 to {MAX_QUEUE_SIZE} are possible")]
+    Size(u32),
+    #[error("a ring lies outside of the guest's memory")]
+    RingOutside,
+    #[error("a ring's address is not aligned")]
+    Misaligned,
+    #[error("the available index jumped from {from} to {to}")]
+    IndexJump { from: u16, to: u16 },
+    #[error("descriptor {0} does not exist")]
+    NoSuchDescriptor(u16),
+    #[error("a descriptor chain is longer than the queue")]
+    ChainTooLong,
+    #[error("a buffer at {0:#x} lies outside of the guest's memory")]
+    BufferOutside(u64),
+    #[error("an indirect table has an impossible size or place")]
+    BadIndirect,
+    #[error("a buffer has the wrong direction")]
+    WrongDirection,
+}
+
+/// Where a ring is and how it starts, as the VMM says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct RingLayout {
+    pub(crate) size: u16,
+    pub(crate) descriptors: GuestAddress,
+    pub(crate) available: GuestAddress,
+    pub(crate) used: GuestAddress,
+    /// The next available entry to take.
+    pub(crate) base: u16,
+    pub(crate) event_idx: bool,
+}
+
+/// Who writes a chain's buffers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Direction {
+    FromGuest,
+    ToGuest,
+}
+
+/// A descriptor chain that was taken and not yet given back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Chain {
+    /// Its first descriptor, which is its name.
+    pub(crate) id: u16,
+    /// Its buffers, in the list that it was taken into.
+    pub(crate) pieces: Range<usize>,
+    /// Their bytes together.
+    pub(crate) len: usize,
+}
+
+/// A queue's state on our side.
+#[derive(Debug)]
+pub(crate) struct Ring {
+    layout: RingLayout,
+    next_available: u16,
+    next_used: u16,
+    /// `next_used` when the guest was last told; `None` before the first time.
+    told: Option<u16>,
+}
+
+impl Ring {
+    /// Takes up a queue where its used ring says that it stands.
+    pub(crate) fn start(layout: RingLayout, memory: &GuestMemoryMmap) -> Result<Self, RingError> {
+        if !layout.size.is_power_of_two() || layout.size > MAX_QUEUE_SIZE {
+            return Err(RingError::Size(layout.size.into()));
+        }
+        let mut ring = Self { layout, next_available: layout.base, next_used: 0, told: None };
+        let queue = ring.open(memory)?;
+        let used = queue.index(&queue.used)?;
+        queue.index(&queue.available)?;
+        queue.ring.next_used = used;
+        Ok(ring)
+    }
+
+    /// The next available entry to take: what `GET_VRING_BASE` answers.
+    pub(crate) fn base(&self) -> u16 {
+        self.next_available
+    }
+
+    /// The queue with its memory, for one burst.
+    pub(crate) fn open<'a>(&'a mut self, memory: &'a GuestMemoryMmap) -> Result<Queue<'a>, RingError> {
+        let size = usize::from(self.layout.size);
+        // Both rings end with an event index, whether it is used or not.
+        let part = |addr: GuestAddress, len| memory.get_slice(addr, len).map_err(|_| RingError::RingOutside);
+        Ok(Queue {
+            descriptors: part(self.layout.descriptors, size * DESCRIPTOR_BYTES)?,
+            available: part(self.layout.available, ENTRIES_AT + size * 2 + 2)?,
+            used: part(self.layout.used, ENTRIES_AT + size * USED_ENTRY_BYTES + 2)?,
+            ring: self,
+            memory,
+        })
+    }
+}
+
+/// A queue and the guest's memory that it lies in.
+pub(crate) struct Queue<'a> {
+    ring: &'a mut Ring,
+    memory: &'a GuestMemoryMmap,
+    descriptors: VolatileSlice<'a>,
+    available: VolatileSlice<'a>,
+    used: VolatileSlice<'a>,
+}
+
+impl Queue<'_> {
+    /// How many chains the guest has made available.
+    pub(crate) fn pending(&self) -> Result<u16, RingError> {
+        let (from, to) = (self.ring.next_available, self.index(&self.available)?);
+        match to.wrapping_sub(from) {
+            count if count <= self.ring.layout.size => Ok(count),
+            _ => Err(RingError::IndexJump { from, to }),
+        }
+    }
+
+    /// Takes the next chain, which must be pending; appends its buffers to `pieces`.
+    pub(crate) fn take(&mut self, direction: Direction, pieces: &mut Vec<Piece>) -> Result<Chain, RingError> {
+        let slot = usize::from(self.ring.next_available % self.ring.layout.size);
+        let id = load_u16(&self.available, ENTRIES_AT + 2 * slot)?;
+        let first_piece = pieces.len();
+        let mut table = self.descriptors;
+        let mut indirect = false;
+        let mut next = id;
+        let mut len = 0usize;
+        // A loop is a chain that is longer than the queue.
+        for _ in 0..self.ring.layout.size {
+            let descriptor = load_descriptor(&table, next)?;
+            if descriptor.flags & VRING_DESC_F_INDIRECT as u16 != 0 {
+                if indirect || descriptor.flags & VRING_DESC_F_NEXT as u16 != 0 {
+                    return Err(RingError::BadIndirect);
+                }
+                table = self.indirect_table(&descriptor)?;
+                indirect = true;
+                next = 0;
+                continue;
+            }
+            let written_by_us = descriptor.flags & VRING_DESC_F_WRITE as u16 != 0;
+            if written_by_us != (direction == Direction::ToGuest) {
+                return Err(RingError::WrongDirection);
+            }
+            self.add_buffer(&descriptor, pieces)?;
+            len = len.saturating_add(descriptor.len as usize);
+            if descriptor.flags & VRING_DESC_F_NEXT as u16 == 0 {
+                self.ring.next_available = self.ring.next_available.wrapping_add(1);
+                return Ok(Chain { id, pieces: first_piece..pieces.len(), len });
+            }
+            next = descriptor.next;
+        }
+        Err(RingError::ChainTooLong)
+    }
+
+    /// Makes the last `count` chains that were taken available again.
+    pub(crate) fn put_back(&mut self, count: u16) {
+        self.ring.next_available = self.ring.next_available.wrapping_sub(count);
+    }
+
+    /// Gives a chain back, `written` bytes of which are new; the guest sees it with [`Self::publish`].
+    pub(crate) fn complete(&mut self, id: u16, written: usize) {
+        let slot = usize::from(self.ring.next_used % self.ring.layout.size);
+        let mut entry = [0; USED_ENTRY_BYTES];
+        entry[..4].copy_from_slice(&u32::from(id).to_le_bytes());
+        entry[4..].copy_from_slice(&(written as u32).to_le_bytes());
+        if let Ok(place) = self.used.subslice(ENTRIES_AT + slot * USED_ENTRY_BYTES, USED_ENTRY_BYTES) {
+            place.copy_from(&entry);
+        }
+        self.ring.next_used = self.ring.next_used.wrapping_add(1);
+    }
+
+    /// Shows the guest all that was given back. Whether it wants to be told.
+    pub(crate) fn publish(&mut self) -> bool {
+        let new = self.ring.next_used;
+        let Ok(index) = self.used.get_atomic_ref::<AtomicU16>(IDX_AT) else { return false };
+        index.store(new.to_le(), Ordering::Release);
+        fence(Ordering::SeqCst); // the guest publishes its wish and then looks at the index; we the other way
+        let old = self.ring.told.replace(new);
+        if self.ring.layout.event_idx {
+            let wish = load_u16(&self.available, ENTRIES_AT + 2 * usize::from(self.ring.layout.size));
+            let (Ok(wish), Some(old)) = (wish, old) else { return true };
+            new.wrapping_sub(wish).wrapping_sub(1) < new.wrapping_sub(old)
+        } else {
+            load_u16(&self.available, 0).is_ok_and(|flags| flags & VRING_AVAIL_F_NO_INTERRUPT as u16 == 0)
+        }
+    }
+
+    /// Asks the guest to kick when it makes chains available; `false` when some are already.
+    pub(crate) fn want_kicks(&mut self) -> Result<bool, RingError> {
+        if self.ring.layout.event_idx {
+            let wish_at = ENTRIES_AT + USED_ENTRY_BYTES * usize::from(self.ring.layout.size);
+            store_u16(&self.used, wish_at, self.ring.next_available)?;
+        } else {
+            store_u16(&self.used, 0, 0)?;
+        }
+        fence(Ordering::SeqCst);
+        Ok(self.pending()? == 0)
+    }
+
+    /// Asks the guest to spare its kicks. With event indices there is nothing to do: the wish that lies
+    /// behind us comes true once in 65,536 chains.
+    pub(crate) fn spare_kicks(&mut self) -> Result<(), RingError> {
+        if self.ring.layout.event_idx { Ok(()) } else { store_u16(&self.used, 0, VRING_USED_F_NO_NOTIFY as u16) }
+    }
+
+    fn index(&self, part: &VolatileSlice<'_>) -> Result<u16, RingError> {
+        let index = part.get_atomic_ref::<AtomicU16>(IDX_AT).map_err(|_| RingError::Misaligned)?;
+        Ok(u16::from_le(index.load(Ordering::Acquire)))
+    }
+
+    fn indirect_table(&self, descriptor: &Descriptor) -> Result<VolatileSlice<'_>, RingError> {
+        let len = descriptor.len as usize;
+        if len == 0 || !len.is_multiple_of(DESCRIPTOR_BYTES) || len > usize::from(MAX_QUEUE_SIZE) * DESCRIPTOR_BYTES {
+            return Err(RingError::BadIndirect);
+        }
+        self.memory.get_slice(GuestAddress(descriptor.addr), len).map_err(|_| RingError::BadIndirect)
+    }
+
+    /// Appends a buffer, cut where the guest's memory regions meet.
+    fn add_buffer(&self, descriptor: &Descriptor, pieces: &mut Vec<Piece>) -> Result<(), RingError> {
+        let (mut addr, mut rest) = (descriptor.addr, u64::from(descriptor.len));
+        while rest > 0 {
+            let outside = RingError::BufferOutside(descriptor.addr);
+            let (region, offset) = self.memory.to_region_addr(GuestAddress(addr)).ok_or(outside)?;
+            let here = rest.min(region.len() - offset.0);
+            pieces.push(Piece { addr: GuestAddress(addr), len: here as usize });
+            rest -= here;
+            addr = addr.checked_add(here).ok_or(outside)?;
+        }
+        Ok(())
+    }
+}
+
+/// A descriptor, read once.
+struct Descriptor {
+    addr: u64,
+    len: u32,
+    flags: u16,
+    next: u16,
+}
+
+fn load_descriptor(table: &VolatileSlice<'_>, index: u16) -> Result<Descriptor, RingError> {
+    let mut bytes = [0; DESCRIPTOR_BYTES];
+    table
+        .subslice(usize::from(index) * DESCRIPTOR_BYTES, DESCRIPTOR_BYTES)
+        .map_err(|_| RingError::NoSuchDescriptor(index))?
+        .copy_to(&mut bytes);
+    let [a, b, c, d, e, f, g, h, l0, l1, l2, l3, f0, f1, n0, n1] = bytes;
+    Ok(Descriptor {
+        addr: u64::from_le_bytes([a, b, c, d, e, f, g, h]),
+        len: u32::from_le_bytes([l0, l1, l2, l3]),
+        flags: u16::from_le_bytes([f0, f1]),
+        next: u16::from_le_bytes([n0, n1]),
+    })
+}
+
+fn load_u16(part: &VolatileSlice<'_>, at: usize) -> Result<u16, RingError> {
+    let value = part.get_atomic_ref::<AtomicU16>(at).map_err(|_| RingError::Misaligned)?;
+    Ok(u16::from_le(value.load(Ordering::Relaxed)))
+}
+
+fn store_u16(part: &VolatileSlice<'_>, at: usize, value: u16) -> Result<(), RingError> {
+    let place = part.get_atomic_ref::<AtomicU16>(at).map_err(|_| RingError::Misaligned)?;
+    place.store(value.to_le(), Ordering::Relaxed);
+    Ok(())
+}
