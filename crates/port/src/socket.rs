@@ -12,12 +12,14 @@ use crate::PortError;
 /// Peers that may wait to be served.
 const BACKLOG: i32 = 4;
 
+/// Device, inode, and when it was made: the number of a removed inode may be given to the next one.
+type Identity = (u64, u64, i64, i64);
+
 /// The file of a bound Unix socket, removed when this is dropped, unless another took its place.
 #[derive(Debug)]
 pub(crate) struct SocketFile {
     path: PathBuf,
-    /// Device and inode.
-    identity: Option<(u64, u64)>,
+    identity: Option<Identity>,
 }
 
 impl Drop for SocketFile {
@@ -28,8 +30,8 @@ impl Drop for SocketFile {
     }
 }
 
-fn identity(path: &Path) -> Option<(u64, u64)> {
-    fs::symlink_metadata(path).ok().map(|meta| (meta.dev(), meta.ino()))
+fn identity(path: &Path) -> Option<Identity> {
+    fs::symlink_metadata(path).ok().map(|meta| (meta.dev(), meta.ino(), meta.mtime(), meta.mtime_nsec()))
 }
 
 /// Listens at `path`, open to our own user only; a socket that a dead process left there is replaced.

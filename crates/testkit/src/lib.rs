@@ -1,1 +1,16 @@
-//! What tests share: namespaces, frame builders, throw-away worlds.
+//! What tests share: namespaces, frame builders, a virtual machine that is not one.
+
+mod fake_vm;
+mod frames;
+mod netns;
+mod vmm_link;
+
+pub use fake_vm::{FakeVm, MEMORY_BYTES, Received, VM_FEATURES, VMM_ADDRESS};
+pub use frames::{arp_request, ethernet, mac, tcp4};
+pub use netns::{Netns, in_netns};
+pub use vmm_link::{Request, VmmLink, event, guest_memory};
+
+/// Says loudly that a test did not run, and what is missing.
+pub fn skipped(test: &str, missing: &str) {
+    eprintln!("SKIPPED {test}: {missing}");
+}

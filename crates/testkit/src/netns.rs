@@ -1,0 +1,86 @@
+use std::env;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, Command, Stdio};
+
+use crate::skipped;
+
+/// Tells a test process that it was started inside of its namespaces.
+const INSIDE: &str = "WEFT_TEST_NETNS";
+
+/// Runs `body` in a network namespace of its own, as its root: the test named `test` (its full path in this
+/// test program) is started again in there, and everything it makes ends with it. Works for ordinary users
+/// through a user namespace; where that is closed, the test is skipped, loudly.
+///
+/// # Panics
+/// When the test fails inside.
+pub fn in_netns(test: &str, body: impl FnOnce()) {
+    if env::var_os(INSIDE).is_some() {
+        return body();
+    }
+    let unshared = || {
+        let mut command = Command::new("unshare");
+        command.args(["--user", "--map-root-user", "--net", "--kill-child", "--fork", "--"]);
+        command
+    };
+    match unshared().arg("true").output() {
+        Err(error) => return skipped(test, &format!("`unshare` does not run: {error}")),
+        Ok(output) if !output.status.success() => {
+            let why = String::from_utf8_lossy(&output.stderr);
+            return skipped(test, &format!("no user and network namespaces for us: {}", why.trim()));
+        }
+        Ok(_) => {}
+    }
+    let program = env::current_exe().expect("the test program's path");
+    let status = unshared()
+        .arg(program)
+        .args(["--exact", test, "--nocapture", "--test-threads=1"])
+        .env(INSIDE, "1")
+        .status()
+        .expect("the test starts again in its namespaces");
+    assert!(status.success(), "`{test}` failed inside of its namespaces: {status}");
+}
+
+/// One more network namespace, for those who are root in their own; ends when this is dropped.
+#[derive(Debug)]
+pub struct Netns {
+    keeper: Child,
+}
+
+impl Netns {
+    /// Makes it.
+    ///
+    /// # Panics
+    /// When the system refuses.
+    #[expect(clippy::new_without_default, reason = "it starts a process")]
+    pub fn new() -> Self {
+        let mut keeper = Command::new("unshare")
+            .args(["--net", "--", "sh", "-c", "echo ready; exec cat"])
+            .stdin(Stdio::piped()) // the keeper ends with us, however we end
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("`unshare` runs");
+        let mut line = String::new();
+        BufReader::new(keeper.stdout.take().expect("piped")).read_line(&mut line).expect("the keeper speaks");
+        assert_eq!(line, "ready\n", "`unshare --net` is refused");
+        Self { keeper }
+    }
+
+    /// The process that `ip link set … netns PID` wants.
+    pub fn pid(&self) -> u32 {
+        self.keeper.id()
+    }
+
+    /// A command that runs inside.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.args(["--net", "--target", &self.pid().to_string(), "--", program]);
+        command
+    }
+}
+
+impl Drop for Netns {
+    fn drop(&mut self) {
+        let _ = self.keeper.kill();
+        let _ = self.keeper.wait();
+    }
+}
