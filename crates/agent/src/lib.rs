@@ -27,6 +27,7 @@
 mod codec;
 pub mod frame;
 pub mod message;
+pub mod outbox;
 pub mod session;
 
 /// The virtio-serial port on which the agent listens.
