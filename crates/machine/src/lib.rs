@@ -11,14 +11,22 @@ mod host;
 mod image;
 mod process;
 mod spec;
+mod whole;
 
 pub use disk::disk_format;
 pub use engine::{
-    Accelerator, CONSOLE_LOG, ENGINE_LOG, Qmp, QmpError, Running, StopOutcome, adopt, console_log, engine_words, find,
-    prepare, remove, start, stop,
+    Accelerator, Qmp, QmpError, QmpEvent, Running, StopOutcome, adopt, agent_socket, bound_logs, console_log,
+    console_socket, engine_words, find, guest_agent_socket, monitor_socket, prepare, remove, start, stop,
 };
 pub use error::{MAX_SOCKET_PATH_BYTES, MachineError};
 pub use host::{HostReport, KvmState, QemuReport, Tool, probe};
 pub use image::{Built, ImageInfo, Images, Progress};
 pub use process::{Exit, Process};
 pub use spec::{Boot, LaunchNic, LaunchSpec, Seed, SeedNic, Uuid};
+
+/// Decoders of hostile bytes, for the fuzzers and nobody else.
+#[doc(hidden)]
+pub mod fuzz {
+    pub use crate::disk::fuzz as qcow2;
+    pub use crate::engine::{fuzz_qmp as qmp, fuzz_record as record};
+}

@@ -4,10 +4,13 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, pidfd_open, pidfd_send_signal, waitid};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, pidfd_open, pidfd_send_signal, waitid,
+};
 use serde::{Deserialize, Serialize};
 
 /// A process by identity. It need not be a child of this one, and it may have ended since.
@@ -48,6 +51,11 @@ impl Process {
     pub fn of_pid(pid: u32) -> Option<Self> {
         let stat = Stat::read(pid)?;
         stat.runs().then_some(Self { pid, start_ticks: stat.start_ticks })
+    }
+
+    /// A child, which may have ended but is yet to be reaped.
+    pub(crate) fn of_child(child: &Child) -> Option<Self> {
+        Stat::read(child.id()).map(|stat| Self { pid: child.id(), start_ticks: stat.start_ticks })
     }
 
     /// Whether it still runs. One that has ended and only waits for its parent does not.

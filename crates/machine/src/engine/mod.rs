@@ -1,8 +1,30 @@
-//! The QEMU engine.
+//! The QEMU engine: from a [`LaunchSpec`](crate::LaunchSpec) to a process, and to that process's end.
+//!
+//! The process belongs to nobody: it leaves the session of whoever starts it, keeps none of its descriptors, and lives on
+//! when that one is killed. What is known of it stands in its run folder (`record`), and all talk with it goes over the
+//! sockets there.
+
+mod accel;
+mod argv;
+mod files;
+mod log;
+mod qmp;
+mod record;
+mod start;
+mod stop;
+
 use std::path::{Path, PathBuf};
-use std::time::Duration;
-use crate::{LaunchSpec, MachineError, Process};
+
 use serde::{Deserialize, Serialize};
+
+pub(crate) use accel::kvm_state;
+pub use log::{bound_logs, console_log, engine_words};
+pub use qmp::{Qmp, QmpError, QmpEvent, fuzz as fuzz_qmp};
+pub use record::fuzz as fuzz_record;
+pub use start::{prepare, start};
+pub use stop::{StopOutcome, remove, stop};
+
+use crate::Process;
 
 /// How QEMU runs a guest's instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,6 +35,17 @@ pub enum Accelerator {
     /// By translating them.
     Tcg,
 }
+
+impl Accelerator {
+    /// QEMU's name for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Kvm => "kvm",
+            Self::Tcg => "tcg",
+        }
+    }
+}
+
 /// A machine that runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Running {
@@ -21,45 +54,33 @@ pub struct Running {
     /// How it runs the guest's instructions.
     pub accelerator: Accelerator,
 }
-/// How a machine came to its end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StopOutcome {
-    /// It did not run.
-    NotRunning,
-    /// The guest shut itself down.
-    Shutdown,
-    /// The guest did not within the grace, and QEMU was told to quit.
-    Quit,
-    /// QEMU did not answer and was killed.
-    Killed,
+
+/// The process of the machine whose run folder this is, if it runs.
+pub fn find(run_dir: &Path) -> Option<Process> {
+    adopt(run_dir).map(|running| running.process)
 }
-/// The file in a machine's state folder with what its serial console has said since its last start.
-pub const CONSOLE_LOG: &str = "console.log";
-/// The file in a machine's state folder with what its engine has said since its last start.
-pub const ENGINE_LOG: &str = "engine.log";
-/// A QMP client.
-#[derive(Debug)]
-pub struct Qmp;
-/// Why QMP failed.
-#[derive(Debug, thiserror::Error)]
-pub enum QmpError {
-    /// Placeholder.
-    #[error("nothing")]
-    Nothing,
+
+/// Like [`find`], with how it runs.
+pub fn adopt(run_dir: &Path) -> Option<Running> {
+    record::find(run_dir)
 }
-/// Makes ready what the machine needs on disk.
-pub fn prepare(_spec: &LaunchSpec) -> Result<(), MachineError> { todo!() }
-/// Starts.
-pub fn start(_spec: &LaunchSpec) -> Result<Running, MachineError> { todo!() }
-/// Finds.
-pub fn find(run_dir: &Path) -> Option<Process> { adopt(run_dir).map(|running| running.process) }
-/// Finds with accelerator.
-pub fn adopt(_run_dir: &Path) -> Option<Running> { todo!() }
-/// Stops.
-pub fn stop(_run_dir: &Path, _grace: Duration) -> Result<StopOutcome, MachineError> { todo!() }
-/// Removes.
-pub fn remove(_state_dir: &Path, _run_dir: &Path) -> Result<(), MachineError> { todo!() }
-/// The console's log.
-pub fn console_log(state_dir: &Path) -> PathBuf { state_dir.join(CONSOLE_LOG) }
-/// The last words.
-pub fn engine_words(_state_dir: &Path) -> String { todo!() }
+
+/// The socket of a machine's serial console.
+pub fn console_socket(run_dir: &Path) -> PathBuf {
+    run_dir.join(files::CONSOLE)
+}
+
+/// The socket behind which a machine's agent of Weft's own speaks.
+pub fn agent_socket(run_dir: &Path) -> PathBuf {
+    run_dir.join(files::AGENT)
+}
+
+/// The socket behind which a machine's QEMU guest agent speaks.
+pub fn guest_agent_socket(run_dir: &Path) -> PathBuf {
+    run_dir.join(files::QGA)
+}
+
+/// The socket of a machine's monitor, for [`Qmp`].
+pub fn monitor_socket(run_dir: &Path) -> PathBuf {
+    run_dir.join(files::QMP)
+}
