@@ -85,14 +85,15 @@ impl Features {
         if self.has(VIRTIO_F_VERSION_1) || self.mergeable() { VNET_HEADER_BYTES } else { LEGACY_HEADER_BYTES }
     }
 
-    /// What the guest takes without help.
+    /// What the guest takes without help; large frames need partial checksums (virtio 1.2, section 5.1.3.1).
     pub(crate) fn caps(self) -> Caps {
+        let csum = self.has(VIRTIO_NET_F_GUEST_CSUM);
         Caps {
-            csum: self.has(VIRTIO_NET_F_GUEST_CSUM),
-            tso4: self.has(VIRTIO_NET_F_GUEST_TSO4),
-            tso6: self.has(VIRTIO_NET_F_GUEST_TSO6),
-            ecn: self.has(VIRTIO_NET_F_GUEST_ECN),
-            uso: self.has(GUEST_USO4) && self.has(GUEST_USO6),
+            csum,
+            tso4: csum && self.has(VIRTIO_NET_F_GUEST_TSO4),
+            tso6: csum && self.has(VIRTIO_NET_F_GUEST_TSO6),
+            ecn: csum && self.has(VIRTIO_NET_F_GUEST_ECN),
+            uso: csum && self.has(GUEST_USO4) && self.has(GUEST_USO6),
         }
     }
 }

@@ -265,7 +265,9 @@ impl Guest {
             taken += 1;
             self.target_chains.push(chain);
         }
-        let header = encode_vnet_header(frame.offload(), frame.head(), taken);
+        // A driver that asked for no checksum work must not be told of any, be it done.
+        let offload = if self.features.caps().csum { frame.offload() } else { Offload::default() };
+        let header = encode_vnet_header(offload, frame.head(), taken);
         let mut header = &header[..header_bytes];
         let mut cursor = frame.cursor();
         for chain in &self.target_chains {
