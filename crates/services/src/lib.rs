@@ -5,12 +5,16 @@
 //! resolvers by [`Services::poll_dns`], and what reaches the host's network goes through [`Services::nat_mut`].
 //! Frames, and the answers of resolvers, are hostile input.
 
+mod budget;
 mod counters;
 mod dhcp;
 mod dns;
 mod frame;
+mod gateway;
 pub mod nat;
 mod network;
+mod packet;
+mod random;
 mod services;
 
 pub use counters::{Counters, Reason};

@@ -1,72 +1,178 @@
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use weft_types::Instant;
+use weft_types::{Instant, Ipv4Net};
 use weft_wire::Offload;
 
-use crate::nat::Nat;
-use crate::{Counters, DnsForward, Lease, LeaseRecord, NetworkId, NetworkServices, OutFrame, PersistRequest};
+use crate::dhcp::{self, Change, Journal, Leases};
+use crate::dns::{self, Forwarder};
+use crate::gateway::Gateway;
+use crate::nat::{Nat, NatNetwork};
+use crate::random::Random;
+use crate::{Counters, DnsForward, Lease, LeaseRecord, NetworkId, NetworkServices, OutFrame, PersistRequest, Reason};
+
+/// Frames that may wait for the switch, those of the NAT device not included.
+const MAX_QUEUED_FRAMES: usize = 1024;
 
 /// The services of every network of one data plane.
 pub struct Services {
-    nat: Nat,
-    counters: Counters,
+    unix_origin: Duration,
+    pub(crate) gateways: BTreeMap<NetworkId, Gateway>,
+    pub(crate) journal: Journal,
+    pub(crate) forwarder: Forwarder,
+    pub(crate) nat: Nat,
+    pub(crate) counters: Counters,
+    queue: VecDeque<(NetworkId, OutFrame)>,
 }
 
-#[allow(unused_variables, clippy::todo, reason = "the signatures come first")]
 impl Services {
     /// No networks yet. `seed` feeds whatever must be hard to guess; the Unix time is `unix_origin` plus the
     /// `Instant` of each call.
     pub fn new(seed: [u8; 32], unix_origin: Duration) -> Self {
-        Self { nat: Nat::new(seed), counters: Counters::default() }
+        Self {
+            unix_origin,
+            gateways: BTreeMap::new(),
+            journal: Journal::default(),
+            forwarder: Forwarder::new(Random::new(&seed, "dns ids")),
+            nat: Nat::new(seed),
+            counters: Counters::default(),
+            queue: VecDeque::new(),
+        }
     }
 
     /// Makes `networks` all the networks there are. What stays (matched by name) keeps its leases and flows; an
-    /// adapter whose reservation moved, or whose address is somebody else's now, loses its lease.
+    /// adapter that lost its reservation, or whose reservation moved, loses its lease, and so does one whose
+    /// address now belongs to somebody else. What ended goes to the journal ([`Self::poll_persist`]).
     pub fn configure(&mut self, now: Instant, networks: Vec<NetworkServices>) {
-        todo!()
+        let unix_s = self.unix_s(now);
+        let old = std::mem::take(&mut self.gateways);
+        let mut old: BTreeMap<_, _> = old.into_values().map(|gateway| (gateway.config.name.clone(), gateway)).collect();
+        for config in networks {
+            let before = old.remove(&config.name);
+            let known: BTreeSet<_> = before.iter().flat_map(|gateway| gateway.zone.adapters()).collect();
+            let leases = before.map_or_else(Leases::default, |gateway| gateway.leases);
+            let mut gateway = Gateway::new(now, config, leases);
+            let gone = known.into_iter().filter(|mac| gateway.zone.machine(*mac).is_none()).collect();
+            let ended = match &gateway.pool {
+                Some(pool) => gateway.leases.reconcile(pool, &gone, unix_s),
+                None => gateway.leases.end_all(unix_s),
+            };
+            self.journal.note(&gateway.config.name, ended);
+            self.gateways.insert(gateway.config.id, gateway);
+        }
+        for mut removed in old.into_values() {
+            self.journal.note(&removed.config.name, removed.leases.end_all(unix_s));
+        }
+        let gateways = &self.gateways;
+        self.forwarder.retain(|net| gateways.contains_key(&net));
+        self.queue.retain(|(net, _)| gateways.contains_key(net));
+        self.configure_nat(now);
+    }
+
+    fn configure_nat(&mut self, now: Instant) {
+        let configs = || self.gateways.values().map(|gateway| &gateway.config);
+        let networks: Vec<_> = configs()
+            .filter(|config| config.nat)
+            .map(|&NetworkServices { id, mac, ip, subnet, mtu, host_access, .. }| NatNetwork {
+                id,
+                mac,
+                ip,
+                subnet,
+                mtu,
+                host_access,
+            })
+            .collect();
+        let subnets: Vec<Ipv4Net> = configs().map(|config| config.subnet).collect();
+        self.nat.configure(now, &networks, &subnets);
     }
 
     /// Takes back what [`Self::poll_persist`] gave out before a restart. To be called after [`Self::configure`]
     /// and before the first frame; records of networks that are not configured, or that contradict the
     /// configuration, are dropped.
-    pub fn restore_leases(&mut self, now: Instant, records: Vec<LeaseRecord>) {
-        todo!()
+    pub fn restore_leases(&mut self, _now: Instant, records: Vec<LeaseRecord>) {
+        for record in records {
+            let LeaseRecord { network, ip, mac, state, expires_unix_s, client_name } = record;
+            let gateway = self.gateways.values_mut().find(|gateway| gateway.config.name == network);
+            if let Some(Gateway { leases, pool: Some(pool), .. }) = gateway {
+                leases.restore(pool, Change { ip, mac, state, until: expires_unix_s, client_name });
+            }
+        }
     }
 
     /// Takes in a frame that the switch sent to the gateway port of `net`.
     pub fn handle_frame(&mut self, now: Instant, net: NetworkId, frame: &[u8], offload: Offload) {
-        todo!()
+        if let Err(reason) = self.take_frame(now, net, frame, offload) {
+            self.counters.count(reason);
+        }
     }
 
     /// The next frame for the switch. To be called until it gives `None` after each call that takes something in.
     pub fn poll_frame(&mut self) -> Option<(NetworkId, OutFrame)> {
-        todo!()
+        self.queue.pop_front().or_else(|| self.nat.poll_frame())
+    }
+
+    /// Puts a frame with nothing left to do into the queue to the switch.
+    pub(crate) fn send(&mut self, net: NetworkId, bytes: Vec<u8>) -> Result<(), Reason> {
+        if self.queue.len() >= MAX_QUEUED_FRAMES {
+            return Err(Reason::QueueFull);
+        }
+        self.queue.push_back((net, OutFrame { bytes, offload: Offload::default() }));
+        Ok(())
     }
 
     /// The next lease records to make durable. At most one request is under way: the next one comes after
-    /// [`Self::persisted`], and holds all that happened meanwhile.
+    /// [`Self::persisted`], and holds all that happened meanwhile. A write that fails is to be tried again.
     pub fn poll_persist(&mut self) -> Option<PersistRequest> {
-        todo!()
+        self.journal.poll()
     }
 
     /// Tells that the request `token` is durable: only now the clients hear of their leases.
     pub fn persisted(&mut self, now: Instant, token: u64) {
-        todo!()
+        let unix_s = self.unix_s(now);
+        for grant in self.journal.persisted(token) {
+            // Meanwhile the client may have given it back, or a new configuration may have taken it.
+            let gateway = self.gateways.get(&grant.network);
+            if gateway.is_some_and(|gateway| gateway.leases.held_by(grant.mac, unix_s) == Some(grant.ip))
+                && let Err(reason) = self.send(grant.network, grant.frame)
+            {
+                self.counters.count(reason);
+            }
+        }
     }
 
     /// Every record there is: what a journal may be compacted to.
     pub fn lease_records(&self) -> Vec<LeaseRecord> {
-        todo!()
+        let of = |gateway: &Gateway| -> Vec<_> {
+            gateway.leases.changes().map(|change| dhcp::record(&gateway.config.name, change)).collect()
+        };
+        self.gateways.values().flat_map(of).collect()
     }
 
     /// The next query for the host's resolvers.
     pub fn poll_dns(&mut self) -> Option<DnsForward> {
-        todo!()
+        self.forwarder.poll()
     }
 
     /// What the host's resolvers answered to query `id`; `None` when none of them did.
-    pub fn dns_answer(&mut self, now: Instant, id: u64, answer: Option<&[u8]>) {
-        todo!()
+    ///
+    /// True when the query is done with. False when the answer does not fit it: the query goes on waiting, for the
+    /// right answer may still come.
+    pub fn dns_answer(&mut self, _now: Instant, id: u64, answer: Option<&[u8]>) -> bool {
+        let Some(waiting) = self.forwarder.get(id) else { return true };
+        let back = dns::pass_back(&waiting.message, waiting.upstream_id, waiting.max_bytes, answer);
+        let Some(back) = back else {
+            self.counters.count(Reason::DnsBadAnswer);
+            return false;
+        };
+        if answer.is_none() {
+            self.counters.count(Reason::DnsTimeout);
+        }
+        let asker = waiting.asker;
+        self.forwarder.finish(id);
+        if let Err(reason) = self.send_dns(asker, &back) {
+            self.counters.count(reason);
+        }
+        true
     }
 
     /// The NAT device, for the driver of its host sockets.
@@ -76,21 +182,39 @@ impl Services {
 
     /// When [`Self::handle_timeout`] wants to be called, the NAT device's timeouts included.
     pub fn next_timeout(&self) -> Option<Instant> {
-        todo!()
+        [self.forwarder.next_timeout(), self.nat.next_timeout()].into_iter().flatten().min()
     }
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
-        todo!()
+        while let Some(id) = self.forwarder.overdue(now) {
+            self.dns_answer(now, id, None);
+        }
+        self.nat.handle_timeout(now);
     }
 
-    /// The leases that are held, by network and address.
-    pub fn leases(&self) -> impl Iterator<Item = Lease> + '_ {
-        std::iter::empty()
+    /// The leases that are held at `now`, by network and address.
+    pub fn leases(&self, now: Instant) -> impl Iterator<Item = Lease> + '_ {
+        let unix_s = self.unix_s(now);
+        self.gateways.values().flat_map(move |Gateway { config, leases, zone, .. }| {
+            leases.held(unix_s).map(move |held| Lease {
+                network: config.name.clone(),
+                ip: held.ip,
+                mac: held.mac,
+                vm: zone.machine(held.mac).cloned(),
+                client_name: held.client_name.map(str::to_owned),
+                expires_unix_s: held.until,
+            })
+        })
     }
 
     /// What was dropped or refused, and why.
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// Seconds since the Unix epoch.
+    pub(crate) fn unix_s(&self, now: Instant) -> u64 {
+        self.unix_origin.saturating_add(now.since(Instant::ZERO)).as_secs()
     }
 }

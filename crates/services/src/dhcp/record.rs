@@ -40,7 +40,7 @@ pub enum LeaseState {
 pub struct PersistRequest {
     /// Names the request in [`Services::persisted`](crate::Services::persisted).
     pub token: u64,
-    /// What changed, oldest first.
+    /// What changed: of each `(network, ip)` the last word only, so that their order does not matter.
     pub records: Vec<LeaseRecord>,
 }
 

@@ -1,0 +1,349 @@
+//! What one network's gateway does with a frame.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::Duration;
+
+use weft_types::{Instant, Ipv4Net};
+use weft_wire::Offload;
+
+use crate::budget::Budget;
+use crate::dhcp::{self, Grant, Leases, Pool, ReplyTo};
+use crate::dns::{self, Asker, Lookups, View, Zone};
+use crate::packet::{
+    ArpRequest, Datagram, ETHERTYPE_ARP, ETHERTYPE_IPV4, Frame, Link, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP,
+    Packet, icmp_frame, udp_frame,
+};
+use crate::services::Services;
+use crate::{NetworkId, NetworkServices, Reason};
+
+/// How often the log says that a pool is exhausted.
+const EXHAUSTION_LOG_INTERVAL: Duration = Duration::from_secs(60);
+/// The most of a packet that an ICMP error quotes: no error is longer than 576 bytes (RFC 1812, section 4.3.2.3).
+const MAX_QUOTE_BYTES: usize = 576 - 28;
+
+/// A network's configuration and state.
+#[derive(Debug)]
+pub(crate) struct Gateway {
+    pub(crate) config: NetworkServices,
+    pub(crate) zone: Zone,
+    pub(crate) leases: Leases,
+    pub(crate) pool: Option<Pool>,
+    errors: Budget,
+    exhaustion_logged: Option<Instant>,
+}
+
+impl Gateway {
+    pub(crate) fn new(now: Instant, config: NetworkServices, leases: Leases) -> Self {
+        let pool = config.dhcp.as_ref().map(|dhcp| Pool::new(&config, dhcp));
+        let zone = Zone::new(&config);
+        Self { config, zone, leases, pool, errors: Budget::new(now), exhaustion_logged: None }
+    }
+
+    /// The network as DNS sees it.
+    fn view(&self) -> View<'_> {
+        let Self { config, zone, leases, .. } = self;
+        View { id: config.id, name: config.name.as_str(), subnet: config.subnet, zone, leases }
+    }
+
+    /// The way back to the sender of `frame`.
+    fn back(&self, frame: &Frame<'_>) -> Link {
+        Link { from: self.config.mac, to: frame.source }
+    }
+}
+
+/// ICMP errors that a gateway sends (RFC 792): type and code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum IcmpError {
+    NetUnreachable,
+    ProtocolUnreachable,
+    PortUnreachable,
+    /// RFC 1812, section 5.2.7.1.
+    AdminProhibited,
+    TimeExceeded,
+}
+
+impl IcmpError {
+    fn type_and_code(self) -> (u8, u8) {
+        match self {
+            Self::NetUnreachable => (3, 0),
+            Self::ProtocolUnreachable => (3, 2),
+            Self::PortUnreachable => (3, 3),
+            Self::AdminProhibited => (3, 13),
+            Self::TimeExceeded => (11, 0),
+        }
+    }
+}
+
+/// A frame on its way through the services.
+struct Arrival<'a> {
+    now: Instant,
+    net: NetworkId,
+    bytes: &'a [u8],
+    frame: Frame<'a>,
+    offload: Offload,
+}
+
+impl Services {
+    /// The body of [`Self::handle_frame`]: an error is the reason why nothing but a refusal came of the frame.
+    pub(crate) fn take_frame(
+        &mut self,
+        now: Instant,
+        net: NetworkId,
+        bytes: &[u8],
+        offload: Offload,
+    ) -> Result<(), Reason> {
+        let gateway = self.gateways.get(&net).ok_or(Reason::UnknownNetwork)?;
+        let frame = Frame::parse(bytes).ok_or(Reason::Malformed)?;
+        if frame.destination != gateway.config.mac && !frame.destination.is_group() {
+            return Err(Reason::NotForGateway);
+        }
+        if !frame.source.is_station() || frame.source == gateway.config.mac {
+            return Err(Reason::ForgedSource);
+        }
+        match frame.ethertype {
+            ETHERTYPE_ARP => self.take_arp(net, &frame),
+            ETHERTYPE_IPV4 => self.take_ipv4(&Arrival { now, net, bytes, frame, offload }),
+            _ => Err(Reason::EtherType),
+        }
+    }
+
+    fn gateway(&mut self, net: NetworkId) -> Result<&mut Gateway, Reason> {
+        self.gateways.get_mut(&net).ok_or(Reason::UnknownNetwork)
+    }
+
+    /// Answers for the gateway's own address, and for no other: there is no proxy ARP here.
+    fn take_arp(&mut self, net: NetworkId, frame: &Frame<'_>) -> Result<(), Reason> {
+        let config = &self.gateway(net)?.config;
+        let request = ArpRequest::parse(frame.payload).ok_or(Reason::ArpIgnored)?;
+        if request.sender_mac != frame.source || request.sender_ip == config.ip {
+            return Err(Reason::ForgedSource);
+        }
+        if request.target_ip != config.ip {
+            return Err(Reason::ArpIgnored);
+        }
+        let reply = request.reply(config.mac);
+        self.send(net, reply)
+    }
+
+    fn take_ipv4(&mut self, arrival: &Arrival<'_>) -> Result<(), Reason> {
+        let packet = Packet::parse(arrival.frame.payload)?;
+        let Gateway { config, pool, .. } = self.gateway(arrival.net)?;
+        let (ip, subnet) = (config.ip, config.subnet);
+        let is_everyone = packet.destination.is_broadcast() || packet.destination == subnet.broadcast();
+
+        // A DHCP client may not have an address yet, or one of another network.
+        if pool.is_some()
+            && packet.protocol == PROTOCOL_UDP
+            && (is_everyone || packet.destination == ip)
+            && let Ok(datagram) = Datagram::parse(&packet, arrival.offload)
+            && datagram.destination_port == dhcp::SERVER_PORT
+        {
+            return match packet.is_fragment {
+                true => Err(Reason::Fragment),
+                false => self.take_dhcp(arrival, datagram.payload),
+            };
+        }
+        if is_everyone || packet.destination.is_multicast() {
+            return Err(Reason::Multicast);
+        }
+        if arrival.frame.destination.is_group() {
+            return Err(Reason::NotForGateway); // a unicast packet for everyone (RFC 1122, section 3.3.6)
+        }
+        if !dhcp::is_station(subnet, packet.source) || packet.source == ip {
+            return Err(Reason::ForgedSource);
+        }
+        if packet.destination == ip { self.take_local(arrival, &packet) } else { self.route(arrival, &packet) }
+    }
+
+    /// A packet for the gateway's own address.
+    fn take_local(&mut self, arrival: &Arrival<'_>, packet: &Packet<'_>) -> Result<(), Reason> {
+        let Gateway { config, .. } = self.gateway(arrival.net)?;
+        let (nat, dns) = (config.nat, config.dns);
+        match packet.protocol {
+            PROTOCOL_ICMP if packet.is_fragment => Err(Reason::Fragment),
+            PROTOCOL_ICMP => self.take_icmp(arrival, packet),
+            PROTOCOL_UDP if packet.is_later_fragment && !nat => Err(Reason::Fragment),
+            PROTOCOL_UDP => match Datagram::parse(packet, arrival.offload) {
+                Ok(datagram) if datagram.destination_port == dhcp::SERVER_PORT => Err(Reason::DhcpIgnored),
+                Ok(datagram) if dns && datagram.destination_port == dns::PORT => {
+                    self.take_dns(arrival, packet.source, &datagram)
+                }
+                Ok(_) => self.pass_to_host(arrival, packet, nat),
+                // The first piece of a datagram holds less than its header says, and its sum covers all pieces.
+                Err(_) if packet.is_fragment => self.pass_to_host(arrival, packet, nat),
+                Err(reason) => Err(reason),
+            },
+            PROTOCOL_TCP => self.pass_to_host(arrival, packet, nat),
+            _ => self.refuse(arrival, packet, IcmpError::ProtocolUnreachable, Reason::NoService),
+        }
+    }
+
+    /// A packet for a port of the gateway at which none of our services stands: the host's, maybe.
+    fn pass_to_host(&mut self, arrival: &Arrival<'_>, packet: &Packet<'_>, nat: bool) -> Result<(), Reason> {
+        if !nat {
+            return self.refuse(arrival, packet, IcmpError::PortUnreachable, Reason::NoService);
+        }
+        self.nat.handle_packet(arrival.now, arrival.net, arrival.bytes, arrival.offload);
+        Ok(())
+    }
+
+    /// A packet for somewhere else.
+    fn route(&mut self, arrival: &Arrival<'_>, packet: &Packet<'_>) -> Result<(), Reason> {
+        if packet.ttl <= 1 {
+            return self.refuse(arrival, packet, IcmpError::TimeExceeded, Reason::TtlExpired);
+        }
+        // Networks never meet at their gateways, and neighbours talk to each other without one.
+        if self.gateways.values().any(|gateway| gateway.config.subnet.contains(&packet.destination)) {
+            return self.refuse(arrival, packet, IcmpError::AdminProhibited, Reason::NoRoute);
+        }
+        if !self.gateway(arrival.net)?.config.nat || !is_routable(packet.destination) {
+            return self.refuse(arrival, packet, IcmpError::NetUnreachable, Reason::NoRoute);
+        }
+        self.nat.handle_packet(arrival.now, arrival.net, arrival.bytes, arrival.offload);
+        Ok(())
+    }
+
+    fn take_icmp(&mut self, arrival: &Arrival<'_>, packet: &Packet<'_>) -> Result<(), Reason> {
+        const ECHO_REQUEST: u8 = 8;
+        const ECHO_REPLY: u8 = 0;
+        let (header, body) = packet.payload.split_first_chunk::<4>().ok_or(Reason::Malformed)?;
+        if crate::packet::checksum(&[packet.payload]) != 0 {
+            return Err(Reason::BadChecksum);
+        }
+        if header[..2] != [ECHO_REQUEST, 0] || body.len() < 4 {
+            return Err(Reason::IcmpIgnored);
+        }
+        let gateway = self.gateway(arrival.net)?;
+        let link = gateway.back(&arrival.frame);
+        let reply = icmp_frame(link, gateway.config.ip, packet.source, ECHO_REPLY, 0, body);
+        self.send(arrival.net, reply)
+    }
+
+    /// Tells the sender of `packet` why it went nowhere, unless it was told much already; gives `reason` back.
+    fn refuse(
+        &mut self,
+        arrival: &Arrival<'_>,
+        packet: &Packet<'_>,
+        error: IcmpError,
+        reason: Reason,
+    ) -> Result<(), Reason> {
+        let gateway = self.gateway(arrival.net)?;
+        if packet.is_later_fragment || is_icmp_error(packet) {
+            return Err(reason); // RFC 1122, section 3.2.2
+        }
+        if !gateway.errors.take(arrival.now) {
+            self.counters.count(Reason::IcmpRateLimited);
+            return Err(reason);
+        }
+        let (kind, code) = error.type_and_code();
+        let mut body = vec![0; 4];
+        body.extend_from_slice(&packet.bytes[..packet.bytes.len().min(MAX_QUOTE_BYTES)]);
+        let link = gateway.back(&arrival.frame);
+        let answer = icmp_frame(link, gateway.config.ip, packet.source, kind, code, &body);
+        self.send(arrival.net, answer)?;
+        Err(reason)
+    }
+
+    fn take_dhcp(&mut self, arrival: &Arrival<'_>, payload: &[u8]) -> Result<(), Reason> {
+        let request = dhcp::Request::parse(payload).map_err(|error| {
+            tracing::debug!(target: "weft::dhcp", mac = %arrival.frame.source, %error, "message not understood");
+            Reason::DhcpMalformed
+        })?;
+        if request.mac != arrival.frame.source {
+            return Err(Reason::ForgedSource); // nobody asks for his neighbour
+        }
+        let unix_s = self.unix_s(arrival.now);
+        let gateway = self.gateways.get_mut(&arrival.net).ok_or(Reason::UnknownNetwork)?;
+        let (Some(dhcp), Some(pool)) = (&gateway.config.dhcp, &gateway.pool) else { return Err(Reason::NoService) };
+        let vm = gateway.zone.machine(request.mac);
+        let leases = &mut gateway.leases;
+        let mut changes = Vec::new();
+        let mut server = dhcp::Server { network: &gateway.config, dhcp, pool, leases, vm, now: unix_s };
+        let result = server.handle(&request, &mut changes);
+        self.journal.note(&gateway.config.name, changes);
+
+        let reply = match result {
+            Ok(None) => return Ok(()),
+            Ok(Some(reply)) => reply,
+            Err(reason) => {
+                if reason == Reason::DhcpPoolExhausted {
+                    gateway.log_exhaustion(arrival.now);
+                }
+                return Err(reason);
+            }
+        };
+        let (mac, ip) = match reply.to {
+            ReplyTo::Broadcast => (weft_types::MacAddr::BROADCAST, Ipv4Addr::BROADCAST),
+            ReplyTo::Unicast(ip) => (request.mac, ip),
+        };
+        let link = Link { from: gateway.config.mac, to: mac };
+        let from = SocketAddrV4::new(gateway.config.ip, dhcp::SERVER_PORT);
+        let frame = udp_frame(link, from, SocketAddrV4::new(ip, dhcp::CLIENT_PORT), &reply.payload);
+        match reply.grants {
+            Some(ip) => {
+                let grant = Grant { network: arrival.net, mac: request.mac, ip, frame };
+                if self.journal.hold_back(grant) { Ok(()) } else { Err(Reason::DhcpBusy) }
+            }
+            None => {
+                self.send(arrival.net, frame)?;
+                if reply.refuses { Err(Reason::DhcpRefused) } else { Ok(()) }
+            }
+        }
+    }
+
+    fn take_dns(&mut self, arrival: &Arrival<'_>, from: Ipv4Addr, datagram: &Datagram<'_>) -> Result<(), Reason> {
+        let (net, mac) = (arrival.net, arrival.frame.source);
+        let asker = Asker { network: net, mac, socket: SocketAddrV4::new(from, datagram.source_port) };
+        let unix_s = self.unix_s(arrival.now);
+        let config = &self.gateways.get(&net).ok_or(Reason::UnknownNetwork)?.config;
+        let lookups = Lookups::new(views(&self.gateways), net, mac, unix_s);
+        let outside = config.nat.then_some(&mut self.forwarder);
+        match dns::handle(arrival.now, asker, datagram.payload, config.mtu, &lookups, outside) {
+            dns::Outcome::Answer(answer, reason) => {
+                self.send_dns(asker, &answer)?;
+                reason.map_or(Ok(()), Err)
+            }
+            dns::Outcome::Forwarded => Ok(()),
+            dns::Outcome::Dropped(reason) => Err(reason),
+        }
+    }
+
+    /// Sends a DNS answer to whoever asked, if the network is still there.
+    pub(crate) fn send_dns(&mut self, asker: Asker, answer: &[u8]) -> Result<(), Reason> {
+        let config = &self.gateway(asker.network)?.config;
+        let link = Link { from: config.mac, to: asker.mac };
+        let frame = udp_frame(link, SocketAddrV4::new(config.ip, dns::PORT), asker.socket, answer);
+        self.send(asker.network, frame)
+    }
+}
+
+impl Gateway {
+    fn log_exhaustion(&mut self, now: Instant) {
+        if self.exhaustion_logged.is_none_or(|at| now.since(at) >= EXHAUSTION_LOG_INTERVAL) {
+            self.exhaustion_logged = Some(now);
+            tracing::warn!(
+                target: "weft::dhcp",
+                network = %self.config.name,
+                "no free address: make the pool larger, or the leases shorter"
+            );
+        }
+    }
+}
+
+/// Every network as DNS sees it, in the order of their ids.
+fn views(gateways: &BTreeMap<NetworkId, Gateway>) -> Vec<View<'_>> {
+    gateways.values().map(Gateway::view).collect()
+}
+
+/// Whether packets to `ip` may leave for the host's network: no `this host`, loopback, or reserved address.
+fn is_routable(ip: Ipv4Addr) -> bool {
+    const RESERVED: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(240, 0, 0, 0), 4);
+    ip.octets()[0] != 0 && !ip.is_loopback() && !RESERVED.contains(&ip)
+}
+
+/// Whether `packet` is an ICMP message that never gets an ICMP error for an answer: anything but a question.
+fn is_icmp_error(packet: &Packet<'_>) -> bool {
+    const QUESTIONS: [u8; 4] = [8, 13, 15, 17];
+    packet.protocol == PROTOCOL_ICMP && !packet.payload.first().is_some_and(|kind| QUESTIONS.contains(kind))
+}

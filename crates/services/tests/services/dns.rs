@@ -1,0 +1,3 @@
+pub(crate) fn describe(_bytes: &[u8]) -> String {
+    String::new()
+}

@@ -1,0 +1,8 @@
+//! What the services promise to whoever stands on a network: transcripts, tables and laws.
+
+mod bed;
+mod client;
+mod dhcp;
+mod dns;
+mod gateway;
+mod laws;
