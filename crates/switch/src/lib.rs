@@ -9,6 +9,7 @@
 mod cache;
 mod config;
 mod counters;
+mod explain;
 mod pipeline;
 mod switch;
 mod table;
@@ -17,7 +18,7 @@ mod verdict;
 pub use cache::CacheStats;
 pub use config::{Config, ConfigError, Policy, PortConfig, Role, VSwitchConfig, VSwitchId};
 pub use counters::DropReason;
-pub use pipeline::{Step, Trace};
+pub use explain::{EgressPort, Outcome, Step, Trace};
 pub use switch::Switch;
 pub use verdict::{Egress, Verdict};
 

@@ -5,35 +5,14 @@
 use std::fmt;
 use std::ops::ControlFlow;
 
-use weft_types::{PortId, Provenance};
+use weft_types::Provenance;
 use weft_wire::ethernet::Header;
 
 use crate::DropReason;
 use crate::cache::Fate;
 use crate::config::Role;
+use crate::explain::Step;
 use crate::table::{Port, PortIndex, Program, Table};
-
-/// One step of a decision.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Step {
-    /// The stage's stable name.
-    pub stage: &'static str,
-    /// What it found.
-    pub finding: String,
-    /// The declaration that made it so.
-    pub because: Option<Provenance>,
-}
-
-/// What would happen to a frame, and why.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Trace {
-    /// The steps, in order.
-    pub steps: Vec<Step>,
-    /// Why it is dropped, if it is.
-    pub drop: Option<DropReason>,
-    /// The ports that it leaves by.
-    pub egress: Vec<PortId>,
-}
 
 /// Listens to a decision. The fast path's listener does nothing, and compiles to nothing.
 pub(crate) trait Recorder {

@@ -6,8 +6,9 @@ use weft_wire::ethernet::Header;
 use crate::cache::{Cache, CacheStats, Fate, Key};
 use crate::config::{self, Config, ConfigError};
 use crate::counters::Drops;
-use crate::pipeline::{self, Deaf, Step, Trace};
-use crate::table::{PortIndex, Table};
+use crate::explain::{EgressPort, Outcome, Step, Trace};
+use crate::pipeline::{self, Deaf};
+use crate::table::{Port, PortIndex, Table};
 use crate::verdict::Verdict;
 use crate::{DropReason, PortConfig};
 
@@ -99,7 +100,7 @@ impl Switch {
 
     /// What would happen to a frame, and why: the same decision, told. Changes nothing.
     pub fn explain(&self, _now: Instant, ingress: PortId, head: &[u8]) -> Trace {
-        let dropped = |steps, reason| Trace { steps, drop: Some(reason), egress: Vec::new() };
+        let dropped = |steps, reason| Trace { steps, outcome: Outcome::Drop(reason), egress: Vec::new() };
         let Some(from) = self.table.find(ingress) else { return dropped(Vec::new(), DropReason::UnknownPort) };
         let Ok(header) = Header::parse(head) else {
             let finding = "the frame ends before its header does".to_owned();
@@ -109,10 +110,14 @@ impl Switch {
         match pipeline::decide(&self.table, from, &header, &mut steps) {
             Fate::Drop(reason) => dropped(steps, reason),
             Fate::Forward(program) => {
-                let egress: Vec<_> = self.table.egress(from, program).iter().collect();
+                let ports = self.table.egress(from, program).iter().filter_map(|id| self.table.find(id));
+                let describe = |port: &Port| {
+                    EgressPort { id: port.id, name: port.name.clone(), provenance: port.provenance.clone() }
+                };
+                let egress: Vec<_> = ports.map(|index| describe(self.table.port(index))).collect();
                 match egress.is_empty() {
                     true => dropped(steps, DropReason::NoReceiver),
-                    false => Trace { steps, drop: None, egress },
+                    false => Trace { steps, outcome: Outcome::Forward, egress },
                 }
             }
         }
