@@ -1,15 +1,32 @@
 //! The daemon's heart: what the API calls.
-#![expect(clippy::todo, reason = "for minutes")]
 
+use std::fs::File;
+use std::io::{Read as _, Seek as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
 
+use rustix::fs::{FlockOperation, flock};
 use weft_dataplane_protocol::{ExplainRequest, Explanation};
+use weft_machine::guest::ExecRequest;
+use weft_machine::{Exit, Running};
 use weft_model::view::{ApplyRequest, EventView, ImageView, OperationView, PlanView, ProblemView, WorldView};
-use weft_types::VmName;
+use weft_store::{SqliteStore, Store, StoreError};
+use weft_types::{Label, VmName};
 
-use crate::{ControlError, Paths};
+use crate::host::{Host, Trouble};
+use crate::inner::{Inner, Notice, Settings};
+use crate::objects::Fate;
+use crate::plan::plan;
+use crate::propose::no_such_vm;
+use crate::real_host::RealHost;
+use crate::state::Operation;
+use crate::{ControlError, Paths, operations, supervise};
+
+/// How much of the store's history is kept, in revisions.
+const HISTORY: u64 = 10_000;
 
 /// What a command does to one VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,90 +44,338 @@ pub enum VmAction {
     Remove,
 }
 
+impl VmAction {
+    /// The command's word for it.
+    pub fn verb(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Stop { .. } => "stop",
+            Self::Restart => "restart",
+            Self::Remove => "rm",
+        }
+    }
+}
+
 /// One world's controller. Clones are the same controller.
 #[derive(Clone)]
-pub struct Controller {}
+pub struct Controller {
+    inner: Arc<Inner>,
+}
 
 impl Controller {
     /// Takes the daemon's lock, opens the store, adopts what runs, and resumes unfinished work in the background.
     ///
     /// `exe` is the `weft` binary, to start the switch with.
-    pub fn open(_paths: Paths, _exe: PathBuf) -> Result<Self, ControlError> {
-        todo!()
+    ///
+    /// # Errors
+    /// [`ControlError::AlreadyRunning`] where another daemon serves this home; otherwise when its folders or its store
+    /// cannot be used. Nothing has been touched then.
+    pub fn open(paths: Paths, exe: PathBuf) -> Result<Self, ControlError> {
+        paths.create()?;
+        let lock = lock(&paths)?;
+        let store = SqliteStore::open(paths.store())?;
+        let host = RealHost::new(paths.clone(), exe);
+        let controller = Self::begin(paths, Arc::new(host), Arc::new(store), Settings::default())?;
+        *controller.inner.lock.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(lock);
+        Ok(controller)
+    }
+
+    /// A controller over this host and store.
+    pub(crate) fn begin(
+        paths: Paths,
+        host: Arc<dyn Host>,
+        store: Arc<dyn Store>,
+        settings: Settings,
+    ) -> Result<Self, ControlError> {
+        let (sender, receiver) = mpsc::channel();
+        let inner = Arc::new(Inner::new(paths, host, store, settings, sender)?);
+        let controller = Self { inner };
+        controller.adopt()?;
+        controller.inner.spawn("supervise", move |inner| supervise::supervise(inner, &receiver));
+        controller.inner.spawn("work", operations::work);
+        Ok(controller)
+    }
+
+    /// Finds out what runs, takes up what an earlier controller has left unfinished, and buries who died meanwhile.
+    fn adopt(&self) -> Result<(), ControlError> {
+        let inner = &self.inner;
+        let records = inner.records()?;
+        compact(&*inner.store, records.revision)?;
+        let observed = inner.observe(&records);
+        if let Some(process) = observed.switch {
+            inner.adopt_switch(process);
+        }
+        let mut unfinished = false;
+        for (id, record) in &records.operations {
+            match record.ended() {
+                true => drop(inner.state().operations.insert(*id, Operation::new(record.clone()))),
+                false => {
+                    unfinished = true;
+                    inner.enqueue(record.clone());
+                }
+            }
+        }
+        for (vm, seen) in &observed.vms {
+            let declared = records.desired.vms.get(vm);
+            if let (Some(process), Some(accelerator)) = (seen.process, seen.accelerator) {
+                let ready = declared.is_some_and(|declared| declared.was_ready(process));
+                inner.adopt_vm(vm, Running { process, accelerator }, ready, None);
+            }
+        }
+        if unfinished {
+            return Ok(()); // which converges everything
+        }
+        for (vm, declared) in records.desired.vms.iter().filter(|(_, declared)| declared.should_run()) {
+            if observed.vms.get(vm).is_none_or(|seen| seen.process.is_none()) {
+                let fate = match supervise::fate_of(Exit::Unknown, &inner.host.words(vm)) {
+                    Fate::Failed { reason } => Fate::Failed { reason: format!("{reason}, while no daemon ran") },
+                    fate => fate,
+                };
+                supervise::bury(inner, vm, &fate);
+                tracing::debug!(%vm, owner = declared.owner, "buried");
+            }
+        }
+        let mut healed = observed;
+        if records.desired.needs_switch() && healed.switch.is_none() && healed.applied.is_some() {
+            // Its successor is given what it should be, which is no difference that a plan must tell.
+            let _ = inner.notices.send(Notice::SwitchMissing);
+            healed.switch = Some(weft_machine::Process { pid: 0, start_ticks: 0 });
+            healed.in_force = true;
+        }
+        let desired = inner.records()?.desired;
+        if !plan(&desired, &healed, &inner.paths).is_empty()
+            && let Err(problems) = inner.tidy()
+        {
+            tracing::warn!(?problems, "what is left over cannot be tidied up now");
+        }
+        Ok(())
     }
 
     /// Everything at once.
     pub fn view(&self) -> WorldView {
-        todo!()
+        self.inner.world_view()
     }
 
     /// What [`Self::apply`] would do; changes nothing.
-    pub fn plan(&self, _request: &ApplyRequest) -> Result<PlanView, Vec<ProblemView>> {
-        todo!()
+    ///
+    /// # Errors
+    /// The problems for which it would be refused.
+    pub fn plan(&self, request: &ApplyRequest) -> Result<PlanView, Vec<ProblemView>> {
+        self.inner.plan_world(request)
     }
 
     /// Makes the owner's objects become the request's world; the number of the operation that does it.
-    pub fn apply(&self, _request: ApplyRequest) -> Result<u64, Vec<ProblemView>> {
-        todo!()
+    ///
+    /// Who else owns something is not touched; what commands have done to the owner's machines is undone.
+    ///
+    /// # Errors
+    /// All problems at once; nothing was changed.
+    pub fn apply(&self, request: ApplyRequest) -> Result<u64, Vec<ProblemView>> {
+        self.inner.apply(&request)
     }
 
     /// Does something to one VM; the number of the operation that does it.
-    pub fn vm_action(&self, _vm: &VmName, _action: VmAction) -> Result<u64, Vec<ProblemView>> {
-        todo!()
+    ///
+    /// # Errors
+    /// All problems at once; nothing was changed.
+    pub fn vm_action(&self, vm: &VmName, action: VmAction) -> Result<u64, Vec<ProblemView>> {
+        self.inner.act(vm, action)
     }
 
     /// An operation, if it is known (still).
-    pub fn operation(&self, _id: u64) -> Option<OperationView> {
-        todo!()
+    pub fn operation(&self, id: u64) -> Option<OperationView> {
+        self.inner.state().operations.get(&id).map(|operation| operation.record.view())
     }
 
     /// An operation when it has ended, or how far it is after `wait`.
-    pub fn wait_operation(&self, _id: u64, _wait: Duration) -> Option<OperationView> {
-        todo!()
+    pub fn wait_operation(&self, id: u64, wait: Duration) -> Option<OperationView> {
+        let deadline = Instant::now() + wait.min(Duration::from_secs(24 * 3600));
+        let mut state = self.inner.state();
+        loop {
+            let record = &state.operations.get(&id)?.record;
+            let left = deadline.saturating_duration_since(Instant::now());
+            if record.ended() || left.is_zero() || state.closing {
+                return Some(record.view());
+            }
+            state = self.inner.wait(state, left);
+        }
+    }
+
+    /// The operations that are remembered, oldest first.
+    pub fn operations(&self) -> Vec<OperationView> {
+        self.inner.state().operations.values().map(|operation| operation.record.view()).collect()
     }
 
     /// The events after number `after`, of one operation if given; waits up to `wait` for the first.
-    pub fn events(&self, _after: u64, _operation: Option<u64>, _wait: Duration) -> Vec<EventView> {
-        todo!()
+    pub fn events(&self, after: u64, operation: Option<u64>, wait: Duration) -> Vec<EventView> {
+        self.inner.events.after(after, operation, wait)
     }
 
     /// The images in the cache, those that are built in, and those that files describe.
+    ///
+    /// # Errors
+    /// When the cache cannot be read.
     pub fn images(&self) -> Result<Vec<ImageView>, ProblemView> {
-        todo!()
+        self.inner.image_views()
     }
 
     /// Builds an image if it is not there; the number of the operation that does it.
-    pub fn build_image(&self, _name: &str) -> Result<u64, Vec<ProblemView>> {
-        todo!()
+    ///
+    /// # Errors
+    /// When there is no such image.
+    pub fn build_image(&self, name: &str) -> Result<u64, Vec<ProblemView>> {
+        match self.known_image(name) {
+            Ok(image) => self.inner.build(&image),
+            Err(problem) => Err(vec![problem]),
+        }
     }
 
     /// Removes an image from the cache.
-    pub fn remove_image(&self, _name: &str) -> Result<(), ProblemView> {
-        todo!()
+    ///
+    /// # Errors
+    /// When machines use it, or it cannot be removed.
+    pub fn remove_image(&self, name: &str) -> Result<(), ProblemView> {
+        let image = self.known_image(name)?;
+        let used_by = self.images()?.into_iter().find(|view| view.name == name).map_or(Vec::new(), |view| view.used_by);
+        if let [first, ..] = &used_by[..] {
+            let title = format!("the image `{name}` is in use by {}", list(&used_by));
+            let hint = format!("remove the VM first: weft vm rm {first}");
+            return Err(Trouble::new("image-in-use", title, hint).problem());
+        }
+        self.inner.host.remove_image(image.as_str()).map_err(|trouble| trouble.problem())
+    }
+
+    fn known_image(&self, name: &str) -> Result<Label, ProblemView> {
+        let views = self.images()?;
+        let known = views.iter().any(|view| view.name == name);
+        name.parse().ok().filter(|_| known).ok_or_else(|| {
+            let names: Vec<_> = views.iter().map(|view| view.name.as_str()).collect();
+            let title = format!("there is no image `{name}`");
+            Trouble::new("no-such-image", title, format!("there are: {}", list(&names))).problem()
+        })
+    }
+
+    /// Starts a command in a VM; the stream speaks the agent's session frames.
+    ///
+    /// # Errors
+    /// When the VM does not run, or its agent does not answer.
+    pub fn exec(&self, vm: &VmName, request: ExecRequest) -> Result<UnixStream, ProblemView> {
+        self.running(vm)?;
+        self.inner.host.exec(vm, request).map_err(|trouble| trouble.problem())
     }
 
     /// A connection to a VM's serial console.
-    pub fn console(&self, _vm: &VmName) -> Result<UnixStream, ProblemView> {
-        todo!()
+    ///
+    /// # Errors
+    /// When the VM does not run.
+    pub fn console(&self, vm: &VmName) -> Result<UnixStream, ProblemView> {
+        self.running(vm)?;
+        self.inner.host.console(vm).map_err(|trouble| trouble.problem())
     }
 
-    /// The file with what a VM's serial console has said.
-    pub fn console_log(&self, _vm: &VmName) -> Result<PathBuf, ProblemView> {
-        todo!()
+    /// The file with what a VM's serial console has said, since its last start; it is there even when the VM is not.
+    ///
+    /// # Errors
+    /// When there is no such VM, or it was never started.
+    pub fn console_log(&self, vm: &VmName) -> Result<PathBuf, ProblemView> {
+        self.declared(vm)?;
+        let path = self.inner.host.console_log(vm);
+        match path.exists() {
+            true => Ok(path),
+            false => {
+                let title = format!("`{vm}` has not said anything yet");
+                Err(Trouble::new("no-console-log", title, format!("start it: weft vm start {vm}")).problem())
+            }
+        }
     }
 
     /// What the switch would do with a frame.
-    pub fn explain(&self, _request: ExplainRequest) -> Result<Explanation, ProblemView> {
-        todo!()
+    ///
+    /// # Errors
+    /// When no switch runs, or there is no such port.
+    pub fn explain(&self, request: ExplainRequest) -> Result<Explanation, ProblemView> {
+        self.inner.host.explain(&request).map_err(|trouble| trouble.problem())
+    }
+
+    fn declared(&self, vm: &VmName) -> Result<(), ProblemView> {
+        let desired = self.inner.records().map_err(|error| Trouble::from(error).problem())?.desired;
+        match desired.vms.get(vm) {
+            Some(declared) if !declared.removed() => Ok(()),
+            _ => Err(no_such_vm(vm)),
+        }
+    }
+
+    fn running(&self, vm: &VmName) -> Result<(), ProblemView> {
+        use crate::state::Phase;
+        let runs = self.inner.state().lives.get(vm).is_some_and(|life| !matches!(life.phase, Phase::Dead(_)));
+        if runs {
+            return Ok(());
+        }
+        self.declared(vm)?;
+        let hint = format!("start it: weft vm start {vm}");
+        Err(Trouble::new("vm-not-running", format!("`{vm}` does not run"), hint).problem())
     }
 
     /// Whether there is nothing left to look after: no object and no unfinished operation. The daemon may exit then.
     pub fn is_empty(&self) -> bool {
-        todo!()
+        let idle = {
+            let state = self.inner.state();
+            !state.busy() && state.lives.is_empty() && state.switch.is_none()
+        };
+        idle && self.inner.records().is_ok_and(|records| records.desired.is_empty())
     }
 
     /// Ends the controller's threads. Nothing that runs is touched; the next controller adopts it.
     pub fn shutdown(&self) {
-        todo!()
+        self.inner.close();
+    }
+}
+
+/// Words after each other.
+fn list(words: &[impl ToString]) -> String {
+    words.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// Takes the lock that only one daemon of a home can hold; it goes with the process, however that ends.
+fn lock(paths: &Paths) -> Result<File, ControlError> {
+    let path = paths.daemon_lock();
+    let io = |action| {
+        let path = path.clone();
+        move |source| ControlError::Io { action, path, source }
+    };
+    let mut file = File::options()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .mode(0o600)
+        .open(&path)
+        .map_err(io("open"))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => return Err(already_running(&paths.state, &mut file)),
+        Err(error) => return Err(io("lock")(error.into())),
+    }
+    // Only for people: nothing depends on it, and a full disk must not keep a daemon from helping.
+    let _ = file.set_len(0).and_then(|()| file.rewind()).and_then(|()| writeln!(file, "{}", std::process::id()));
+    Ok(file)
+}
+
+fn already_running(home: &Path, file: &mut File) -> ControlError {
+    let mut text = String::new();
+    let _ = file.take(32).read_to_string(&mut text); // a number, or the daemon has not got so far
+    ControlError::AlreadyRunning { home: home.to_owned(), pid: text.trim().parse().ok() }
+}
+
+/// Forgets the store's older history.
+fn compact(store: &dyn Store, revision: u64) -> Result<(), ControlError> {
+    match store.compact(revision.saturating_sub(HISTORY)) {
+        Ok(()) => Ok(()),
+        // No room to forget: what must be written will say so.
+        Err(error @ (StoreError::Full { .. } | StoreError::ReadOnly { .. })) => {
+            tracing::warn!(%error, "the store's history cannot be shortened");
+            Ok(())
+        }
+        Err(error) => Err(error.into()),
     }
 }

@@ -1,14 +1,42 @@
 //! Desired and observed state to a plan, and the plan to reality: idempotent and resumable.
 //!
 //! Desired state lives in the store and nowhere else. Every piece of work follows one pattern: read what is desired
-//! ([`desired`]), look at what is there ([`observed`]), compute the difference ([`plan`], a pure function), carry it
-//! out ([`execute`]). Each step can be done again without harm, so a daemon that is killed anywhere is healed by the
-//! next one planning again. All side effects go through one trait, [`host`], so that tests can run the whole daemon
-//! on a simulated host and kill it between any two of them.
+//! ([`desired`]), look at what is there ([`observed`]), compute the difference ([`mod@plan`], a pure function), carry it
+//! out. Each step can be done again without harm, so a daemon that is killed anywhere is healed by the next one
+//! planning again. All side effects go through one trait ([`host`]), so that tests can run the whole daemon on a
+//! simulated host and kill it between any two of them.
+//!
+//! ```text
+//! propose ──one transaction──> store ──> operations ──plan──> execute ──> perform ──> host
+//!    ^ conflicts, memory         ^                                          │
+//!    │                           └── fates ── supervise <── process ended ──┤
+//! controller (the API)                        ready <────── process started ┘
+//! ```
 
+mod conflicts;
 mod controller;
+pub mod desired;
 mod error;
+mod events;
+mod execute;
+pub mod host;
+mod inner;
+pub mod launch;
+pub mod objects;
+pub mod observed;
+mod operations;
 mod paths;
+mod perform;
+pub mod plan;
+mod plan_network;
+mod propose;
+mod ready;
+mod real_host;
+mod state;
+mod supervise;
+mod switch_process;
+mod view;
+mod watch;
 
 pub use controller::{Controller, VmAction};
 pub use error::ControlError;

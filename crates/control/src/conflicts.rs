@@ -1,0 +1,79 @@
+//! What a world may not take, because another owner has it already. Pure.
+
+use weft_model::World;
+use weft_model::view::ProblemView;
+use weft_types::Provenance;
+
+use crate::desired::Desired;
+
+/// Everything in `world` that another owner than `owner` has already, each naming both places; empty if all is well.
+pub(crate) fn conflicts(current: &Desired, owner: &str, world: &World) -> Vec<ProblemView> {
+    let mut problems = Vec::new();
+    let mut taken = |kind: &str, name: &str, other: &str, theirs: &Provenance, ours: &Provenance| {
+        if other != owner {
+            let title = format!("there is a {kind} `{name}` already");
+            let hint = format!("call this one something else, or take the other away: weft down {other}");
+            problems.push(problem("name-taken", title, theirs, hint, ours));
+        }
+    };
+    for (name, network) in &world.networks {
+        if let Some(other) = current.networks.get(name) {
+            taken("network", name.as_str(), &other.owner, &other.spec.provenance, &network.provenance);
+        }
+    }
+    for (name, image) in &world.images {
+        if let Some(other) = current.images.get(name) {
+            taken("image", name.as_str(), &other.owner, &other.spec.provenance, &image.provenance);
+        }
+    }
+    for (name, vm) in &world.vms {
+        if let Some(other) = current.vms.get(name) {
+            taken("VM", name.as_str(), &other.owner, &other.spec.provenance, &vm.provenance);
+        }
+    }
+    problems.extend(overlaps(current, owner, world));
+    problems.extend(macs(current, owner, world));
+    problems
+}
+
+fn overlaps(current: &Desired, owner: &str, world: &World) -> Vec<ProblemView> {
+    let mut problems = Vec::new();
+    for (name, network) in &world.networks {
+        for (other_name, other) in current.networks.iter().filter(|(_, other)| other.owner != owner) {
+            let (a, b) = (network.subnet, other.spec.subnet);
+            if name != other_name && (a.contains(&b) || b.contains(&a)) {
+                let title = format!("the subnet {a} of network `{name}` overlaps with {b} of network `{other_name}`");
+                let hint = "choose another `subnet`";
+                let places = (&other.spec.provenance, &network.provenance);
+                problems.push(problem("overlapping-subnets", title, places.0, hint.to_owned(), places.1));
+            }
+        }
+    }
+    problems
+}
+
+fn macs(current: &Desired, owner: &str, world: &World) -> Vec<ProblemView> {
+    let mut problems = Vec::new();
+    let others = || current.vms.iter().filter(|(_, vm)| vm.owner != owner);
+    for (name, vm) in &world.vms {
+        for nic in &vm.nics {
+            let clash = others().flat_map(|(name, vm)| vm.spec.nics.iter().map(move |nic| (name, nic)));
+            for (other, theirs) in clash.filter(|(other, theirs)| *other != name && theirs.mac == nic.mac) {
+                let title = format!("`{name}` and `{other}` both have the MAC address {}", nic.mac);
+                let hint = "leave `mac` out, and Weft chooses one".to_owned();
+                problems.push(problem("duplicate-mac", title, &theirs.provenance, hint, &nic.provenance));
+            }
+        }
+    }
+    problems
+}
+
+fn problem(code: &str, title: String, theirs: &Provenance, hint: String, ours: &Provenance) -> ProblemView {
+    ProblemView {
+        code: code.to_owned(),
+        title,
+        detail: Some(format!("declared at {ours}, and already at {theirs}")),
+        hint: Some(hint),
+        provenance: Some(ours.clone()),
+    }
+}

@@ -1,0 +1,282 @@
+//! What should be: the store's content as one value, and what follows from it purely.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use weft_dataplane_protocol::{
+    AccessConfig, DataplaneConfig, DhcpConfig, GatewayConfig, HostRecord, NetworkConfig, NetworkMode, PortConfig,
+    PortKind, Reservation,
+};
+use weft_machine::Process;
+use weft_model::{Image, Mode, Network, Vm, World};
+use weft_store::{Entry, Snapshot};
+use weft_types::{ByteSize, Label, MacAddr, NetworkName, PortName, VmName};
+
+use crate::launch::{Launch, NicLaunch, NicSetup};
+use crate::objects::{self, Fate, Object, OperationRecord, Override, Wish};
+use crate::{ControlError, Paths};
+
+/// The name under which a network's gateway is found in DNS.
+const GATEWAY: &str = "gateway";
+
+/// Everything that the store holds, at one revision.
+#[derive(Clone, Debug, Default)]
+pub struct Records {
+    /// The store's revision.
+    pub revision: u64,
+    /// What should be.
+    pub desired: Desired,
+    /// The owners, and the revision at which each has changed last.
+    pub owners: BTreeMap<String, u64>,
+    /// The configuration that the switch has acknowledged last.
+    pub applied: Option<DataplaneConfig>,
+    /// The operations that are remembered, by number.
+    pub operations: BTreeMap<u64, OperationRecord>,
+}
+
+/// What should be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Desired {
+    /// The revision at which desired state has changed last.
+    pub generation: u64,
+    /// The networks.
+    pub networks: BTreeMap<NetworkName, Object<Network>>,
+    /// The images that files describe.
+    pub images: BTreeMap<Label, Object<Image>>,
+    /// The machines.
+    pub vms: BTreeMap<VmName, DesiredVm>,
+}
+
+/// A machine, and what commands and accidents have to say about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DesiredVm {
+    /// Who declared it.
+    pub owner: String,
+    /// What was declared.
+    pub spec: Vm,
+    /// The command that contradicts the declaration.
+    pub override_: Option<Override>,
+    /// What became of it.
+    pub fate: Option<Fate>,
+    /// How often a command has asked for a restart.
+    pub restarts: u64,
+    /// When the declaration was written last.
+    pub mod_revision: u64,
+}
+
+impl Records {
+    /// Reads them from everything below [`objects::ROOT`].
+    ///
+    /// # Errors
+    /// When a record is not understood.
+    pub fn read(snapshot: &Snapshot) -> Result<Self, ControlError> {
+        let mut records = Self { revision: snapshot.revision, ..Self::default() };
+        let mut overrides = BTreeMap::new();
+        let mut restarts = BTreeMap::new();
+        let mut fates = BTreeMap::new();
+        for entry in &snapshot.entries {
+            let key = entry.key.as_str();
+            if key == objects::GENERATION {
+                records.desired.generation = entry.mod_revision;
+            } else if key == objects::APPLIED {
+                records.applied = Some(objects::get(entry)?);
+            } else if let Some(owner) = key.strip_prefix(objects::OWNERS) {
+                records.owners.insert(owner.to_owned(), entry.mod_revision);
+            } else if let Some(name) = name_below(key, objects::NETWORKS) {
+                records.desired.networks.insert(name, objects::get(entry)?);
+            } else if let Some(name) = name_below(key, objects::IMAGES) {
+                records.desired.images.insert(name, objects::get(entry)?);
+            } else if let Some(name) = name_below::<VmName>(key, objects::VMS) {
+                records.desired.vms.insert(name, DesiredVm::read(entry)?);
+            } else if let Some(name) = name_below::<VmName>(key, objects::OVERRIDES) {
+                overrides.insert(name, objects::get(entry)?);
+            } else if let Some(name) = name_below::<VmName>(key, objects::RESTARTS) {
+                restarts.insert(name, objects::get(entry)?);
+            } else if let Some(name) = name_below::<VmName>(key, objects::FATES) {
+                fates.insert(name, objects::get(entry)?);
+            } else if key.starts_with(objects::OPERATIONS) {
+                let operation: OperationRecord = objects::get(entry)?;
+                records.operations.insert(operation.id, operation);
+            }
+        }
+        for (name, vm) in &mut records.desired.vms {
+            vm.override_ = overrides.remove(name);
+            vm.restarts = restarts.remove(name).unwrap_or(0);
+            vm.fate = fates.remove(name);
+        }
+        Ok(records)
+    }
+}
+
+/// The name that follows `prefix` in `key`.
+fn name_below<T: std::str::FromStr>(key: &str, prefix: &str) -> Option<T> {
+    key.strip_prefix(prefix)?.parse().ok()
+}
+
+impl DesiredVm {
+    /// A machine as its owner wants it: nothing contradicts.
+    pub fn declared(owner: &str, spec: Vm) -> Self {
+        Self { owner: owner.to_owned(), spec, override_: None, fate: None, restarts: 0, mod_revision: 0 }
+    }
+
+    fn read(entry: &Entry) -> Result<Self, ControlError> {
+        let object: Object<Vm> = objects::get(entry)?;
+        Ok(Self { mod_revision: entry.mod_revision, ..Self::declared(&object.owner, object.spec) })
+    }
+
+    /// Whether a command has removed it.
+    pub fn removed(&self) -> bool {
+        matches!(self.override_, Some(Override { wish: Wish::Removed, .. }))
+    }
+
+    /// Whether its process should be there. A machine that has died is not started again by itself.
+    pub fn should_run(&self) -> bool {
+        self.override_.is_none() && self.fate.as_ref().is_none_or(|fate| fate.reason().is_none())
+    }
+
+    /// Whether this very process was ready once.
+    pub fn was_ready(&self, process: Process) -> bool {
+        self.fate == Some(Fate::Ready { process })
+    }
+
+    /// What commands and accidents have made of it against its declaration, in words.
+    pub fn drift(&self) -> Option<String> {
+        match (&self.override_, &self.fate) {
+            (Some(Override { wish: Wish::Stopped { .. }, by }), _) => Some(format!("stopped by {by}")),
+            (Some(Override { wish: Wish::Removed, by }), _) => Some(format!("removed by {by}")),
+            (None, fate) => fate.as_ref()?.reason().map(str::to_owned),
+        }
+    }
+}
+
+impl Desired {
+    /// Whether nobody wants anything.
+    pub fn is_empty(&self) -> bool {
+        self.networks.is_empty() && self.images.is_empty() && self.vms.is_empty()
+    }
+
+    /// Whether a switch is needed.
+    pub fn needs_switch(&self) -> bool {
+        !self.networks.is_empty()
+    }
+
+    /// The same, with `owner`'s objects replaced by `world`, and what commands and accidents did to them forgotten.
+    pub fn with_world(&self, owner: &str, world: &World) -> Self {
+        let mut next = self.clone();
+        next.networks.retain(|_, object| object.owner != owner);
+        next.images.retain(|_, object| object.owner != owner);
+        next.vms.retain(|_, vm| vm.owner != owner);
+        let own = |name: &VmName| self.vms.get(name).filter(|vm| vm.owner == owner);
+        next.networks.extend(
+            world.networks.iter().map(|(n, spec)| (n.clone(), Object { owner: owner.to_owned(), spec: spec.clone() })),
+        );
+        next.images.extend(
+            world.images.iter().map(|(n, spec)| (n.clone(), Object { owner: owner.to_owned(), spec: spec.clone() })),
+        );
+        next.vms.extend(world.vms.iter().map(|(name, spec)| {
+            let mut vm = DesiredVm::declared(owner, spec.clone());
+            if let Some(old) = own(name) {
+                vm.restarts = old.restarts;
+                vm.mod_revision = old.mod_revision;
+                vm.fate = old.fate.clone().filter(|fate| fate.reason().is_none());
+            }
+            (name.clone(), vm)
+        }));
+        next
+    }
+
+    /// What `vm` is to be started as.
+    pub fn launch(&self, vm: &DesiredVm) -> Launch {
+        let spec = &vm.spec;
+        let nic = |nic: &weft_model::Nic| {
+            let network = self.networks.get(&nic.network).map(|object| &object.spec);
+            let setup = match (network, nic.ip) {
+                (Some(network), _) if network.dhcp.is_some() => NicSetup::Dhcp,
+                (Some(network), Some(ip)) => NicSetup::Static(ip, network.subnet.prefix_len()),
+                _ => NicSetup::Nothing,
+            };
+            let mtu = network.map_or(1500, |network| network.mtu);
+            NicLaunch { network: nic.network.clone(), mac: nic.mac, mtu, setup }
+        };
+        Launch {
+            image: spec.image.clone(),
+            source: self.images.get(&spec.image).map(|object| object.spec.source.clone()),
+            memory: spec.memory,
+            cpus: spec.cpus,
+            nics: spec.nics.iter().map(nic).collect(),
+            cmdline: spec.cmdline.clone(),
+            ssh_key: spec.ssh_key.clone(),
+            user_data: spec.user_data.clone(),
+            disk_size: spec.disk_size,
+            restarts: vm.restarts,
+        }
+    }
+
+    /// The networks on which `vm` must hold a lease to be ready, with the adapter that holds it.
+    pub fn lease_needs(&self, vm: &Vm) -> BTreeSet<(NetworkName, MacAddr)> {
+        let leased =
+            |nic: &&weft_model::Nic| self.networks.get(&nic.network).is_some_and(|network| network.spec.dhcp.is_some());
+        vm.nics.iter().filter(leased).map(|nic| (nic.network.clone(), nic.mac)).collect()
+    }
+
+    /// What the machines of `names` take together.
+    pub fn memory_of<'a>(&self, names: impl IntoIterator<Item = &'a VmName>) -> ByteSize {
+        let bytes = names.into_iter().filter_map(|name| self.vms.get(name)).map(|vm| vm.spec.memory.bytes());
+        ByteSize::from_bytes(bytes.fold(0, u64::saturating_add))
+    }
+}
+
+/// What the switch should be. A VM that is stopped by command has no port; one that has died keeps its own, down.
+pub fn dataplane_config(desired: &Desired, paths: &Paths) -> DataplaneConfig {
+    let networks = desired.networks.iter().map(|(name, object)| network_config(desired, name, &object.spec)).collect();
+    let plugged = desired.vms.iter().filter(|(_, vm)| vm.override_.is_none());
+    let mut ports: Vec<_> = plugged
+        .flat_map(|(name, vm)| {
+            vm.spec.nics.iter().enumerate().map(|(index, nic)| PortConfig {
+                name: PortName::of_vnic(name, index),
+                network: nic.network.clone(),
+                kind: PortKind::VhostUser { socket: paths.port_socket(name, index) },
+                macs: vec![nic.mac],
+                vm: Some(name.clone()),
+                access: AccessConfig::default(),
+                provenance: nic.provenance.clone(),
+            })
+        })
+        .collect();
+    ports.sort_by(|a, b| a.name.cmp(&b.name));
+    DataplaneConfig { revision: desired.generation, networks, ports }
+}
+
+fn network_config(desired: &Desired, name: &NetworkName, network: &Network) -> NetworkConfig {
+    let adapters = || {
+        let present = desired.vms.iter().filter(|(_, vm)| !vm.removed());
+        present
+            .flat_map(|(vm, object)| object.spec.nics.iter().map(move |nic| (vm, nic)))
+            .filter(|(_, nic)| nic.network == *name)
+    };
+    let dhcp = network.dhcp.as_ref().map(|dhcp| DhcpConfig {
+        first: dhcp.first,
+        last: dhcp.last,
+        lease_s: u32::try_from(dhcp.lease.as_secs()).unwrap_or(u32::MAX),
+        reservations: adapters().map(|(vm, nic)| Reservation { mac: nic.mac, vm: vm.clone(), ip: nic.ip }).collect(),
+    });
+    let fixed = adapters().filter_map(|(vm, nic)| Some((vm.as_str(), nic.ip?)));
+    let names = std::iter::once((GATEWAY, network.gateway)).chain(fixed);
+    NetworkConfig {
+        name: name.clone(),
+        mode: match network.mode {
+            Mode::Nat => NetworkMode::Nat,
+            Mode::Internal => NetworkMode::Internal,
+        },
+        mtu: network.mtu,
+        gateway: Some(GatewayConfig {
+            mac: MacAddr::derive(&format!("gateway/{name}")),
+            ip: network.gateway,
+            subnet: network.subnet,
+            dhcp,
+            dns: network.dns,
+            host_access: network.host_access,
+            records: names.filter_map(|(name, ip)| Some(HostRecord { name: name.parse().ok()?, ip })).collect(),
+        }),
+        provenance: network.provenance.clone(),
+    }
+}

@@ -1,0 +1,187 @@
+//! Single pieces of work, each with what the controller must know about it before and after.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use weft_dataplane_protocol::DataplaneConfig;
+use weft_machine::{Process, Running};
+use weft_store::Op;
+use weft_types::VmName;
+
+use crate::desired::dataplane_config;
+use crate::events::Happening;
+use crate::host::{STALE, Trouble};
+use crate::inner::{Inner, Notice};
+use crate::launch::Launch;
+use crate::objects::{APPLIED, Fate, put};
+use crate::plan::Work;
+use crate::ready;
+use crate::state::{Life, Phase};
+
+/// How often the switch is given its configuration, when it dies over it.
+const TRIES: usize = 3;
+
+impl Inner {
+    /// Does one piece of work of operation `id`, which was planned for desired state `generation`.
+    pub(crate) fn perform(self: &Arc<Self>, id: u64, generation: u64, work: &Work) -> Result<(), Trouble> {
+        match work {
+            Work::StartSwitch => {
+                let _alone = self.switch_work.lock().unwrap_or_else(PoisonError::into_inner);
+                self.ensure_switch()
+            }
+            Work::EnsureImage { image, source } => {
+                self.host.ensure_image(image, source.as_ref(), &|words| self.tell_progress(id, image, words))
+            }
+            Work::StopVm { vm, grace } => self.stop_vm(vm, *grace),
+            Work::RemoveVm { vm } => {
+                self.host.remove_vm(vm)?;
+                self.state().lives.remove(vm);
+                Ok(())
+            }
+            Work::ApplyDataplane(config) => {
+                let _alone = self.switch_work.lock().unwrap_or_else(PoisonError::into_inner);
+                self.apply_dataplane(config)
+            }
+            Work::StartVm { vm, launch } => self.start_vm(id, generation, vm, launch),
+            Work::StopSwitch => self.stop_switch(generation),
+        }
+    }
+
+    /// Starts the switch unless it runs. The caller holds `switch_work`.
+    pub(crate) fn ensure_switch(self: &Arc<Self>) -> Result<(), Trouble> {
+        let process = self.host.start_switch()?;
+        self.adopt_switch(process);
+        Ok(())
+    }
+
+    /// Watches the switch's process.
+    pub(crate) fn adopt_switch(self: &Arc<Self>, process: Process) {
+        if self.state().switch.replace(process) != Some(process) {
+            let notices = self.notices.clone();
+            let on_exit = move |_| drop(notices.send(Notice::SwitchEnded { process }));
+            self.host.watch(process, Box::new(on_exit));
+        }
+    }
+
+    /// Lets the switch become `config`, starting it if need be. The caller holds `switch_work`.
+    pub(crate) fn apply_dataplane(self: &Arc<Self>, config: &DataplaneConfig) -> Result<(), Trouble> {
+        let mut tries = 0..TRIES;
+        loop {
+            let outcome = self.ensure_switch().and_then(|()| self.host.apply_dataplane(config));
+            match outcome {
+                Ok(()) => break,
+                Err(trouble) if trouble.code == STALE => return self.answer_stale(config, trouble),
+                // It died, maybe over this: a new one is given the same once more.
+                Err(_) if tries.next().is_some() && !self.closing() && self.host.find_switch().is_none() => {}
+                Err(trouble) => return Err(trouble),
+            }
+        }
+        self.write(put(APPLIED.to_owned(), config))?;
+        Ok(())
+    }
+
+    /// The switch follows something newer than `config`.
+    fn answer_stale(self: &Arc<Self>, config: &DataplaneConfig, trouble: Trouble) -> Result<(), Trouble> {
+        let newest = self.records()?.desired.generation;
+        if newest > config.revision {
+            return Ok(()); // somebody was faster, and the operation behind this one goes on from there
+        }
+        // The switch is from a store that is no more: nothing of it can be trusted.
+        tracing::warn!(newest, "the switch is ahead of the store and is made anew");
+        self.state().switch = None;
+        self.host.stop_switch()?;
+        self.ensure_switch()?;
+        self.host.apply_dataplane(config).map_err(|_| trouble)?;
+        self.write(put(APPLIED.to_owned(), config))?;
+        Ok(())
+    }
+
+    fn stop_switch(self: &Arc<Self>, generation: u64) -> Result<(), Trouble> {
+        let _alone = self.switch_work.lock().unwrap_or_else(PoisonError::into_inner);
+        let records = self.records()?;
+        if records.desired.generation != generation && records.desired.needs_switch() {
+            return Ok(());
+        }
+        self.state().switch = None; // its end is no accident
+        self.host.stop_switch()?;
+        self.write(Op::delete(APPLIED))?;
+        Ok(())
+    }
+
+    fn start_vm(self: &Arc<Self>, id: u64, generation: u64, vm: &VmName, launch: &Launch) -> Result<(), Trouble> {
+        let records = self.records()?;
+        if records.desired.generation != generation {
+            let wanted = records.desired.vms.get(vm).filter(|vm| vm.should_run());
+            if wanted.is_none_or(|wanted| records.desired.launch(wanted) != *launch) {
+                return Ok(()); // a newer operation knows better what is to become of it
+            }
+        }
+        let running = self.host.start_vm(vm, launch)?;
+        self.adopt_vm(vm, running, false, Some(id));
+        Ok(())
+    }
+
+    /// Watches a machine's process, and waits for it to be ready unless it was.
+    pub(crate) fn adopt_vm(self: &Arc<Self>, vm: &VmName, running: Running, ready: bool, operation: Option<u64>) {
+        let Running { process, accelerator } = running;
+        let phase = if ready { Phase::Ready } else { Phase::Starting("its first sign of life".to_owned()) };
+        let known = {
+            let mut state = self.state();
+            let known = state.life(vm, process).is_some_and(|life| !matches!(life.phase, Phase::Dead(_)));
+            if !known {
+                state.lives.insert(vm.clone(), Life { process, accelerator, phase });
+            }
+            known
+        };
+        if known {
+            return;
+        }
+        let (notices, name) = (self.notices.clone(), vm.clone());
+        let on_exit = move |exit| drop(notices.send(Notice::VmEnded { vm: name, process, exit }));
+        self.host.watch(process, Box::new(on_exit));
+        if !ready {
+            let vm = vm.clone();
+            self.spawn("ready", move |inner| ready::wait(inner, &vm, process, operation));
+        }
+        self.notify();
+    }
+
+    fn stop_vm(&self, vm: &VmName, grace: Duration) -> Result<(), Trouble> {
+        let before = self.state().lives.get_mut(vm).map(|life| std::mem::replace(&mut life.phase, Phase::Stopping));
+        let stopped = self.host.stop_vm(vm, grace);
+        let mut state = self.state();
+        match (&stopped, before) {
+            (Ok(()), _) => {
+                state.lives.remove(vm);
+            }
+            (Err(_), Some(phase)) => {
+                if let Some(life) = state.lives.get_mut(vm) {
+                    life.phase = phase;
+                }
+            }
+            (Err(_), None) => {}
+        }
+        stopped
+    }
+
+    /// Records that a machine could not be started; it is not tried again until somebody asks.
+    pub(crate) fn give_up(&self, vm: &VmName, reason: String) {
+        if let Err(error) = self.record_fate(vm, &Fate::Failed { reason }) {
+            tracing::warn!(%error, %vm, "what became of a machine could not be recorded");
+        }
+    }
+
+    /// Starts a switch in the place of one that has died, and gives it what it should be.
+    pub(crate) fn heal_switch(self: &Arc<Self>) -> Result<(), Trouble> {
+        let _alone = self.switch_work.lock().unwrap_or_else(PoisonError::into_inner);
+        let records = self.records()?;
+        if !records.desired.needs_switch() || self.state().switch.is_some() || self.closing() {
+            return Ok(());
+        }
+        self.apply_dataplane(&dataplane_config(&records.desired, &self.paths))?;
+        let pid = self.state().switch.map_or(0, |process| process.pid);
+        let words = format!("a new switch runs as process {pid}; leases are kept, NAT flows begin anew");
+        self.tell(Happening::new("switch-restarted", words).to("switch", "switch"));
+        Ok(())
+    }
+}

@@ -1,0 +1,271 @@
+//! Changes of desired state: checked against everything that is there, then written in one transaction together with
+//! the operation that will carry them out. So either nothing has happened, or some daemon will finish it.
+
+use std::sync::Arc;
+
+use weft_model::view::{ApplyRequest, OperationState, PlanView, ProblemView};
+use weft_model::{HostFacts, Vm, World};
+use weft_store::{Compare, Op, Txn};
+use weft_types::{ByteSize, Label, Provenance, VmName};
+
+use crate::conflicts::conflicts;
+use crate::controller::VmAction;
+use crate::desired::{Desired, DesiredVm, Records};
+use crate::host::Trouble;
+use crate::inner::Inner;
+use crate::objects::{
+    Fate, GENERATION, Goal, Object, OperationRecord, Override, Wish, fate_key, image_key, network_key, operation_key,
+    override_key, owner_key, put, restart_key, vm_key,
+};
+use crate::plan::{Plan, drift, plan};
+use crate::state::Operation;
+
+/// How many operations that have ended are remembered.
+const REMEMBERED: usize = 100;
+/// The longest owner's name, in bytes.
+const MAX_OWNER_BYTES: usize = 4096;
+
+type Problems = Vec<ProblemView>;
+
+/// What a change writes, beside its operation.
+struct Change {
+    title: String,
+    goal: Goal,
+    ops: Vec<Op>,
+    /// What desired state will be; the plan for it is checked before anything is written.
+    next: Desired,
+}
+
+impl Inner {
+    /// What [`Self::apply`] would do.
+    pub(crate) fn plan_world(&self, request: &ApplyRequest) -> Result<PlanView, Problems> {
+        let records = self.records().map_err(problems)?;
+        check_world(&records, request)?;
+        let next = records.desired.with_world(&request.owner, &request.world);
+        let plan = self.feasible(&records, &next)?;
+        let steps = plan.steps().cloned().collect();
+        Ok(PlanView { revision: records.revision, steps, drift: drift(&records.desired, &request.owner) })
+    }
+
+    /// Makes an owner's objects become a world.
+    pub(crate) fn apply(self: &Arc<Self>, request: &ApplyRequest) -> Result<u64, Problems> {
+        self.propose(|records| {
+            check_world(records, request)?;
+            let verb = if request.world == World::default() { "down" } else { "up" };
+            Ok(Change {
+                title: format!("{verb} {}", request.owner),
+                goal: Goal::World { owner: request.owner.clone() },
+                ops: world_ops(records, &request.owner, &request.world),
+                next: records.desired.with_world(&request.owner, &request.world),
+            })
+        })
+    }
+
+    /// Does something to one machine.
+    pub(crate) fn act(self: &Arc<Self>, vm: &VmName, action: VmAction) -> Result<u64, Problems> {
+        self.propose(|records| {
+            let Some(current) = records.desired.vms.get(vm).filter(|vm| !vm.removed()) else {
+                return Err(vec![no_such_vm(vm)]);
+            };
+            let (verb, goal) = (action.verb(), Goal::Vm { vm: vm.clone() });
+            let title = format!("weft vm {verb} {vm}");
+            let mut next = records.desired.clone();
+            let ops = vm_ops(vm, current, action, &title, &mut next);
+            Ok(Change { title, goal, ops, next })
+        })
+    }
+
+    /// Builds an image.
+    pub(crate) fn build(self: &Arc<Self>, image: &Label) -> Result<u64, Problems> {
+        self.propose(|records| {
+            let goal = Goal::Image { image: image.clone() };
+            let title = format!("weft image build {image}");
+            Ok(Change { title, goal, ops: Vec::new(), next: records.desired.clone() })
+        })
+    }
+
+    /// Carries out whatever separates what is from what should be.
+    pub(crate) fn tidy(self: &Arc<Self>) -> Result<u64, Problems> {
+        self.propose(|records| {
+            let title = "tidy up".to_owned();
+            Ok(Change { title, goal: Goal::Tidy, ops: Vec::new(), next: records.desired.clone() })
+        })
+    }
+
+    /// Writes a change and its operation, and queues the operation; its number.
+    fn propose(self: &Arc<Self>, change: impl Fn(&Records) -> Result<Change, Problems>) -> Result<u64, Problems> {
+        loop {
+            let records = self.records().map_err(problems)?;
+            let Change { title, goal, ops, next } = change(&records)?;
+            if !ops.is_empty() {
+                self.feasible(&records, &next)?;
+            }
+            let id = records.operations.keys().next_back().map_or(1, |last| last + 1);
+            let record = OperationRecord { id, title, goal, state: OperationState::Waiting, problems: Vec::new() };
+            let mut txn = Txn::new()
+                .when(Compare::absent(operation_key(id)))
+                .when(Compare::mod_revision(GENERATION, records.desired.generation))
+                .then(record.put());
+            for forgotten in forgettable(&records) {
+                txn = txn.then(Op::delete(operation_key(forgotten)));
+                self.state().operations.remove(&forgotten);
+            }
+            if !ops.is_empty() {
+                txn = txn.then(Op::put(GENERATION, id.to_string()));
+            }
+            txn.then.extend(ops);
+            match self.store.txn(txn) {
+                Err(error) => return Err(problems(error)),
+                Ok(outcome) if !outcome.succeeded => continue,
+                Ok(_) => {}
+            }
+            self.enqueue(record);
+            return Ok(id);
+        }
+    }
+
+    /// Queues an operation that is recorded already.
+    pub(crate) fn enqueue(&self, record: OperationRecord) {
+        let id = record.id;
+        let mut state = self.state();
+        state.operations.insert(id, Operation::new(record));
+        state.queue.push_back(id);
+        drop(state);
+        self.notify();
+    }
+
+    /// The plan for `next`, if the host has what it takes.
+    fn feasible(&self, records: &Records, next: &Desired) -> Result<Plan, Problems> {
+        let plan = plan(next, &self.observe(records), &self.paths);
+        match self.host.available_memory() {
+            Some(available) if plan.memory > available => {
+                let available = ByteSize::from_mib(available.bytes() >> 20);
+                let title =
+                    format!("not enough memory: this would take {}, and {available} are available", plan.memory);
+                let hint = "give the VMs less `memory`, start fewer of them, or end other programs";
+                Err(vec![Trouble::new("no-memory", title, hint).problem()])
+            }
+            _ => Ok(plan),
+        }
+    }
+}
+
+/// What is wrong with a request, whatever the host.
+fn check_world(records: &Records, request: &ApplyRequest) -> Result<(), Problems> {
+    let owner = &request.owner;
+    if owner.is_empty() || owner.len() > MAX_OWNER_BYTES || owner.contains('\0') {
+        let hint = "name the owner by its file's absolute path";
+        return Err(vec![Trouble::new("bad-owner", "that cannot be the name of an owner", hint).problem()]);
+    }
+    let changed = records.owners.get(owner).copied().unwrap_or(0);
+    if request.if_revision.is_some_and(|planned| planned < changed) {
+        let title = format!("what {owner} owns has changed since it was planned");
+        return Err(vec![Trouble::new("changed-meanwhile", title, "look at the plan again").problem()]);
+    }
+    let mut problems: Problems = weft_model::findings(&request.world, &HostFacts::of_this_host())
+        .into_iter()
+        .map(|finding| ProblemView {
+            code: finding.problem.code.to_owned(),
+            title: finding.problem.message,
+            detail: Some(finding.path),
+            hint: finding.problem.hint,
+            provenance: None,
+        })
+        .collect();
+    problems.extend(conflicts(&records.desired, owner, &request.world));
+    if problems.is_empty() { Ok(()) } else { Err(problems) }
+}
+
+/// The writes that make `owner`'s objects become `world`; none if they are that already.
+fn world_ops(records: &Records, owner: &str, world: &World) -> Vec<Op> {
+    let current = &records.desired;
+    let mut ops = Vec::new();
+    let own = |other: &str| other == owner;
+    for (name, object) in &current.networks {
+        if own(&object.owner) && !world.networks.contains_key(name) {
+            ops.push(Op::delete(network_key(name)));
+        }
+    }
+    for (name, object) in &current.images {
+        if own(&object.owner) && !world.images.contains_key(name) {
+            ops.push(Op::delete(image_key(name)));
+        }
+    }
+    for (name, vm) in current.vms.iter().filter(|(_, vm)| own(&vm.owner)) {
+        if !world.vms.contains_key(name) {
+            ops.extend([vm_key(name), override_key(name), restart_key(name), fate_key(name)].map(Op::delete));
+            continue;
+        }
+        if vm.override_.is_some() {
+            ops.push(Op::delete(override_key(name)));
+        }
+        if vm.fate.as_ref().is_some_and(|fate| fate.reason().is_some()) {
+            ops.push(Op::delete(fate_key(name)));
+        }
+    }
+    for (name, spec) in &world.networks {
+        if current.networks.get(name).is_none_or(|object| object.spec != *spec) {
+            ops.push(put(network_key(name), &Object { owner: owner.to_owned(), spec: spec.clone() }));
+        }
+    }
+    for (name, spec) in &world.images {
+        if current.images.get(name).is_none_or(|object| object.spec != *spec) {
+            ops.push(put(image_key(name), &Object { owner: owner.to_owned(), spec: spec.clone() }));
+        }
+    }
+    for (name, spec) in &world.vms {
+        if current.vms.get(name).is_none_or(|vm| vm.spec != *spec) {
+            ops.push(put::<Object<Vm>>(vm_key(name), &Object { owner: owner.to_owned(), spec: spec.clone() }));
+        }
+    }
+    match (ops.is_empty(), *world == World::default()) {
+        (true, _) => {}
+        (false, true) => ops.push(Op::delete(owner_key(owner))),
+        (false, false) => ops.push(Op::put(owner_key(owner), "")),
+    }
+    ops
+}
+
+/// The writes of a command to one machine, and what they make of `next`.
+fn vm_ops(name: &VmName, current: &DesiredVm, action: VmAction, title: &str, next: &mut Desired) -> Vec<Op> {
+    let mut vm = current.clone();
+    let by = Provenance::command(title);
+    let mut ops = Vec::new();
+    match action {
+        VmAction::Start | VmAction::Restart => {
+            vm.override_ = None;
+            vm.fate = vm.fate.filter(|fate| matches!(fate, Fate::Ready { .. }));
+            if current.override_.is_some() {
+                ops.push(Op::delete(override_key(name)));
+            }
+            if current.fate != vm.fate {
+                ops.push(Op::delete(fate_key(name)));
+            }
+        }
+        VmAction::Stop { force } => vm.override_ = Some(Override { wish: Wish::Stopped { force }, by }),
+        VmAction::Remove => vm.override_ = Some(Override { wish: Wish::Removed, by }),
+    }
+    if action == VmAction::Restart {
+        vm.restarts += 1;
+        ops.push(put(restart_key(name), &vm.restarts));
+    }
+    if let Some(override_) = &vm.override_ {
+        ops.push(put(override_key(name), override_));
+    }
+    next.vms.insert(name.clone(), vm);
+    ops
+}
+
+/// The oldest operations that have ended, beyond those that are remembered.
+fn forgettable(records: &Records) -> Vec<u64> {
+    let ended: Vec<_> = records.operations.values().filter(|record| record.ended()).map(|record| record.id).collect();
+    ended[..ended.len().saturating_sub(REMEMBERED)].to_vec()
+}
+
+pub(crate) fn no_such_vm(vm: &VmName) -> ProblemView {
+    Trouble::new("no-such-vm", format!("there is no VM `{vm}`"), "`weft vm ls` lists them").problem()
+}
+
+fn problems(error: impl Into<Trouble>) -> Problems {
+    vec![error.into().problem()]
+}

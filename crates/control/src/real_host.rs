@@ -1,0 +1,404 @@
+//! The host that we run on: engines, images, and a switch that is another role of our own binary.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use weft_dataplane_protocol::{DataplaneConfig, ExplainRequest, Explanation, SwitchStatus};
+use weft_machine::guest::{Agent, ExecRequest, GuestError, QemuGuestAgent};
+use weft_machine::{Boot, Exit, ImageInfo, Images, LaunchNic, LaunchSpec, Process, Running, Seed, SeedNic, Uuid};
+use weft_model::ImageSource;
+use weft_types::{ByteSize, Label, VmName};
+
+use crate::Paths;
+use crate::host::{Host, OnExit, Trouble, Words};
+use crate::launch::{Launch, NicSetup};
+use crate::observed::ObservedVm;
+use crate::switch_process::SwitchProcess;
+use crate::watch::Watcher;
+
+/// The file in a VM's state folder that says what it was started as.
+const LAUNCH: &str = "launch.json";
+/// The longest that is read of it, in bytes.
+const MAX_LAUNCH_BYTES: u64 = 4 << 20;
+/// How much of a console's end is looked at, in bytes.
+const TAIL_BYTES: u64 = 8 << 10;
+/// How long an agent that is to do something is waited for.
+const AGENT_PATIENCE: Duration = Duration::from_secs(2);
+/// How long it is tried whether a foreign guest's agent answers.
+const FOREIGN_PATIENCE: Duration = Duration::from_millis(100);
+
+/// The host that we run on.
+pub(crate) struct RealHost {
+    paths: Paths,
+    images: Images,
+    switch: SwitchProcess,
+    watcher: io::Result<Watcher>,
+    /// The connections to the agents of machines that run.
+    agents: Mutex<BTreeMap<VmName, Agent>>,
+}
+
+impl RealHost {
+    pub(crate) fn new(paths: Paths, exe: PathBuf) -> Self {
+        let watcher = Watcher::start();
+        if let Err(error) = &watcher {
+            tracing::error!(%error, "processes cannot be watched");
+        }
+        let images = Images::new(&paths.cache);
+        let switch = SwitchProcess::new(paths.clone(), exe);
+        Self { paths, images, switch, watcher, agents: Mutex::default() }
+    }
+
+    fn agents(&self) -> MutexGuard<'_, BTreeMap<VmName, Agent>> {
+        self.agents.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The connection to a machine's agent, begun if need be.
+    fn agent(&self, vm: &VmName) -> Result<Agent, GuestError> {
+        let mut agents = self.agents();
+        if let Some(agent) = agents.get(vm) {
+            return Ok(agent.clone());
+        }
+        let agent = Agent::connect(&weft_machine::agent_socket(&self.paths.vm_run(vm)))?;
+        agents.insert(vm.clone(), agent.clone());
+        Ok(agent)
+    }
+
+    /// The QEMU guest agent of a foreign image.
+    fn foreign_agent(&self, vm: &VmName) -> Result<QemuGuestAgent, GuestError> {
+        QemuGuestAgent::connect(&weft_machine::guest_agent_socket(&self.paths.vm_run(vm)))
+    }
+
+    fn has_foreign_image(&self, vm: &VmName) -> bool {
+        read_launch(&self.paths.vm_state(vm)).is_some_and(|launch| launch.source.is_some())
+    }
+
+    fn spec(&self, vm: &VmName, launch: &Launch) -> Result<LaunchSpec, Trouble> {
+        let nic = |(index, nic): (usize, &crate::launch::NicLaunch)| LaunchNic {
+            mac: nic.mac,
+            socket: self.paths.port_socket(vm, index),
+            mtu: nic.mtu,
+        };
+        Ok(LaunchSpec {
+            name: vm.clone(),
+            uuid: Uuid::derive(&format!("{}/{vm}", self.paths.state.display())),
+            memory: launch.memory,
+            cpus: launch.cpus,
+            boot: self.boot(vm, launch)?,
+            nics: launch.nics.iter().enumerate().map(nic).collect(),
+            state_dir: self.paths.vm_state(vm),
+            run_dir: self.paths.vm_run(vm),
+        })
+    }
+
+    fn boot(&self, vm: &VmName, launch: &Launch) -> Result<Boot, Trouble> {
+        let appended = |cmdline: &str| match &launch.cmdline {
+            Some(more) => format!("{cmdline} {more}"),
+            None => cmdline.to_owned(),
+        };
+        Ok(match &launch.source {
+            None => {
+                let built = self.images.ensure(launch.image.as_str(), &|_| {})?;
+                Boot::Kernel { kernel: built.kernel, initrd: Some(built.initrd), cmdline: appended(&built.cmdline) }
+            }
+            Some(ImageSource::Kernel { kernel, initrd, cmdline }) => {
+                Boot::Kernel { kernel: kernel.clone(), initrd: initrd.clone(), cmdline: appended(cmdline) }
+            }
+            Some(ImageSource::Disk { path, format }) => {
+                Boot::Disk { base: path.clone(), format: *format, size: launch.disk_size, seed: Some(seed(vm, launch)) }
+            }
+        })
+    }
+}
+
+fn seed(vm: &VmName, launch: &Launch) -> Seed {
+    let nics = launch.nics.iter().map(|nic| SeedNic {
+        mac: nic.mac,
+        dhcp: nic.setup == NicSetup::Dhcp,
+        address: match nic.setup {
+            NicSetup::Static(ip, prefix) => Some((ip, prefix)),
+            NicSetup::Dhcp | NicSetup::Nothing => None,
+        },
+        mtu: nic.mtu,
+    });
+    Seed {
+        hostname: vm.to_string(),
+        ssh_key: launch.ssh_key.clone(),
+        user_data: launch.user_data.clone(),
+        nics: nics.collect(),
+    }
+}
+
+impl Host for RealHost {
+    fn unix_ms(&self) -> u64 {
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn available_memory(&self) -> Option<ByteSize> {
+        let text = fs::read_to_string("/proc/meminfo").ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+        let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+        Some(ByteSize::from_bytes(kib.saturating_mul(1024)))
+    }
+
+    fn find_switch(&self) -> Option<Process> {
+        self.switch.find()
+    }
+
+    fn start_switch(&self) -> Result<Process, Trouble> {
+        self.switch.start()
+    }
+
+    fn apply_dataplane(&self, config: &DataplaneConfig) -> Result<(), Trouble> {
+        self.switch.apply(config)
+    }
+
+    fn switch_status(&self) -> Result<SwitchStatus, Trouble> {
+        self.switch.status()
+    }
+
+    fn explain(&self, request: &ExplainRequest) -> Result<Explanation, Trouble> {
+        self.switch.explain(request)
+    }
+
+    fn stop_switch(&self) -> Result<(), Trouble> {
+        self.switch.stop()
+    }
+
+    fn vms(&self) -> BTreeMap<VmName, ObservedVm> {
+        let folders = fs::read_dir(self.paths.vm_states()).into_iter().flatten().flatten();
+        let names = folders.filter_map(|folder| folder.file_name().to_str()?.parse::<VmName>().ok());
+        names
+            .map(|name| {
+                let running = weft_machine::adopt(&self.paths.vm_run(&name));
+                let seen = ObservedVm {
+                    process: running.map(|running| running.process),
+                    accelerator: running.map(|running| running.accelerator),
+                    launch: read_launch(&self.paths.vm_state(&name)),
+                };
+                (name, seen)
+            })
+            .collect()
+    }
+
+    fn start_vm(&self, vm: &VmName, launch: &Launch) -> Result<Running, Trouble> {
+        if let Some(running) = weft_machine::adopt(&self.paths.vm_run(vm)) {
+            return Ok(running);
+        }
+        self.agents().remove(vm);
+        let spec = self.spec(vm, launch)?;
+        // Written first: whatever happens from here on, what is there is known to be this machine's.
+        write_launch(&spec.state_dir, launch)?;
+        Ok(weft_machine::start(&spec)?)
+    }
+
+    fn stop_vm(&self, vm: &VmName, grace: Duration) -> Result<(), Trouble> {
+        weft_machine::stop(&self.paths.vm_run(vm), grace)?;
+        self.agents().remove(vm);
+        Ok(())
+    }
+
+    fn remove_vm(&self, vm: &VmName) -> Result<(), Trouble> {
+        self.agents().remove(vm);
+        Ok(weft_machine::remove(&self.paths.vm_state(vm), &self.paths.vm_run(vm))?)
+    }
+
+    fn watch(&self, process: Process, on_exit: OnExit) {
+        match &self.watcher {
+            Ok(watcher) => watcher.watch(process, on_exit),
+            Err(_) if process.alive() => {}
+            Err(_) => on_exit(Exit::Unknown),
+        }
+    }
+
+    fn agent_answers(&self, vm: &VmName, wait: Duration) -> bool {
+        let answers = self.agent(vm).and_then(|agent| agent.wait_ready(wait));
+        match answers {
+            Ok(_) => true,
+            Err(GuestError::NotReady { .. } | GuestError::Unreachable { .. }) if self.has_foreign_image(vm) => {
+                self.foreign_agent(vm).and_then(|agent| agent.wait_ready(FOREIGN_PATIENCE)).is_ok()
+            }
+            Err(_) => false,
+        }
+    }
+
+    fn words(&self, vm: &VmName) -> Words {
+        let state = self.paths.vm_state(vm);
+        let console = weft_machine::console_log(&state);
+        Words {
+            engine: weft_machine::engine_words(&state),
+            console: last_lines(&console),
+            console_bytes: fs::metadata(&console).map_or(0, |metadata| metadata.len()),
+        }
+    }
+
+    fn housekeep(&self) {
+        for vm in self.vms().keys() {
+            if let Err(error) = weft_machine::bound_logs(&self.paths.vm_state(vm)) {
+                tracing::warn!(%error, %vm, "a machine's logs cannot be shortened");
+            }
+        }
+        self.switch.bound_log();
+    }
+
+    fn built_images(&self) -> BTreeSet<Label> {
+        let images = self.images.list().unwrap_or_default();
+        images.into_iter().filter_map(|image| image.name.parse().ok()).collect()
+    }
+
+    fn images(&self) -> Result<Vec<ImageInfo>, Trouble> {
+        Ok(self.images.list()?)
+    }
+
+    fn ensure_image(
+        &self,
+        image: &Label,
+        source: Option<&ImageSource>,
+        progress: &dyn Fn(String),
+    ) -> Result<(), Trouble> {
+        let there = |what: &'static str, path: &Path| match File::open(path) {
+            Ok(_) => Ok(()),
+            Err(error) => {
+                let title = format!("the {what} `{}` of image `{image}` cannot be read", path.display());
+                let hint = "check the path in the image's description, and who may read it";
+                Err(Trouble { detail: error.to_string(), ..Trouble::new("missing-image", title, hint) })
+            }
+        };
+        match source {
+            None => self.images.ensure(image.as_str(), &|step| progress(step.to_string())).map(drop)?,
+            Some(ImageSource::Kernel { kernel, initrd, .. }) => {
+                there("kernel", kernel)?;
+                initrd.as_deref().map_or(Ok(()), |initrd| there("initrd", initrd))?;
+            }
+            Some(ImageSource::Disk { path, .. }) => there("disk", path)?,
+        }
+        Ok(())
+    }
+
+    fn remove_image(&self, image: &str) -> Result<(), Trouble> {
+        Ok(self.images.remove(image)?)
+    }
+
+    fn exec(&self, vm: &VmName, request: ExecRequest) -> Result<UnixStream, Trouble> {
+        let agent = self.agent(vm)?;
+        match agent.wait_ready(AGENT_PATIENCE) {
+            Ok(_) => Ok(agent.exec(request)?),
+            Err(GuestError::NotReady { .. } | GuestError::Unreachable { .. }) if self.has_foreign_image(vm) => {
+                let foreign = self.foreign_agent(vm)?;
+                foreign.wait_ready(AGENT_PATIENCE)?;
+                Ok(foreign.exec(request)?)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn console(&self, vm: &VmName) -> Result<UnixStream, Trouble> {
+        let socket = weft_machine::console_socket(&self.paths.vm_run(vm));
+        UnixStream::connect(&socket).map_err(|error| {
+            let hint = "another `weft console` may be there already; only one can be at a time";
+            let title = format!("cannot reach the console of `{vm}`");
+            Trouble { detail: error.to_string(), ..Trouble::new("console", title, hint) }
+        })
+    }
+
+    fn console_log(&self, vm: &VmName) -> PathBuf {
+        weft_machine::console_log(&self.paths.vm_state(vm))
+    }
+}
+
+fn read_launch(state_dir: &Path) -> Option<Launch> {
+    let mut bytes = Vec::new();
+    File::open(state_dir.join(LAUNCH)).ok()?.take(MAX_LAUNCH_BYTES).read_to_end(&mut bytes).ok()?;
+    serde_json::from_slice(&bytes).ok()
+}
+
+fn write_launch(state_dir: &Path, launch: &Launch) -> Result<(), Trouble> {
+    let path = state_dir.join(LAUNCH);
+    let write = || {
+        DirBuilder::new().recursive(true).mode(0o700).create(state_dir)?;
+        write_whole(&path, &serde_json::to_vec(launch)?)
+    };
+    write().map_err(|error| io_trouble("write", &path, &error))
+}
+
+/// Writes a file such that a reader, or a kill, finds its old contents or its new ones and never a part of either.
+pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let draft = path.with_extension("new");
+    let mut file = File::options().create(true).write(true).truncate(true).mode(0o600).open(&draft)?;
+    file.write_all(bytes)?;
+    fs::rename(&draft, path)
+}
+
+pub(crate) fn io_trouble(action: &str, path: &Path, error: &io::Error) -> Trouble {
+    let full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+    let (code, hint) = match full {
+        true => ("disk-full", "make room on that disk, then run the same command again"),
+        false => ("io", "check the owner and the mode of the folder"),
+    };
+    let title = format!("cannot {action} `{}`", path.display());
+    Trouble { detail: error.to_string(), ..Trouble::new(code, title, hint) }
+}
+
+/// The last lines of a text that a guest has written, without anything that could harm a terminal.
+pub(crate) fn last_lines(path: &Path) -> Vec<String> {
+    let read = || -> io::Result<Vec<u8>> {
+        let mut file = File::open(path)?;
+        let length = file.metadata()?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(TAIL_BYTES)))?;
+        let mut bytes = Vec::new();
+        file.take(TAIL_BYTES).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    printable_lines(&read().unwrap_or_default())
+}
+
+/// The lines of a text that are not blank, without control characters and terminal sequences (ECMA-48, section 5.4).
+fn printable_lines(bytes: &[u8]) -> Vec<String> {
+    let text = String::from_utf8_lossy(bytes);
+    let printable = |line: &str| {
+        let mut kept = String::new();
+        let mut chars = line.chars().peekable();
+        while let Some(c) = chars.next() {
+            if c == '\x1b' && chars.next_if_eq(&'[').is_some() {
+                // A control sequence ends with its first character from `@` to `~`.
+                let _ = chars.by_ref().find(|c| ('@'..='~').contains(c));
+            } else if !c.is_control() {
+                kept.push(c);
+            }
+        }
+        kept.trim_end().to_owned()
+    };
+    text.split(['\n', '\r']).map(printable).filter(|line| !line.trim().is_empty()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guests_words_cannot_harm_a_terminal() {
+        let lines = |text: &str| printable_lines(text.as_bytes());
+        assert_eq!(lines("\x1b[2J\x1b[1;31mhello\x1b[0m\r\n\n \nworld"), ["hello", "world"]);
+        assert_eq!(lines("\x1b]0;title\x07x"), ["]0;titlex"]);
+        assert_eq!(lines("\x1b["), [""; 0]);
+        assert_eq!(printable_lines(b"\xff\xfe"), ["\u{fffd}\u{fffd}"]);
+    }
+
+    #[test]
+    fn the_record_of_a_launch_survives_and_damage_is_no_record() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("vm/web");
+        assert_eq!(read_launch(&state), None);
+        let launch = crate::plan::tests::launch("web");
+        write_launch(&state, &launch).unwrap();
+        assert_eq!(read_launch(&state), Some(launch));
+        fs::write(state.join(LAUNCH), b"{\"image\":").unwrap();
+        assert_eq!(read_launch(&state), None);
+    }
+}

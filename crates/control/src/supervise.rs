@@ -1,0 +1,142 @@
+//! What happens when a process ends by itself: a switch is replaced at once, a machine is not.
+
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+
+use weft_machine::{Exit, Process};
+use weft_types::VmName;
+
+use crate::events::Happening;
+use crate::host::Words;
+use crate::inner::{Inner, Notice};
+use crate::objects::Fate;
+use crate::state::Phase;
+
+/// How long after a switch that could not be replaced it is tried again, at first and at most.
+const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+/// How often the host is kept in order.
+const HOUSEKEEPING: Duration = Duration::from_secs(15);
+
+/// Handles notices until the controller ends.
+pub(crate) fn supervise(inner: &Arc<Inner>, notices: &mpsc::Receiver<Notice>) {
+    let mut housekeeping = Instant::now() + HOUSEKEEPING;
+    let mut retry: Option<(Instant, Duration)> = None;
+    loop {
+        let due = retry.map_or(housekeeping, |(due, _)| due.min(housekeeping));
+        let notice = notices.recv_timeout(due.saturating_duration_since(Instant::now()));
+        let mut heal = false;
+        match notice {
+            Ok(Notice::Close) | Err(mpsc::RecvTimeoutError::Disconnected) => return,
+            Ok(Notice::VmEnded { vm, process, exit }) => vm_ended(inner, &vm, process, exit),
+            Ok(Notice::SwitchEnded { process }) => heal = switch_ended(inner, process),
+            Ok(Notice::SwitchMissing) => heal = true,
+            Err(mpsc::RecvTimeoutError::Timeout) => {}
+        }
+        if inner.closing() {
+            return;
+        }
+        let now = Instant::now();
+        if heal || retry.is_some_and(|(due, _)| due <= now) {
+            let waited = retry.map_or(Duration::ZERO, |(_, waited)| waited);
+            retry = try_to_heal(inner, waited).map(|wait| (Instant::now() + wait, wait));
+        }
+        if housekeeping <= now {
+            inner.host.housekeep();
+            housekeeping = now + HOUSEKEEPING;
+        }
+    }
+}
+
+/// Replaces the switch; how long to wait before the next try if that fails.
+fn try_to_heal(inner: &Arc<Inner>, waited: Duration) -> Option<Duration> {
+    let trouble = inner.heal_switch().err()?;
+    let wait = (waited * 2).clamp(RETRY.0, RETRY.1);
+    let words = format!("the switch could not be started again: {}", trouble.sentence());
+    inner.tell(Happening::new("switch-failed", words).to("switch", "switch"));
+    Some(wait)
+}
+
+/// Whether the switch that has ended should have gone on.
+fn switch_ended(inner: &Inner, process: Process) -> bool {
+    let mut state = inner.state();
+    if state.switch != Some(process) {
+        return false;
+    }
+    state.switch = None;
+    drop(state);
+    let words = format!("the switch (process {}) has ended; VMs go on without network until it is back", process.pid);
+    inner.tell(Happening::new("switch-died", words).to("switch", "switch"));
+    true
+}
+
+fn vm_ended(inner: &Inner, vm: &VmName, process: Process, exit: Exit) {
+    let by_itself = |phase: &Phase| !matches!(phase, Phase::Stopping | Phase::Dead(_));
+    if !inner.state().life(vm, process).is_some_and(|life| by_itself(&life.phase)) {
+        return;
+    }
+    let fate = fate_of(exit, &inner.host.words(vm));
+    bury(inner, vm, &fate);
+    if let Some(life) = inner.state().life(vm, process).filter(|life| by_itself(&life.phase)) {
+        life.phase = Phase::Dead(fate);
+    }
+    inner.settle();
+}
+
+/// Records that a machine has ended by itself, and tells it.
+pub(crate) fn bury(inner: &Inner, vm: &VmName, fate: &Fate) {
+    if let Err(error) = inner.record_fate(vm, fate) {
+        tracing::warn!(%error, %vm, "that a machine has ended could not be recorded");
+    }
+    let kind = if matches!(fate, Fate::Off { .. }) { "vm-off" } else { "vm-died" };
+    let words = format!("{vm} does not run any more: {}", fate.reason().unwrap_or_default());
+    inner.tell(Happening::new(kind, words).to("vm", vm));
+}
+
+/// What an end by itself means. An engine that exits in good order does so because its guest has powered itself off;
+/// where nobody knows how it ended, the guest's kernel has said so on the console.
+pub(crate) fn fate_of(exit: Exit, words: &Words) -> Fate {
+    let farewell = words
+        .console
+        .iter()
+        .rev()
+        .take(20)
+        .any(|line| ["reboot: Power down", "reboot: System halted"].iter().any(|farewell| line.contains(farewell)));
+    let signalled = words.engine.contains("terminating on signal");
+    match exit {
+        Exit::Code(0) | Exit::Unknown if farewell => Fate::Off { reason: "powered off from inside".to_owned() },
+        Exit::Code(0) if !signalled => Fate::Off { reason: "powered off from inside".to_owned() },
+        _ => {
+            let said = if words.engine.is_empty() { String::new() } else { format!(": {}", words.engine) };
+            Fate::Failed { reason: format!("its engine {exit}{said}") }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(exit: Exit, engine: &str, console: &[&str], expected: &str) {
+        let console = console.iter().map(|line| (*line).to_owned()).collect();
+        let words = Words { engine: engine.to_owned(), console, console_bytes: 0 };
+        let fate = match fate_of(exit, &words) {
+            Fate::Off { reason } => format!("off: {reason}"),
+            Fate::Failed { reason } => format!("failed: {reason}"),
+            Fate::Ready { .. } => unreachable!("it has ended"),
+        };
+        assert_eq!(fate, expected);
+    }
+
+    #[test]
+    fn how_a_machine_ended() {
+        let off = "off: powered off from inside";
+        check(Exit::Code(0), "", &[], off);
+        check(Exit::Unknown, "", &["[   9.1] reboot: Power down"], off);
+        check(Exit::Unknown, "", &["login:"], "failed: its engine ended");
+        check(Exit::Signal(9), "", &["reboot: Power down"], "failed: its engine was killed (signal 9)");
+        check(Exit::Code(1), "no such device", &[], "failed: its engine exited with code 1: no such device");
+        let signal = "terminating on signal 15 from pid 7";
+        check(Exit::Code(0), signal, &[], "failed: its engine exited with code 0: terminating on signal 15 from pid 7");
+    }
+}

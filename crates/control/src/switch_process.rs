@@ -1,0 +1,205 @@
+//! The `weft switch` process: started detached, found again by process id and start time, asked over its socket.
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use weft_dataplane_protocol::{Client, DataplaneConfig, ExplainRequest, Explanation, Request, Response, SwitchStatus};
+use weft_machine::Process;
+
+use crate::Paths;
+use crate::host::Trouble;
+use crate::real_host::{io_trouble, last_lines, write_whole};
+
+/// How long a new switch may take until it answers.
+const START_PATIENCE: Duration = Duration::from_secs(10);
+/// How often it is looked whether it does.
+const START_INTERVAL: Duration = Duration::from_millis(2);
+/// How long a switch may take to end after it has said that it will, before it is killed.
+const END_PATIENCE: Duration = Duration::from_millis(500);
+/// How long the kernel may take to end a killed process.
+const KILL_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a status may take; whoever looks at the world waits for it.
+const STATUS_PATIENCE: Duration = Duration::from_secs(2);
+/// How large its log may grow, in bytes.
+const MAX_LOG_BYTES: u64 = 8 << 20;
+
+/// The switch's process, whether it runs or not.
+pub(crate) struct SwitchProcess {
+    paths: Paths,
+    exe: PathBuf,
+}
+
+impl SwitchProcess {
+    pub(crate) fn new(paths: Paths, exe: PathBuf) -> Self {
+        Self { paths, exe }
+    }
+
+    /// The process, if it runs.
+    pub(crate) fn find(&self) -> Option<Process> {
+        let recorded = fs::read(self.paths.switch_process()).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        match recorded.filter(Process::alive) {
+            Some(process) => Some(process),
+            // Whoever started it may not have lived to write it down; but it can be asked.
+            None => Process::of_pid(self.status().ok()?.pid),
+        }
+    }
+
+    /// Starts it unless it runs, and waits until it answers.
+    pub(crate) fn start(&self) -> Result<Process, Trouble> {
+        if let Some(process) = self.find() {
+            return self.await_answer(process);
+        }
+        for folder in [self.paths.port_sockets(), self.paths.switch_state()] {
+            let made = DirBuilder::new().recursive(true).mode(0o700).create(&folder);
+            made.map_err(|error| io_trouble("create", &folder, &error))?;
+        }
+        let log_path = self.paths.switch_log();
+        let log = File::options().create(true).append(true).mode(0o600).open(&log_path);
+        let log = log.map_err(|error| io_trouble("write", &log_path, &error))?;
+        let stderr = log.try_clone().map_err(|error| io_trouble("write", &log_path, &error))?;
+        let child = Command::new(&self.exe)
+            .arg("switch")
+            .arg("--control")
+            .arg(self.paths.switch_socket())
+            .arg("--state")
+            .arg(self.paths.switch_state())
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(log)
+            .stderr(stderr)
+            .process_group(0) // what ends the daemon's terminal must not end the switch
+            .spawn()
+            .map_err(|error| io_trouble("run", &self.exe, &error))?;
+        match Process::of_pid(child.id()) {
+            Some(process) => {
+                self.record(process)?;
+                self.await_answer(process)
+            }
+            None => Err(self.ended()),
+        }
+    }
+
+    fn record(&self, process: Process) -> Result<(), Trouble> {
+        let path = self.paths.switch_process();
+        let bytes = serde_json::to_vec(&process).unwrap_or_default();
+        write_whole(&path, &bytes).map_err(|error| io_trouble("write", &path, &error))
+    }
+
+    fn await_answer(&self, process: Process) -> Result<Process, Trouble> {
+        let deadline = Instant::now() + START_PATIENCE;
+        loop {
+            match self.status() {
+                Ok(status) if status.pid == process.pid => return Ok(process),
+                // Another one was faster; ours will see that and end.
+                Ok(status) => {
+                    if let Some(other) = Process::of_pid(status.pid) {
+                        self.record(other)?;
+                        return Ok(other);
+                    }
+                }
+                Err(_) => {}
+            }
+            if process.wait_exit(START_INTERVAL).is_some() && self.status().is_err() {
+                return Err(self.ended());
+            }
+            if Instant::now() >= deadline {
+                let title = format!("the switch (process {}) does not answer", process.pid);
+                let hint = format!("see {}; end the process if it hangs", self.paths.switch_log().display());
+                return Err(Trouble::new("switch-silent", title, hint));
+            }
+        }
+    }
+
+    /// Why a switch that has ended did so.
+    fn ended(&self) -> Trouble {
+        let said = last_lines(&self.paths.switch_log());
+        let title = "the switch ended as soon as it was started";
+        let hint = format!("see {}", self.paths.switch_log().display());
+        Trouble { detail: said.last().cloned().unwrap_or_default(), ..Trouble::new("switch-ended", title, hint) }
+    }
+
+    fn call(&self, request: &Request, patience: Option<Duration>) -> Result<Response, Trouble> {
+        let mut client = Client::connect(&self.paths.switch_socket())?;
+        if let Some(patience) = patience {
+            client = client.with_timeout(patience);
+        }
+        match client.call(request)? {
+            Response::Refused(refusal) => Err(refusal.into()),
+            answer => Ok(answer),
+        }
+    }
+
+    pub(crate) fn status(&self) -> Result<SwitchStatus, Trouble> {
+        match self.call(&Request::Status, Some(STATUS_PATIENCE))? {
+            Response::Status(status) => Ok(status),
+            _ => Err(nonsense()),
+        }
+    }
+
+    pub(crate) fn apply(&self, config: &DataplaneConfig) -> Result<(), Trouble> {
+        match self.call(&Request::Apply(config.clone()), None)? {
+            Response::Done => Ok(()),
+            _ => Err(nonsense()),
+        }
+    }
+
+    pub(crate) fn explain(&self, request: &ExplainRequest) -> Result<Explanation, Trouble> {
+        match self.call(&Request::Explain(request.clone()), None)? {
+            Response::Explained(explanation) => Ok(explanation),
+            _ => Err(nonsense()),
+        }
+    }
+
+    /// Ends it and removes everything that it and its predecessors have left.
+    pub(crate) fn stop(&self) -> Result<(), Trouble> {
+        if let Some(process) = self.find() {
+            let told = self.call(&Request::Shutdown { forget: true }, Some(END_PATIENCE));
+            let patience = if told.is_ok() { END_PATIENCE } else { Duration::ZERO };
+            if process.wait_exit(patience).is_none() {
+                tracing::warn!(pid = process.pid, "the switch does not end by itself and is killed");
+                let killed = process.kill();
+                if process.wait_exit(KILL_PATIENCE).is_none() {
+                    let detail = killed.err().map_or_else(String::new, |error| error.to_string());
+                    let title = format!("the switch (process {}) does not end, even when killed", process.pid);
+                    return Err(Trouble { detail, ..Trouble::new("does-not-end", title, "") });
+                }
+            }
+        }
+        for folder in [self.paths.port_sockets(), self.paths.switch_state()] {
+            ignore_absent(fs::remove_dir_all(&folder)).map_err(|error| io_trouble("remove", &folder, &error))?;
+        }
+        for file in [self.paths.switch_socket(), self.paths.switch_process()] {
+            ignore_absent(fs::remove_file(&file)).map_err(|error| io_trouble("remove", &file, &error))?;
+        }
+        Ok(())
+    }
+
+    /// Keeps the log from filling the disk.
+    pub(crate) fn bound_log(&self) {
+        let path = self.paths.switch_log();
+        if fs::metadata(&path).is_ok_and(|metadata| metadata.len() > MAX_LOG_BYTES) {
+            // The switch appends: after this it goes on from the beginning.
+            let emptied = File::options().write(true).open(&path).and_then(|file| file.set_len(0));
+            if let Err(error) = emptied {
+                tracing::warn!(%error, "the switch's log cannot be shortened");
+            }
+        }
+    }
+}
+
+fn nonsense() -> Trouble {
+    let hint = "end the switch process: a new one is started at once, and no VM stops";
+    Trouble::new("switch-nonsense", "the switch answers something else than was asked", hint)
+}
+
+fn ignore_absent(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}

@@ -1,0 +1,182 @@
+//! The state of the world as the API shows it.
+
+use std::collections::BTreeSet;
+
+use weft_dataplane_protocol::{LeaseStatus, PortStatus, SwitchStatus};
+use weft_model::view::{
+    DaemonView, DropView, ImageView, LeaseView, NetworkView, NicView, PortView, ProblemView, SwitchView, VmState,
+    VmView, WorldView,
+};
+use weft_model::{EngineKind, ImageSource, MICRO};
+use weft_types::{ByteSize, NetworkName, PortName, VmName};
+
+use crate::desired::{Desired, DesiredVm, Records};
+use crate::host::Trouble;
+use crate::inner::Inner;
+use crate::objects::Fate;
+use crate::state::{Phase, State};
+
+impl Inner {
+    /// Everything at once.
+    pub(crate) fn world_view(&self) -> WorldView {
+        let daemon = DaemonView { pid: std::process::id(), version: env!("CARGO_PKG_VERSION").to_owned() };
+        let records = match self.records() {
+            Ok(records) => records,
+            Err(error) => {
+                tracing::error!(%error, "the store cannot be read");
+                return WorldView { daemon, ..WorldView::default() };
+            }
+        };
+        // Where a switch should be but does not answer, the rest is still worth showing.
+        let expected = self.state().switch.is_some();
+        let status = if expected { self.host.switch_status().ok() } else { None };
+        let Records { revision, desired, .. } = records;
+        let leases = status.as_ref().map_or(&[][..], |status| &status.leases);
+        let networks = desired.networks.keys().map(|name| network_view(&desired, name)).collect();
+        let vms = {
+            let state = self.state();
+            let present = desired.vms.iter().filter(|(_, vm)| !vm.removed());
+            present.map(|(name, vm)| vm_view(&state, name, vm, leases)).collect()
+        };
+        let mut leases: Vec<_> = leases.iter().map(lease_view).collect();
+        leases.sort_by_key(|lease| lease.ip);
+        let ports = status.as_ref().map_or_else(Vec::new, |status| status.ports.iter().map(port_view).collect());
+        WorldView { revision, networks, vms, ports, leases, daemon, switch: status.map(switch_view) }
+    }
+
+    /// The images that could be used, and what is in the cache.
+    pub(crate) fn image_views(&self) -> Result<Vec<ImageView>, ProblemView> {
+        let desired = self.records().map_err(|error| Trouble::from(error).problem())?.desired;
+        let cached = self.host.images().map_err(|trouble| trouble.problem())?;
+        let names: BTreeSet<_> = std::iter::once(MICRO)
+            .chain(desired.images.keys().map(|name| name.as_str()))
+            .chain(cached.iter().map(|image| image.name.as_str()))
+            .collect();
+        let view = |name: &str| {
+            let built = cached.iter().find(|image| image.name == name);
+            let described = desired.images.iter().find(|(known, _)| known.as_str() == name);
+            let (description, there, size) = match (described, built) {
+                (Some((_, image)), _) => described_image(&image.spec.source),
+                (None, Some(built)) => (built.detail.clone(), true, Some(built.size)),
+                (None, None) => ("built from Debian's packages when it is first used".to_owned(), false, None),
+            };
+            let used = desired.vms.iter().filter(|(_, vm)| vm.spec.image.as_str() == name && !vm.removed());
+            let used_by = used.map(|(name, _)| name.clone()).collect();
+            ImageView { name: name.to_owned(), description, built: there, size, used_by }
+        };
+        Ok(names.into_iter().map(view).collect())
+    }
+}
+
+fn described_image(source: &ImageSource) -> (String, bool, Option<ByteSize>) {
+    let (what, path) = match source {
+        ImageSource::Kernel { kernel, .. } => ("kernel", kernel),
+        ImageSource::Disk { path, .. } => ("disk", path),
+    };
+    let size = std::fs::metadata(path).ok().map(|metadata| ByteSize::from_bytes(metadata.len()));
+    (format!("{what} {}", path.display()), size.is_some(), size)
+}
+
+fn network_view(desired: &Desired, name: &NetworkName) -> NetworkView {
+    let object = &desired.networks[name];
+    let on_it = |vm: &DesiredVm| !vm.removed() && vm.spec.nics.iter().any(|nic| nic.network == *name);
+    NetworkView {
+        name: name.clone(),
+        mode: object.spec.mode,
+        subnet: object.spec.subnet,
+        gateway: object.spec.gateway,
+        host_access: object.spec.host_access,
+        vms: desired.vms.iter().filter(|(_, vm)| on_it(vm)).map(|(name, _)| name.clone()).collect(),
+        owner: object.owner.clone(),
+        provenance: object.spec.provenance.clone(),
+    }
+}
+
+fn vm_view(state: &State, name: &VmName, vm: &DesiredVm, leases: &[LeaseStatus]) -> VmView {
+    let (now, reason) = vm_state(state, name, vm);
+    let life = state.lives.get(name).filter(|life| !matches!(life.phase, Phase::Dead(_)));
+    let nic = |(index, nic): (usize, &weft_model::Nic)| NicView {
+        network: nic.network.clone(),
+        port: PortName::of_vnic(name, index),
+        mac: nic.mac,
+        ip: leases.iter().find(|lease| lease.network == nic.network && lease.mac == nic.mac).map(|lease| lease.ip),
+    };
+    VmView {
+        name: name.clone(),
+        state: now,
+        reason,
+        image: vm.spec.image.to_string(),
+        engine: vm.spec.engine.unwrap_or(EngineKind::Qemu),
+        accelerator: life.map(|life| life.accelerator.as_str().to_owned()),
+        pid: life.map(|life| life.process.pid),
+        memory: vm.spec.memory,
+        cpus: vm.spec.cpus,
+        nics: vm.spec.nics.iter().enumerate().map(nic).collect(),
+        owner: vm.owner.clone(),
+        provenance: vm.spec.provenance.clone(),
+    }
+}
+
+/// What a machine does now, and why or what it waits for.
+fn vm_state(state: &State, name: &VmName, vm: &DesiredVm) -> (VmState, Option<String>) {
+    let of_fate = |fate: &Fate| match fate {
+        Fate::Off { reason } => (VmState::Stopped, Some(reason.clone())),
+        fate => (VmState::Failed, fate.reason().map(str::to_owned)),
+    };
+    match state.lives.get(name).map(|life| &life.phase) {
+        Some(Phase::Stopping) => (VmState::Stopping, None),
+        Some(Phase::Dead(fate)) if vm.override_.is_none() => of_fate(fate),
+        Some(Phase::Starting(missing)) => (VmState::Starting, Some(format!("waits for {missing}"))),
+        Some(Phase::Ready) => (VmState::Ready, None),
+        Some(Phase::Late(problem)) => (VmState::Failed, Some(problem.title.clone())),
+        Some(Phase::Dead(_)) | None => match (&vm.override_, &vm.fate) {
+            (Some(_), _) => (VmState::Stopped, vm.drift()),
+            (None, Some(fate)) if fate.reason().is_some() => of_fate(fate),
+            _ if state.planning() => (VmState::Starting, Some("waits for its turn".to_owned())),
+            _ => (VmState::Failed, Some("it does not run".to_owned())),
+        },
+    }
+}
+
+fn lease_view(lease: &LeaseStatus) -> LeaseView {
+    LeaseView {
+        network: lease.network.clone(),
+        ip: lease.ip,
+        mac: lease.mac,
+        vm: lease.vm.clone(),
+        client_name: lease.client_name.clone(),
+        expires_unix_s: lease.expires_unix_s,
+    }
+}
+
+fn port_view(port: &PortStatus) -> PortView {
+    let drop =
+        |drop: &weft_dataplane_protocol::DropCount| DropView { reason: drop.reason.clone(), frames: drop.frames };
+    PortView {
+        name: port.name.clone(),
+        network: port.network.clone(),
+        driver: port.driver.clone(),
+        vm: port.vm.clone(),
+        macs: port.macs.clone(),
+        up: port.up,
+        reason: port.reason.clone(),
+        rx_frames: port.rx_frames,
+        rx_bytes: port.rx_bytes,
+        tx_frames: port.tx_frames,
+        tx_bytes: port.tx_bytes,
+        drops: port.drops.iter().map(drop).collect(),
+        provenance: port.provenance.clone(),
+    }
+}
+
+fn switch_view(status: SwitchStatus) -> SwitchView {
+    SwitchView {
+        pid: status.pid,
+        revision: status.revision,
+        cached_flows: status.cached_flows,
+        cache_hits: status.cache_hits,
+        cache_misses: status.cache_misses,
+        nat_flows: status.nat_flows,
+        notes: status.notes,
+    }
+}
