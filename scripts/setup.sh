@@ -12,6 +12,8 @@ need ip iproute2
 need ping iputils-ping
 need setpriv util-linux
 need cc gcc
+need pgrep procps
+need python3 python3
 [ -z "$missing" ] && exit 0
 
 if ! command -v apt-get >/dev/null 2>&1; then

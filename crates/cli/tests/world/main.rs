@@ -1,0 +1,9 @@
+//! Whole worlds: the real binary, real QEMU, real Debian kernels.
+//!
+//! `make setup` installs what these need. `WEFT_KEEP=1` keeps a test's folder for a look.
+
+mod faults;
+mod files;
+mod guests;
+mod harness;
+mod quickstart;

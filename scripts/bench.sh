@@ -1,0 +1,8 @@
+#!/bin/sh
+# Measures the main job and the switch's core, and prints the rows of docs/PERFORMANCE.md.
+# BENCH_ROUNDS (5) rounds of the quickstart; `cargo bench` for the core.
+set -eu
+cd "$(dirname "$0")/.."
+cargo build --release --locked --quiet -p weft-cli
+python3 scripts/bench.py target/release/weft "${BENCH_ROUNDS:-5}"
+cargo bench --locked --quiet -p weft-switch
