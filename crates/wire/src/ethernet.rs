@@ -1,122 +1,196 @@
-//! Ethernet II headers and their VLAN tags (IEEE 802.3, clause 3; IEEE 802.1Q, clause 9).
+//! Ethernet II frames, without preamble and FCS, and VLAN tags (IEEE 802.3 clause 3, IEEE 802.1Q clause 9).
 
-use weft_types::MacAddr;
+use std::fmt;
 
-use crate::Malformed;
+use weft_types::{MacAddr, VlanId};
 
-/// Bytes of an untagged header.
+use crate::read::{mac_at, u16_at};
+use crate::{Layer, Malformed, Problem};
+
+/// The length of an untagged header.
 pub const HEADER_BYTES: usize = 14;
 
-/// Bytes of a VLAN tag.
+/// The length of one tag.
 pub const TAG_BYTES: usize = 4;
 
-/// EtherTypes that Weft knows.
-pub mod ethertype {
-    /// IPv4 (RFC 894).
-    pub const IPV4: u16 = 0x0800;
-    /// ARP (RFC 826).
-    pub const ARP: u16 = 0x0806;
-    /// A customer VLAN tag.
-    pub const VLAN: u16 = 0x8100;
-    /// A service VLAN tag.
-    pub const SERVICE_VLAN: u16 = 0x88a8;
-    /// IPv6 (RFC 2464).
-    pub const IPV6: u16 = 0x86dd;
-    /// Up to here, the field is a length and the frame is an 802.3 one with an LLC header.
-    pub const LARGEST_LENGTH: u16 = 0x05ff;
+/// An EtherType (IEEE 802 numbers); values below 0x600 are lengths of 802.3 frames instead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EtherType(pub u16);
+
+impl EtherType {
+    /// IPv4.
+    pub const IPV4: Self = Self(0x0800);
+    /// ARP.
+    pub const ARP: Self = Self(0x0806);
+    /// IPv6.
+    pub const IPV6: Self = Self(0x86dd);
+    /// A customer VLAN tag follows (802.1Q).
+    pub const C_TAG: Self = Self(0x8100);
+    /// A service VLAN tag follows (802.1ad, "QinQ").
+    pub const S_TAG: Self = Self(0x88a8);
+
+    /// Whether a VLAN tag follows.
+    pub const fn is_tag(self) -> bool {
+        matches!(self, Self::C_TAG | Self::S_TAG)
+    }
 }
 
-/// The head of a frame. A second tag is payload: it is opaque to a switch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Header {
-    /// Where the frame goes.
-    pub destination: MacAddr,
-    /// Where it comes from.
-    pub source: MacAddr,
-    /// The outermost tag, if there is one.
-    pub tag: Option<Tag>,
-    /// What the payload is, or its length (see [`ethertype::LARGEST_LENGTH`]).
-    pub ethertype: u16,
+impl fmt::Display for EtherType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::IPV4 => f.write_str("IPv4"),
+            Self::ARP => f.write_str("ARP"),
+            Self::IPV6 => f.write_str("IPv6"),
+            Self::C_TAG => f.write_str("802.1Q"),
+            Self::S_TAG => f.write_str("802.1ad"),
+            Self(number) => write!(f, "EtherType {number:#06x}"),
+        }
+    }
 }
 
 /// A VLAN tag.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Tag {
-    /// The tag protocol identifier: [`ethertype::VLAN`] or [`ethertype::SERVICE_VLAN`].
-    pub protocol: u16,
-    /// Priority, drop-eligible bit and VLAN identifier as they stand.
+    /// Which kind of tag: [`EtherType::C_TAG`] or [`EtherType::S_TAG`].
+    pub kind: EtherType,
+    /// Priority (3 bits), drop eligibility (1 bit) and VLAN identifier (12 bits).
     pub control: u16,
 }
 
 impl Tag {
-    /// The VLAN identifier's 12 bits; 0 means that the tag is there only for its priority.
-    pub fn vid(self) -> u16 {
-        self.control & 0x0fff
+    /// The tag's VLAN; `None` for a tag that only carries a priority, and for the reserved 4095.
+    pub fn vlan(self) -> Option<VlanId> {
+        VlanId::try_from(self.control & 0xfff).ok()
+    }
+
+    /// The tag's priority, 0 to 7.
+    pub const fn priority(self) -> u8 {
+        (self.control >> 13) as u8
     }
 }
 
+/// A frame's header with its outermost tag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Header {
+    /// Where it goes.
+    pub dst: MacAddr,
+    /// Where it comes from.
+    pub src: MacAddr,
+    /// The outermost tag.
+    pub tag: Option<Tag>,
+    /// What follows, behind that tag; again a tag's in a frame that has two.
+    pub ethertype: EtherType,
+}
+
 impl Header {
-    /// Reads the head of a frame.
+    /// The header at the start of `frame`, and what follows it.
     ///
     /// # Errors
-    /// [`Malformed::Truncated`] if the frame ends before its header does.
+    /// When the frame ends inside its header or its outermost tag.
     #[inline]
-    pub fn parse(frame: &[u8]) -> Result<Self, Malformed> {
-        let Some([d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, t0, t1]) = frame.first_chunk::<HEADER_BYTES>() else {
-            return Err(Malformed::Truncated);
-        };
-        let destination = MacAddr::new([*d0, *d1, *d2, *d3, *d4, *d5]);
-        let source = MacAddr::new([*s0, *s1, *s2, *s3, *s4, *s5]);
-        let ethertype = u16::from_be_bytes([*t0, *t1]);
-        if !matches!(ethertype, ethertype::VLAN | ethertype::SERVICE_VLAN) {
-            return Ok(Self { destination, source, tag: None, ethertype });
-        }
-        let Some([c0, c1, e0, e1]) = frame[HEADER_BYTES..].first_chunk::<TAG_BYTES>() else {
-            return Err(Malformed::Truncated);
-        };
-        let tag = Tag { protocol: ethertype, control: u16::from_be_bytes([*c0, *c1]) };
-        Ok(Self { destination, source, tag: Some(tag), ethertype: u16::from_be_bytes([*e0, *e1]) })
+    pub fn parse(frame: &[u8]) -> Result<(Self, &[u8]), Malformed> {
+        let (header, rest) = frame.split_first_chunk::<HEADER_BYTES>().ok_or(Layer::Ethernet.is(Problem::Truncated))?;
+        let (tag, ethertype, payload) = split_tag(EtherType(u16_at::<12, _>(header)), rest)?;
+        Ok((Self { dst: mac_at::<0, _>(header), src: mac_at::<6, _>(header), tag, ethertype }, payload))
     }
 
-    /// Bytes of the header with its tag.
-    pub fn len(&self) -> usize {
+    /// The header's length.
+    pub const fn len_bytes(&self) -> usize {
         HEADER_BYTES + if self.tag.is_some() { TAG_BYTES } else { 0 }
     }
 
-    /// A header is never empty.
-    pub fn is_empty(&self) -> bool {
-        false
-    }
-
-    /// Appends the header's bytes.
-    pub fn emit(&self, frame: &mut Vec<u8>) {
-        frame.extend_from_slice(&self.destination.octets());
-        frame.extend_from_slice(&self.source.octets());
+    /// Appends the header to `out`.
+    pub fn emit(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.dst.octets());
+        out.extend_from_slice(&self.src.octets());
         if let Some(tag) = self.tag {
-            frame.extend_from_slice(&tag.protocol.to_be_bytes());
-            frame.extend_from_slice(&tag.control.to_be_bytes());
+            out.extend_from_slice(&tag.kind.0.to_be_bytes());
+            out.extend_from_slice(&tag.control.to_be_bytes());
         }
-        frame.extend_from_slice(&self.ethertype.to_be_bytes());
+        out.extend_from_slice(&self.ethertype.0.to_be_bytes());
     }
+}
+
+/// A frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frame<'a> {
+    /// Where it goes.
+    pub dst: MacAddr,
+    /// Where it comes from.
+    pub src: MacAddr,
+    /// The outermost tag.
+    pub tag: Option<Tag>,
+    /// What follows, behind that tag.
+    pub ethertype: EtherType,
+    /// All that follows, with what was added to fill the smallest frame.
+    pub payload: &'a [u8],
+}
+
+/// The frame in `bytes`.
+///
+/// # Errors
+/// When it ends inside its header or its outermost tag.
+pub fn parse(bytes: &[u8]) -> Result<Frame<'_>, Malformed> {
+    let (Header { dst, src, tag, ethertype }, payload) = Header::parse(bytes)?;
+    Ok(Frame { dst, src, tag, ethertype, payload })
+}
+
+/// Appends an untagged header to `out`.
+pub fn emit(out: &mut Vec<u8>, dst: MacAddr, src: MacAddr, ethertype: EtherType) {
+    Header { dst, src, tag: None, ethertype }.emit(out);
+}
+
+/// Takes a tag off the front of `rest` when `ethertype` says that there is one; returns the tag, the EtherType
+/// behind it and what follows.
+///
+/// # Errors
+/// When the bytes end inside the tag.
+#[inline]
+pub fn split_tag(ethertype: EtherType, rest: &[u8]) -> Result<(Option<Tag>, EtherType, &[u8]), Malformed> {
+    if !ethertype.is_tag() {
+        return Ok((None, ethertype, rest));
+    }
+    let (tag, rest) = rest.split_first_chunk::<TAG_BYTES>().ok_or(Layer::Vlan.is(Problem::Truncated))?;
+    Ok((Some(Tag { kind: ethertype, control: u16_at::<0, _>(tag) }), EtherType(u16_at::<2, _>(tag)), rest))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn cut_frames() {
+        let tagged = [&[0xff; 12][..], &[0x81, 0x00, 0x60, 0x0a, 0x08, 0x00, 7]].concat();
+        for len in 0..14 {
+            assert_eq!(parse(&tagged[..len]).unwrap_err().to_string(), "ethernet-truncated", "{len}");
+        }
+        for len in 14..18 {
+            assert_eq!(parse(&tagged[..len]).unwrap_err().to_string(), "vlan-truncated", "{len}");
+        }
+        let frame = parse(&tagged).unwrap();
+        let tag = frame.tag.unwrap();
+        assert_eq!((tag.vlan().map(u16::from), tag.priority()), (Some(10), 3));
+        assert_eq!((frame.ethertype, frame.payload), (EtherType::IPV4, &[7][..]));
+    }
 
     proptest! {
         #[test]
-        fn what_is_emitted_is_parsed(
-            d in any::<[u8; 6]>(), s in any::<[u8; 6]>(), control in any::<Option<u16>>(), ethertype in 0x0600u16..0x8100,
-        ) {
-            let tag = control.map(|control| Tag { protocol: ethertype::VLAN, control });
-            let header = Header { destination: MacAddr::new(d), source: MacAddr::new(s), tag, ethertype };
-            let mut frame = Vec::new();
-            header.emit(&mut frame);
-            prop_assert_eq!(frame.len(), header.len());
-            prop_assert_eq!(Header::parse(&frame), Ok(header));
-            prop_assert_eq!(Header::parse(&frame[..frame.len() - 1]), Err(Malformed::Truncated));
+        fn parse_after_emit_is_identity(dst: [u8; 6], src: [u8; 6], tag: Option<(bool, u16)>, ethertype: u16, payload: Vec<u8>) {
+            prop_assume!(!EtherType(ethertype).is_tag());
+            let kind = |service| if service { EtherType::S_TAG } else { EtherType::C_TAG };
+            let header = Header {
+                dst: MacAddr::new(dst),
+                src: MacAddr::new(src),
+                tag: tag.map(|(service, control)| Tag { kind: kind(service), control }),
+                ethertype: EtherType(ethertype),
+            };
+            let mut bytes = Vec::new();
+            header.emit(&mut bytes);
+            prop_assert_eq!(bytes.len(), header.len_bytes());
+            bytes.extend_from_slice(&payload);
+            prop_assert_eq!(Header::parse(&bytes), Ok((header, &payload[..])));
         }
     }
 }
