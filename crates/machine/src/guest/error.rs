@@ -1,7 +1,6 @@
 //! What can go wrong between the host and a guest's agent.
 
 use std::io;
-use std::path::PathBuf;
 use std::time::Duration;
 
 /// Why a guest did not do what was asked.
@@ -9,17 +8,15 @@ use std::time::Duration;
 #[non_exhaustive]
 pub enum GuestError {
     /// The socket of the guest's port does not answer.
-    #[error("Cannot reach the guest agent's port {}", socket.display())]
-    Connect {
-        /// The socket, made by the engine.
-        socket: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
+    #[error("Cannot reach the port of the guest agent")]
+    Unreachable(#[source] io::Error),
+    /// The agent went away before it answered.
+    #[error("The connection to the guest agent was lost")]
+    Lost,
     /// The agent has not answered yet.
-    #[error("The guest agent has not answered within {:.1} s", waited.as_secs_f32())]
+    #[error("The guest agent has not answered{}", within(*waited))]
     NotReady {
-        /// How long we waited.
+        /// How long we waited; nothing if it should have been ready before.
         waited: Duration,
     },
     /// The agent speaks another protocol.
@@ -54,7 +51,7 @@ impl GuestError {
     /// What the user can do about it; empty where nothing is to be done.
     pub fn hint(&self) -> &'static str {
         match self {
-            Self::Connect { .. } => "check with `weft ls` that the VM runs",
+            Self::Unreachable(_) | Self::Lost => "check with `weft ls` that the VM runs",
             Self::NotReady { .. } => {
                 "the guest may still be booting, or runs no agent: `weft logs VM` shows its console"
             }
@@ -66,4 +63,8 @@ impl GuestError {
             Self::Refused(_) | Self::Host(_) => "",
         }
     }
+}
+
+fn within(waited: Duration) -> String {
+    if waited.is_zero() { " yet".to_owned() } else { format!(" within {:.1} s", waited.as_secs_f32()) }
 }

@@ -5,9 +5,12 @@
 //! give a session as one end of a Unix socket that speaks [`session`] frames; dropping it kills the command.
 
 mod agent;
-mod binary;
+pub mod binary;
 mod error;
+mod link;
+mod pump;
 mod qemu;
+pub mod qga;
 
 pub use agent::Agent;
 pub use binary::AGENT;

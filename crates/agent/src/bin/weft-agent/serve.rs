@@ -44,10 +44,17 @@ pub(crate) fn run(port: Port) -> io::Result<()> {
     };
     agent.outbox.interrupt();
     agent.say(&ToHost::Ready);
-    while agent.turn()? {}
+    let ended = loop {
+        match agent.turn() {
+            Ok(true) => {}
+            Ok(false) => break Ok(()),
+            Err(error) => break Err(error),
+        }
+    };
+    // Nobody will be there to look after these.
     agent.hang_up_all();
     agent.leaving.iter().for_each(|leaving| leaving.process.kill());
-    Ok(())
+    ended
 }
 
 struct Agent {
