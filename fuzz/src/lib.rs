@@ -3,7 +3,9 @@
 //!
 //! A target may not panic, hang or allocate without bound, whatever the bytes.
 
+mod agent;
 mod model;
+mod services;
 
 /// A target's name, which is also its corpus folder's, and its body.
 pub type Target = (&'static str, fn(&[u8]));
@@ -11,6 +13,14 @@ pub type Target = (&'static str, fn(&[u8]));
 /// Every target of every room.
 pub fn targets() -> Vec<Target> {
     vec![
+        ("agent_message", agent::agent_message),
+        ("agent_port", agent::agent_port),
+        ("agent_session", agent::agent_session),
+        ("dhcp_message", services::dhcp_message),
+        ("dns_answer", services::dns_answer),
+        ("dns_query", services::dns_query),
+        ("gateway_frames", services::gateway_frames),
+        ("qemu_guest_agent", agent::qemu_guest_agent),
         ("world_file", model::world_file),
     ]
 }
