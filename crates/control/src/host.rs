@@ -31,6 +31,9 @@ pub trait Host: Send + Sync {
     /// The switch's process, if it runs.
     fn find_switch(&self) -> Option<Process>;
 
+    /// Whether anything is left of a switch, if it runs or not.
+    fn switch_remains(&self) -> bool;
+
     /// Starts the switch unless it runs, and returns when it answers.
     fn start_switch(&self) -> Result<Process, Trouble>;
 

@@ -126,6 +126,7 @@ impl Inner {
         let in_force = switch.is_some() && records.applied.as_ref().is_some_and(|applied| follows(applied.revision));
         Observed {
             switch,
+            switch_remains: self.host.switch_remains(),
             applied: records.applied.clone(),
             in_force,
             vms: self.host.vms(),

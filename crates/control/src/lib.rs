@@ -29,9 +29,17 @@ mod paths;
 mod perform;
 pub mod plan;
 mod plan_network;
+#[cfg(test)]
+mod plan_tests;
 mod propose;
 mod ready;
 mod real_host;
+#[cfg(test)]
+mod sample;
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod simulation_tests;
 mod state;
 mod supervise;
 mod switch_process;

@@ -13,6 +13,8 @@ use crate::launch::Launch;
 pub struct Observed {
     /// The switch's process, if it runs.
     pub switch: Option<Process>,
+    /// Whether anything is left of a switch, if it runs or not: sockets, a snapshot, leases.
+    pub switch_remains: bool,
     /// The configuration that the switch has acknowledged last, whether it runs or not.
     pub applied: Option<DataplaneConfig>,
     /// Whether `applied` is what the running switch follows, and not something older or unknown.

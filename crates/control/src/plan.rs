@@ -118,7 +118,8 @@ pub fn plan(desired: &Desired, observed: &Observed, paths: &Paths) -> Plan {
     for (vm, change) in changes {
         planner.start(vm, change, [applied, stopped.get(vm).copied(), removed.get(vm).copied()]);
     }
-    if !desired.needs_switch() && observed.switch.is_some() {
+    let remains = observed.switch.is_some() || observed.switch_remains || observed.applied.is_some();
+    if !desired.needs_switch() && remains {
         let mut steps = network_steps(desired, observed.applied.as_ref(), &DataplaneConfig::default());
         steps.push(step(StepAction::Stop, "switch", "switch", "no network is left", Impact::Hitless, None));
         planner.add(Work::StopSwitch, [], stopped.values().copied(), steps);
@@ -183,7 +184,7 @@ impl<'a> Planner<'a> {
         let runs = observed.is_some_and(|seen| seen.process.is_some());
         let change = VmChange { desired, observed, stop: false, remove: false, start: None, why: Vec::new() };
         let Some(vm) = desired else {
-            return Some(VmChange { stop: runs, remove: true, ..change });
+            return observed.map(|_| VmChange { stop: runs, remove: true, ..change });
         };
         if !vm.should_run() {
             return runs.then_some(VmChange { stop: true, ..change });

@@ -151,6 +151,10 @@ impl Host for RealHost {
         self.switch.find()
     }
 
+    fn switch_remains(&self) -> bool {
+        self.switch.remains()
+    }
+
     fn start_switch(&self) -> Result<Process, Trouble> {
         self.switch.start()
     }
@@ -395,7 +399,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let state = dir.path().join("vm/web");
         assert_eq!(read_launch(&state), None);
-        let launch = crate::plan::tests::launch("web");
+        let launch = crate::sample::launch();
         write_launch(&state, &launch).unwrap();
         assert_eq!(read_launch(&state), Some(launch));
         fs::write(state.join(LAUNCH), b"{\"image\":").unwrap();

@@ -49,6 +49,13 @@ impl SwitchProcess {
         }
     }
 
+    /// Whether anything is left of it, if it runs or not.
+    pub(crate) fn remains(&self) -> bool {
+        [self.paths.port_sockets(), self.paths.switch_state(), self.paths.switch_socket(), self.paths.switch_process()]
+            .iter()
+            .any(|path| path.symlink_metadata().is_ok())
+    }
+
     /// Starts it unless it runs, and waits until it answers.
     pub(crate) fn start(&self) -> Result<Process, Trouble> {
         if let Some(process) = self.find() {
