@@ -4,23 +4,19 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
-use weft_types::{Instant, Ipv4Net};
-use weft_wire::Offload;
+use weft_types::{Instant, Ipv4Net, MacAddr};
+use weft_wire::icmpv4::{self, Message, Unreachable};
+use weft_wire::{Csum, EtherType, Malformed, Offload, Problem, Protocol, arp, ethernet, ipv4, udp};
 
 use crate::budget::Budget;
 use crate::dhcp::{self, Grant, Leases, Pool, ReplyTo};
 use crate::dns::{self, Asker, Lookups, View, Zone};
-use crate::packet::{
-    ArpRequest, Datagram, ETHERTYPE_ARP, ETHERTYPE_IPV4, Frame, Link, PROTOCOL_ICMP, PROTOCOL_TCP, PROTOCOL_UDP,
-    Packet, icmp_frame, udp_frame,
-};
+use crate::frame::Link;
 use crate::services::Services;
 use crate::{NetworkId, NetworkServices, Reason};
 
 /// How often the log says that a pool is exhausted.
 const EXHAUSTION_LOG_INTERVAL: Duration = Duration::from_secs(60);
-/// The most of a packet that an ICMP error quotes: no error is longer than 576 bytes (RFC 1812, section 4.3.2.3).
-const MAX_QUOTE_BYTES: usize = 576 - 28;
 
 /// A network's configuration and state.
 #[derive(Debug)]
@@ -47,31 +43,8 @@ impl Gateway {
     }
 
     /// The way back to the sender of `frame`.
-    fn back(&self, frame: &Frame<'_>) -> Link {
-        Link { from: self.config.mac, to: frame.source }
-    }
-}
-
-/// ICMP errors that a gateway sends (RFC 792): type and code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum IcmpError {
-    NetUnreachable,
-    ProtocolUnreachable,
-    PortUnreachable,
-    /// RFC 1812, section 5.2.7.1.
-    AdminProhibited,
-    TimeExceeded,
-}
-
-impl IcmpError {
-    fn type_and_code(self) -> (u8, u8) {
-        match self {
-            Self::NetUnreachable => (3, 0),
-            Self::ProtocolUnreachable => (3, 2),
-            Self::PortUnreachable => (3, 3),
-            Self::AdminProhibited => (3, 13),
-            Self::TimeExceeded => (11, 0),
-        }
+    fn back(&self, frame: &ethernet::Frame<'_>) -> Link {
+        Link { from: self.config.mac, to: frame.src }
     }
 }
 
@@ -80,8 +53,26 @@ struct Arrival<'a> {
     now: Instant,
     net: NetworkId,
     bytes: &'a [u8],
-    frame: Frame<'a>,
+    frame: ethernet::Frame<'a>,
     offload: Offload,
+}
+
+impl Arrival<'_> {
+    /// The datagram that `packet` carries, if it is whole and right.
+    fn datagram<'a>(&self, packet: &ipv4::Packet<'a>) -> Result<udp::Datagram<'a>, Reason> {
+        let datagram = udp::parse(packet.payload)?;
+        // The sum of the others was found right already, or is not made yet.
+        if self.offload.csum == Csum::Unverified && !datagram.checksum_ok(packet.src, packet.dst) {
+            return Err(Reason::BadChecksum);
+        }
+        Ok(datagram)
+    }
+}
+
+impl From<Malformed> for Reason {
+    fn from(malformed: Malformed) -> Self {
+        if malformed.problem == Problem::Checksum { Self::BadChecksum } else { Self::Malformed }
+    }
 }
 
 impl Services {
@@ -94,16 +85,17 @@ impl Services {
         offload: Offload,
     ) -> Result<(), Reason> {
         let gateway = self.gateways.get(&net).ok_or(Reason::UnknownNetwork)?;
-        let frame = Frame::parse(bytes).ok_or(Reason::Malformed)?;
-        if frame.destination != gateway.config.mac && !frame.destination.is_group() {
+        let frame = ethernet::parse(bytes)?;
+        if frame.dst != gateway.config.mac && !frame.dst.is_group() {
             return Err(Reason::NotForGateway);
         }
-        if !frame.source.is_station() || frame.source == gateway.config.mac {
+        if !frame.src.is_station() || frame.src == gateway.config.mac {
             return Err(Reason::ForgedSource);
         }
         match frame.ethertype {
-            ETHERTYPE_ARP => self.take_arp(net, &frame),
-            ETHERTYPE_IPV4 => self.take_ipv4(&Arrival { now, net, bytes, frame, offload }),
+            _ if frame.tag.is_some() => Err(Reason::EtherType),
+            EtherType::ARP => self.take_arp(net, &frame),
+            EtherType::IPV4 => self.take_ipv4(&Arrival { now, net, bytes, frame, offload }),
             _ => Err(Reason::EtherType),
         }
     }
@@ -113,144 +105,148 @@ impl Services {
     }
 
     /// Answers for the gateway's own address, and for no other: there is no proxy ARP here.
-    fn take_arp(&mut self, net: NetworkId, frame: &Frame<'_>) -> Result<(), Reason> {
+    fn take_arp(&mut self, net: NetworkId, frame: &ethernet::Frame<'_>) -> Result<(), Reason> {
         let config = &self.gateway(net)?.config;
-        let request = ArpRequest::parse(frame.payload).ok_or(Reason::ArpIgnored)?;
-        if request.sender_mac != frame.source || request.sender_ip == config.ip {
+        let request = arp::parse(frame.payload).map_err(|_| Reason::ArpIgnored)?;
+        if request.sender_mac != frame.src || request.sender_ip == config.ip {
             return Err(Reason::ForgedSource);
         }
-        if request.target_ip != config.ip {
+        if request.operation != arp::Operation::Request || request.target_ip != config.ip {
             return Err(Reason::ArpIgnored);
         }
-        let reply = request.reply(config.mac);
+        let reply = request.reply(config.mac).frame(frame.src);
         self.send(net, reply)
     }
 
     fn take_ipv4(&mut self, arrival: &Arrival<'_>) -> Result<(), Reason> {
-        let packet = Packet::parse(arrival.frame.payload)?;
+        let packet = ipv4::parse(arrival.frame.payload)?;
         let Gateway { config, pool, .. } = self.gateway(arrival.net)?;
         let (ip, subnet) = (config.ip, config.subnet);
-        let is_everyone = packet.destination.is_broadcast() || packet.destination == subnet.broadcast();
+        let is_everyone = packet.dst.is_broadcast() || packet.dst == subnet.broadcast();
 
         // A DHCP client may not have an address yet, or one of another network.
         if pool.is_some()
-            && packet.protocol == PROTOCOL_UDP
-            && (is_everyone || packet.destination == ip)
-            && let Ok(datagram) = Datagram::parse(&packet, arrival.offload)
-            && datagram.destination_port == dhcp::SERVER_PORT
+            && packet.protocol == Protocol::UDP
+            && (is_everyone || packet.dst == ip)
+            && let Ok(datagram) = arrival.datagram(&packet)
+            && datagram.dst_port == dhcp::SERVER_PORT
         {
-            return match packet.is_fragment {
+            return match packet.is_fragment() {
                 true => Err(Reason::Fragment),
                 false => self.take_dhcp(arrival, datagram.payload),
             };
         }
-        if is_everyone || packet.destination.is_multicast() {
+        if is_everyone || packet.dst.is_multicast() {
             return Err(Reason::Multicast);
         }
-        if arrival.frame.destination.is_group() {
+        if arrival.frame.dst.is_group() {
             return Err(Reason::NotForGateway); // a unicast packet for everyone (RFC 1122, section 3.3.6)
         }
-        if !dhcp::is_station(subnet, packet.source) || packet.source == ip {
+        if !dhcp::is_station(subnet, packet.src) || packet.src == ip {
             return Err(Reason::ForgedSource);
         }
-        if packet.destination == ip { self.take_local(arrival, &packet) } else { self.route(arrival, &packet) }
+        if packet.dst == ip { self.take_local(arrival, &packet) } else { self.route(arrival, &packet) }
     }
 
     /// A packet for the gateway's own address.
-    fn take_local(&mut self, arrival: &Arrival<'_>, packet: &Packet<'_>) -> Result<(), Reason> {
+    fn take_local(&mut self, arrival: &Arrival<'_>, packet: &ipv4::Packet<'_>) -> Result<(), Reason> {
         let Gateway { config, .. } = self.gateway(arrival.net)?;
         let (nat, dns) = (config.nat, config.dns);
         match packet.protocol {
-            PROTOCOL_ICMP if packet.is_fragment => Err(Reason::Fragment),
-            PROTOCOL_ICMP => self.take_icmp(arrival, packet),
-            PROTOCOL_UDP if packet.is_later_fragment && !nat => Err(Reason::Fragment),
-            PROTOCOL_UDP => match Datagram::parse(packet, arrival.offload) {
-                Ok(datagram) if datagram.destination_port == dhcp::SERVER_PORT => Err(Reason::DhcpIgnored),
-                Ok(datagram) if dns && datagram.destination_port == dns::PORT => {
-                    self.take_dns(arrival, packet.source, &datagram)
-                }
+            Protocol::ICMP if packet.is_fragment() => Err(Reason::Fragment),
+            Protocol::ICMP => self.take_icmp(arrival, packet),
+            Protocol::UDP if packet.fragment_offset != 0 && !nat => Err(Reason::Fragment),
+            Protocol::UDP => match arrival.datagram(packet) {
+                Ok(datagram) if datagram.dst_port == dhcp::SERVER_PORT => Err(Reason::DhcpIgnored),
+                Ok(datagram) if dns && datagram.dst_port == dns::PORT => self.take_dns(arrival, packet.src, &datagram),
                 Ok(_) => self.pass_to_host(arrival, packet, nat),
                 // The first piece of a datagram holds less than its header says, and its sum covers all pieces.
-                Err(_) if packet.is_fragment => self.pass_to_host(arrival, packet, nat),
+                Err(_) if packet.is_fragment() => self.pass_to_host(arrival, packet, nat),
                 Err(reason) => Err(reason),
             },
-            PROTOCOL_TCP => self.pass_to_host(arrival, packet, nat),
-            _ => self.refuse(arrival, packet, IcmpError::ProtocolUnreachable, Reason::NoService),
+            Protocol::TCP => self.pass_to_host(arrival, packet, nat),
+            _ => self.refuse(arrival, packet, Unreachable::PROTOCOL, Reason::NoService),
         }
     }
 
     /// A packet for a port of the gateway at which none of our services stands: the host's, maybe.
-    fn pass_to_host(&mut self, arrival: &Arrival<'_>, packet: &Packet<'_>, nat: bool) -> Result<(), Reason> {
+    fn pass_to_host(&mut self, arrival: &Arrival<'_>, packet: &ipv4::Packet<'_>, nat: bool) -> Result<(), Reason> {
         if !nat {
-            return self.refuse(arrival, packet, IcmpError::PortUnreachable, Reason::NoService);
+            return self.refuse(arrival, packet, Unreachable::PORT, Reason::NoService);
         }
         self.nat.handle_packet(arrival.now, arrival.net, arrival.bytes, arrival.offload);
         Ok(())
     }
 
     /// A packet for somewhere else.
-    fn route(&mut self, arrival: &Arrival<'_>, packet: &Packet<'_>) -> Result<(), Reason> {
+    fn route(&mut self, arrival: &Arrival<'_>, packet: &ipv4::Packet<'_>) -> Result<(), Reason> {
         if packet.ttl <= 1 {
-            return self.refuse(arrival, packet, IcmpError::TimeExceeded, Reason::TtlExpired);
+            let quote = icmpv4::quote(packet.bytes);
+            self.send_error(arrival, packet, &Message::TimeExceeded { code: 0, quote })?;
+            return Err(Reason::TtlExpired);
         }
         // Networks never meet at their gateways, and neighbours talk to each other without one.
-        if self.gateways.values().any(|gateway| gateway.config.subnet.contains(&packet.destination)) {
-            return self.refuse(arrival, packet, IcmpError::AdminProhibited, Reason::NoRoute);
+        if self.gateways.values().any(|gateway| gateway.config.subnet.contains(&packet.dst)) {
+            return self.refuse(arrival, packet, Unreachable::ADMIN_PROHIBITED, Reason::NoRoute);
         }
-        if !self.gateway(arrival.net)?.config.nat || !is_routable(packet.destination) {
-            return self.refuse(arrival, packet, IcmpError::NetUnreachable, Reason::NoRoute);
+        if !self.gateway(arrival.net)?.config.nat || !is_routable(packet.dst) {
+            return self.refuse(arrival, packet, Unreachable::NETWORK, Reason::NoRoute);
         }
         self.nat.handle_packet(arrival.now, arrival.net, arrival.bytes, arrival.offload);
         Ok(())
     }
 
-    fn take_icmp(&mut self, arrival: &Arrival<'_>, packet: &Packet<'_>) -> Result<(), Reason> {
-        const ECHO_REQUEST: u8 = 8;
-        const ECHO_REPLY: u8 = 0;
-        let (header, body) = packet.payload.split_first_chunk::<4>().ok_or(Reason::Malformed)?;
-        if crate::packet::checksum(&[packet.payload]) != 0 {
+    fn take_icmp(&mut self, arrival: &Arrival<'_>, packet: &ipv4::Packet<'_>) -> Result<(), Reason> {
+        if !icmpv4::checksum_ok(packet.payload) {
             return Err(Reason::BadChecksum);
         }
-        if header[..2] != [ECHO_REQUEST, 0] || body.len() < 4 {
+        let Message::EchoRequest { ident, seq, payload } = icmpv4::parse(packet.payload)? else {
             return Err(Reason::IcmpIgnored);
-        }
+        };
         let gateway = self.gateway(arrival.net)?;
         let link = gateway.back(&arrival.frame);
-        let reply = icmp_frame(link, gateway.config.ip, packet.source, ECHO_REPLY, 0, body);
+        let reply = link.icmp(gateway.config.ip, packet.src, &Message::EchoReply { ident, seq, payload });
         self.send(arrival.net, reply)
     }
 
-    /// Tells the sender of `packet` why it went nowhere, unless it was told much already; gives `reason` back.
+    /// Tells the sender of `packet` that it cannot be delivered; gives `reason` back.
     fn refuse(
         &mut self,
         arrival: &Arrival<'_>,
-        packet: &Packet<'_>,
-        error: IcmpError,
+        packet: &ipv4::Packet<'_>,
+        code: Unreachable,
         reason: Reason,
     ) -> Result<(), Reason> {
-        let gateway = self.gateway(arrival.net)?;
-        if packet.is_later_fragment || is_icmp_error(packet) {
-            return Err(reason); // RFC 1122, section 3.2.2
+        let quote = icmpv4::quote(packet.bytes);
+        self.send_error(arrival, packet, &Message::DestinationUnreachable { code, next_hop_mtu: 0, quote })?;
+        Err(reason)
+    }
+
+    /// Sends an ICMP error about `packet`, unless its sender was told much already.
+    fn send_error(
+        &mut self,
+        arrival: &Arrival<'_>,
+        packet: &ipv4::Packet<'_>,
+        error: &Message<'_>,
+    ) -> Result<(), Reason> {
+        if packet.fragment_offset != 0 || is_icmp_error(packet) {
+            return Ok(()); // RFC 1122, section 3.2.2
         }
+        let gateway = self.gateway(arrival.net)?;
         if !gateway.errors.take(arrival.now) {
             self.counters.count(Reason::IcmpRateLimited);
-            return Err(reason);
+            return Ok(());
         }
-        let (kind, code) = error.type_and_code();
-        let mut body = vec![0; 4];
-        body.extend_from_slice(&packet.bytes[..packet.bytes.len().min(MAX_QUOTE_BYTES)]);
-        let link = gateway.back(&arrival.frame);
-        let answer = icmp_frame(link, gateway.config.ip, packet.source, kind, code, &body);
-        self.send(arrival.net, answer)?;
-        Err(reason)
+        let answer = gateway.back(&arrival.frame).icmp(gateway.config.ip, packet.src, error);
+        self.send(arrival.net, answer)
     }
 
     fn take_dhcp(&mut self, arrival: &Arrival<'_>, payload: &[u8]) -> Result<(), Reason> {
         let request = dhcp::Request::parse(payload).map_err(|error| {
-            tracing::debug!(target: "weft::dhcp", mac = %arrival.frame.source, %error, "message not understood");
+            tracing::debug!(target: "weft::dhcp", mac = %arrival.frame.src, %error, "message not understood");
             Reason::DhcpMalformed
         })?;
-        if request.mac != arrival.frame.source {
+        if request.mac != arrival.frame.src {
             return Err(Reason::ForgedSource); // nobody asks for his neighbour
         }
         let unix_s = self.unix_s(arrival.now);
@@ -274,12 +270,12 @@ impl Services {
             }
         };
         let (mac, ip) = match reply.to {
-            ReplyTo::Broadcast => (weft_types::MacAddr::BROADCAST, Ipv4Addr::BROADCAST),
+            ReplyTo::Broadcast => (MacAddr::BROADCAST, Ipv4Addr::BROADCAST),
             ReplyTo::Unicast(ip) => (request.mac, ip),
         };
         let link = Link { from: gateway.config.mac, to: mac };
         let from = SocketAddrV4::new(gateway.config.ip, dhcp::SERVER_PORT);
-        let frame = udp_frame(link, from, SocketAddrV4::new(ip, dhcp::CLIENT_PORT), &reply.payload);
+        let frame = link.udp(from, SocketAddrV4::new(ip, dhcp::CLIENT_PORT), &reply.payload);
         match reply.grants {
             Some(ip) => {
                 let grant = Grant { network: arrival.net, mac: request.mac, ip, frame };
@@ -292,9 +288,9 @@ impl Services {
         }
     }
 
-    fn take_dns(&mut self, arrival: &Arrival<'_>, from: Ipv4Addr, datagram: &Datagram<'_>) -> Result<(), Reason> {
-        let (net, mac) = (arrival.net, arrival.frame.source);
-        let asker = Asker { network: net, mac, socket: SocketAddrV4::new(from, datagram.source_port) };
+    fn take_dns(&mut self, arrival: &Arrival<'_>, from: Ipv4Addr, datagram: &udp::Datagram<'_>) -> Result<(), Reason> {
+        let (net, mac) = (arrival.net, arrival.frame.src);
+        let asker = Asker { network: net, mac, socket: SocketAddrV4::new(from, datagram.src_port) };
         let unix_s = self.unix_s(arrival.now);
         let config = &self.gateways.get(&net).ok_or(Reason::UnknownNetwork)?.config;
         let lookups = Lookups::new(views(&self.gateways), net, mac, unix_s);
@@ -313,7 +309,7 @@ impl Services {
     pub(crate) fn send_dns(&mut self, asker: Asker, answer: &[u8]) -> Result<(), Reason> {
         let config = &self.gateway(asker.network)?.config;
         let link = Link { from: config.mac, to: asker.mac };
-        let frame = udp_frame(link, SocketAddrV4::new(config.ip, dns::PORT), asker.socket, answer);
+        let frame = link.udp(SocketAddrV4::new(config.ip, dns::PORT), asker.socket, answer);
         self.send(asker.network, frame)
     }
 }
@@ -343,7 +339,7 @@ fn is_routable(ip: Ipv4Addr) -> bool {
 }
 
 /// Whether `packet` is an ICMP message that never gets an ICMP error for an answer: anything but a question.
-fn is_icmp_error(packet: &Packet<'_>) -> bool {
+fn is_icmp_error(packet: &ipv4::Packet<'_>) -> bool {
     const QUESTIONS: [u8; 4] = [8, 13, 15, 17];
-    packet.protocol == PROTOCOL_ICMP && !packet.payload.first().is_some_and(|kind| QUESTIONS.contains(kind))
+    packet.protocol == Protocol::ICMP && !packet.payload.first().is_some_and(|kind| QUESTIONS.contains(kind))
 }

@@ -13,7 +13,6 @@ mod frame;
 mod gateway;
 pub mod nat;
 mod network;
-mod packet;
 mod random;
 mod services;
 
