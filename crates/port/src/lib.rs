@@ -18,14 +18,14 @@ mod tap;
 mod unix_datagram;
 mod unix_stream;
 mod vhost_user;
-mod vnet_header;
+mod vnet;
 
 pub use egress::Egress;
 pub use frame::{Frame, HEAD_BYTES, MAX_FRAME_BYTES, MIN_FRAME_BYTES};
 pub use memory::{MemoryPort, memory_pair};
 pub use port::{BURST_FRAMES, Caps, Lent, Link, Port, PortError, SendError};
+pub use socket::{SocketFile, listen_at};
 pub use tap::TapPort;
 pub use unix_datagram::UnixDatagramPort;
 pub use unix_stream::{FrameSplitter, LengthError, UnixStreamPort};
-pub use vhost_user::VhostUserPort;
-pub use vnet_header::{VNET_HEADER_BYTES, VnetHeaderError, decode_vnet_header, encode_vnet_header};
+pub use vhost_user::{VhostUserPort, probe_guest};

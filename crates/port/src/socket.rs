@@ -17,7 +17,7 @@ type Identity = (u64, u64, i64, i64);
 
 /// The file of a bound Unix socket, removed when this is dropped, unless another took its place.
 #[derive(Debug)]
-pub(crate) struct SocketFile {
+pub struct SocketFile {
     path: PathBuf,
     identity: Option<Identity>,
 }
@@ -34,8 +34,12 @@ fn identity(path: &Path) -> Option<Identity> {
     fs::symlink_metadata(path).ok().map(|meta| (meta.dev(), meta.ino(), meta.mtime(), meta.mtime_nsec()))
 }
 
-/// Listens at `path`, open to our own user only; a socket that a dead process left there is replaced.
-pub(crate) fn listen_at(path: &Path) -> Result<(OwnedFd, SocketFile), PortError> {
+/// Listens at `path`, without blocking and open to our own user only; a socket that a dead process left there
+/// is replaced.
+///
+/// # Errors
+/// When something else is there, or the system refuses.
+pub fn listen_at(path: &Path) -> Result<(OwnedFd, SocketFile), PortError> {
     let (socket, file) = bind_at(path, SocketType::STREAM)?;
     listen(&socket, BACKLOG).map_err(|error| PortError::Listen { path: path.to_owned(), source: error.into() })?;
     Ok((socket, file))

@@ -10,10 +10,13 @@ use rustix::fs::{Mode, OFlags, fcntl_setfl, open};
 use rustix::io::Errno;
 use rustix::ioctl::{IntegerSetter, Opcode, Setter, Updater, ioctl, opcode};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+use weft_wire::virtio_net::{Author, HEADER_BYTES};
 
 use crate::epoll::Epoll;
-use crate::vnet_header::{VNET_HEADER_BYTES, decode_vnet_header, encode_vnet_header};
-use crate::{BURST_FRAMES, Caps, Frame, Lent, Link, MAX_FRAME_BYTES, MIN_FRAME_BYTES, Port, PortError, SendError};
+use crate::vnet::{read_header, write_header};
+use crate::{
+    BURST_FRAMES, Caps, Frame, HEAD_BYTES, Lent, Link, MAX_FRAME_BYTES, MIN_FRAME_BYTES, Port, PortError, SendError,
+};
 
 // linux/if_tun.h and linux/if.h; the sizes in the numbers are those of the header, not of what is passed.
 const TUNSETIFF: Opcode = opcode::write::<i32>(b'T', 202);
@@ -43,7 +46,7 @@ struct InterfaceRequest {
 
 const _: () = assert!(size_of::<InterfaceRequest>() == 40 && offset_of!(InterfaceRequest, flags) == 16);
 
-const SLOT_BYTES: usize = VNET_HEADER_BYTES + MAX_FRAME_BYTES + 1;
+const SLOT_BYTES: usize = HEADER_BYTES + MAX_FRAME_BYTES + 1;
 
 /// One TAP device, whose other end is an interface of the host.
 pub struct TapPort {
@@ -106,7 +109,7 @@ impl TapPort {
 
     fn with_device(name: &str, device: OwnedFd) -> Result<Self, PortError> {
         let failed = |action| move |error: Errno| PortError::Tap { name: name.into(), action, source: error.into() };
-        set::<TUNSETVNETHDRSZ>(&device, VNET_HEADER_BYTES as i32).map_err(failed("set the header size of"))?;
+        set::<TUNSETVNETHDRSZ>(&device, HEADER_BYTES as i32).map_err(failed("set the header size of"))?;
         set::<TUNSETVNETLE>(&device, 1).map_err(failed("set the byte order of"))?;
         set_offload(&device, TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN)
             .map_err(failed("set the offloads of"))?;
@@ -168,11 +171,15 @@ impl Port for TapPort {
                 }
             };
             self.absence = None;
-            let len = count.saturating_sub(VNET_HEADER_BYTES);
-            let header = bytes.first_chunk().filter(|_| (MIN_FRAME_BYTES..=MAX_FRAME_BYTES).contains(&len));
-            match header.map(|header| decode_vnet_header(header, len)) {
-                Some(Ok(offload)) => self.lent.push(LentFrame { slot, len, offload }),
-                _ => malformed += 1,
+            let len = count.saturating_sub(HEADER_BYTES);
+            let offload = bytes.split_first_chunk().and_then(|(header, frame)| {
+                let head = &frame[..len.min(HEAD_BYTES)];
+                let possible = (MIN_FRAME_BYTES..=MAX_FRAME_BYTES).contains(&len);
+                possible.then(|| read_header(header, Author::Device, head, len))?
+            });
+            match offload {
+                Some(offload) => self.lent.push(LentFrame { slot, len, offload }),
+                None => malformed += 1,
             }
         }
         Lent { frames: self.lent.len(), malformed }
@@ -180,7 +187,7 @@ impl Port for TapPort {
 
     fn frame(&self, index: usize) -> Frame<'_> {
         let LentFrame { slot, len, offload } = self.lent[index];
-        Frame::new(&self.slots[slot * SLOT_BYTES + VNET_HEADER_BYTES..][..len], offload)
+        Frame::new(&self.slots[slot * SLOT_BYTES + HEADER_BYTES..][..len], offload)
     }
 
     fn release(&mut self) {
@@ -189,7 +196,7 @@ impl Port for TapPort {
 
     fn send(&mut self, frame: &Frame<'_>) -> Result<(), SendError> {
         self.scratch.clear();
-        self.scratch.extend_from_slice(&encode_vnet_header(frame.offload(), frame.head(), 0));
+        self.scratch.extend_from_slice(&write_header(frame.offload(), frame.head(), 0));
         frame.append_to(&mut self.scratch);
         match rustix::io::write(&self.device, &self.scratch) {
             Ok(_) => {

@@ -59,6 +59,15 @@ impl FrameSplitter {
     /// # Errors
     /// When the length is one that no frame has.
     pub fn cut(&mut self) -> Result<Option<Range<usize>>, LengthError> {
+        let next = self.next()?;
+        if let Some(place) = &next {
+            self.filled.start = place.end;
+        }
+        Ok(next)
+    }
+
+    /// Where the next frame lies, when it is whole.
+    fn next(&self) -> Result<Option<Range<usize>>, LengthError> {
         let Some((length, rest)) = self.buffer[self.filled.clone()].split_first_chunk::<LENGTH_BYTES>() else {
             return Ok(None);
         };
@@ -66,12 +75,8 @@ impl FrameSplitter {
         if !(MIN_FRAME_BYTES..=MAX_FRAME_BYTES).contains(&(length as usize)) {
             return Err(LengthError(length));
         }
-        if rest.len() < length as usize {
-            return Ok(None);
-        }
         let start = self.filled.start + LENGTH_BYTES;
-        self.filled.start = start + length as usize;
-        Ok(Some(start..self.filled.start))
+        Ok((rest.len() >= length as usize).then_some(start..start + length as usize))
     }
 
     /// A frame that was cut since the last [`Self::room`].
@@ -81,13 +86,7 @@ impl FrameSplitter {
 
     /// Whether [`Self::cut`] would find something, if only a length that lies.
     fn is_ready(&self) -> bool {
-        match self.buffer[self.filled.clone()].split_first_chunk::<LENGTH_BYTES>() {
-            Some((length, rest)) => {
-                let length = u32::from_be_bytes(*length) as usize;
-                length > MAX_FRAME_BYTES || rest.len() >= length
-            }
-            None => false,
-        }
+        !matches!(self.next(), Ok(None))
     }
 }
 

@@ -114,7 +114,7 @@ fn small_frames_and_64_kib_segments_cross_as_they_are() {
         let received = b.recv(PATIENCE).expect("it arrives");
         assert_eq!((received.frame, received.header[0], received.header[10]), (frame, 0, 1), "round {round}");
     }
-    let payload: Vec<u8> = (0..65_000u32).map(|i| (i * 31 >> 3) as u8).collect();
+    let payload: Vec<u8> = (0..65_000u32).map(|i| (i * 31 / 8) as u8).collect();
     let segment = tcp4(mac(1), mac(2), [10, 0, 0, 2].into(), [10, 0, 0, 1].into(), &payload);
     let header = [1, 1, 54, 0, 0xb4, 0x05, 34, 0, 16, 0, 0, 0]; // NEEDS_CSUM, TCPV4, segments of 1460
     for _ in 0..40 {
@@ -333,7 +333,8 @@ fn memory_that_cannot_be_trusted() {
         entries.iter().flatten().for_each(|value| table.extend_from_slice(&value.to_le_bytes()));
         table
     };
-    let cases: [(&str, &str, Vec<[u64; 4]>, u64, SealFlags); 6] = [
+    type Case = (&'static str, &'static str, Vec<[u64; 4]>, u64, SealFlags);
+    let cases: [Case; 6] = [
         ("not sealed", "sealed", vec![[0, 1 << 20, VMM_ADDRESS, 0]], 1 << 20, SealFlags::GROW),
         ("too short", "ends at", vec![[0, 1 << 20, VMM_ADDRESS, 0]], (1 << 20) - 4096, sealed),
         ("offset behind the end", "ends at", vec![[0, 4096, VMM_ADDRESS, 1 << 20]], 1 << 20, sealed),

@@ -6,7 +6,9 @@ use virtio_bindings::virtio_net::{
 };
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
-use crate::{Caps, VNET_HEADER_BYTES};
+use weft_wire::virtio_net::HEADER_BYTES;
+
+use crate::Caps;
 
 /// `VHOST_USER_F_PROTOCOL_FEATURES`.
 const PROTOCOL_FEATURES: u32 = 30;
@@ -17,7 +19,7 @@ const GUEST_USO6: u32 = 55;
 const HOST_USO: u32 = 56;
 
 /// The header without `num_buffers`, of drivers from before virtio 1.0.
-const LEGACY_HEADER_BYTES: usize = VNET_HEADER_BYTES - 2;
+const LEGACY_HEADER_BYTES: usize = HEADER_BYTES - 2;
 
 /// Feature bits that a driver accepted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -82,7 +84,7 @@ impl Features {
 
     /// The length of the header before each frame.
     pub(crate) fn header_bytes(self) -> usize {
-        if self.has(VIRTIO_F_VERSION_1) || self.mergeable() { VNET_HEADER_BYTES } else { LEGACY_HEADER_BYTES }
+        if self.has(VIRTIO_F_VERSION_1) || self.mergeable() { HEADER_BYTES } else { LEGACY_HEADER_BYTES }
     }
 
     /// What the guest takes without help; large frames need partial checksums (virtio 1.2, section 5.1.3.1).

@@ -5,6 +5,7 @@
 
 mod features;
 mod handover;
+mod probe;
 mod regions;
 mod ring;
 mod session;
@@ -20,16 +21,18 @@ use std::thread::{self, JoinHandle};
 use rustix::event::epoll::EventFlags;
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 use weft_wire::Offload;
+use weft_wire::virtio_net::{Author, HEADER_BYTES};
 
 use crate::epoll::Epoll;
 use crate::frame::Piece;
 use crate::socket::{SocketFile, listen_at};
-use crate::vnet_header::{VNET_HEADER_BYTES, decode_vnet_header, encode_vnet_header};
+use crate::vnet::{read_header, write_header};
 use crate::{
     BURST_FRAMES, Caps, Frame, HEAD_BYTES, Lent, Link, MAX_FRAME_BYTES, MIN_FRAME_BYTES, Port, PortError, SendError,
 };
 use features::Features;
 use handover::{Answer, Command, Handover, Letter, Shared};
+pub use probe::probe_guest;
 use ring::{Chain, Direction, Ring, RingError};
 
 /// The guest receives by the first queue and sends by the second (virtio 1.2, section 5.1.2).
@@ -224,6 +227,11 @@ impl Guest {
         Ok(Lent { frames: self.lent_frames.len(), malformed })
     }
 
+    fn frame(&self, index: usize) -> Frame<'_> {
+        let LentFrame { head, head_len, tail, offload } = &self.lent_frames[index];
+        Frame::in_guest(&head[..*head_len], &self.memory, &self.lent_pieces[tail.clone()], *offload)
+    }
+
     /// Gives the lent chains back; an error shows again at the next [`Self::recv`].
     fn release(&mut self) {
         let slot = &mut self.rings[TX_QUEUE];
@@ -267,7 +275,7 @@ impl Guest {
         }
         // A driver that asked for no checksum work must not be told of any, be it done.
         let offload = if self.features.caps().csum { frame.offload() } else { Offload::default() };
-        let header = encode_vnet_header(offload, frame.head(), taken);
+        let header = write_header(offload, frame.head(), taken);
         let mut header = &header[..header_bytes];
         let mut cursor = frame.cursor();
         for chain in &self.target_chains {
@@ -305,7 +313,7 @@ impl Guest {
 fn look(memory: &GuestMemoryMmap, header_bytes: usize, pieces: &mut Vec<Piece>, chain: &Chain) -> Option<LentFrame> {
     let len = chain.len.checked_sub(header_bytes).filter(|len| (MIN_FRAME_BYTES..=MAX_FRAME_BYTES).contains(len));
     let parsed = len.and_then(|len| {
-        let mut header = [0; VNET_HEADER_BYTES];
+        let mut header = [0; HEADER_BYTES];
         let mut head = [0; HEAD_BYTES];
         let head_len = len.min(HEAD_BYTES);
         let mut first = chain.pieces.start;
@@ -321,7 +329,7 @@ fn look(memory: &GuestMemoryMmap, header_bytes: usize, pieces: &mut Vec<Piece>, 
                 first += usize::from(piece.len == 0);
             }
         }
-        let offload = decode_vnet_header(&header, len).ok()?;
+        let offload = read_header(&header, Author::Driver, &head[..head_len], len)?;
         Some(LentFrame { head, head_len, tail: first..chain.pieces.end, offload })
     });
     if parsed.is_none() {
@@ -362,8 +370,7 @@ impl Port for VhostUserPort {
     }
 
     fn frame(&self, index: usize) -> Frame<'_> {
-        let LentFrame { head, head_len, tail, offload } = &self.guest.lent_frames[index];
-        Frame::in_guest(&head[..*head_len], &self.guest.memory, &self.guest.lent_pieces[tail.clone()], *offload)
+        self.guest.frame(index)
     }
 
     fn release(&mut self) {
