@@ -5,6 +5,7 @@
 
 mod agent;
 mod model;
+mod port;
 mod services;
 
 /// A target's name, which is also its corpus folder's, and its body.
@@ -19,7 +20,9 @@ pub fn targets() -> Vec<Target> {
         ("dhcp_message", services::dhcp_message),
         ("dns_answer", services::dns_answer),
         ("dns_query", services::dns_query),
+        ("frame_stream", port::frame_stream),
         ("gateway_frames", services::gateway_frames),
+        ("guest_rings", port::guest_rings),
         ("qemu_guest_agent", agent::qemu_guest_agent),
         ("world_file", model::world_file),
     ]
