@@ -54,8 +54,7 @@ impl Pool {
 
     /// Every address for clients without a reservation, from one on that `mac` alone decides.
     fn candidates(&self, mac: MacAddr) -> impl Iterator<Item = Ipv4Addr> + '_ {
-        let size = u64::from(self.last.saturating_sub(self.first)) + 1;
-        let size = if self.first > self.last { 0 } else { size };
+        let size = (u64::from(self.last) + 1).saturating_sub(self.first.into());
         let start = stable_hash(mac).checked_rem(size).unwrap_or(0);
         (0..size)
             .map(move |step| Ipv4Addr::from_bits(self.first + ((start + step) % size) as u32))

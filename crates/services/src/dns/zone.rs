@@ -168,8 +168,8 @@ impl<'a> Lookups<'a> {
 
     /// A name without a dot: the nearest host that has it.
     fn bare(&self, label: &[u8]) -> Found {
-        let hosts = self.visible.iter().map(|view| self.host(view, label));
-        hosts.into_iter().find(|found| *found != Found::Missing).unwrap_or(Found::Missing)
+        let mut hosts = self.visible.iter().map(|view| self.host(view, label));
+        hosts.find(|found| *found != Found::Missing).unwrap_or(Found::Missing)
     }
 
     fn host(&self, view: &View<'_>, label: &[u8]) -> Found {
