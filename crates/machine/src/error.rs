@@ -193,8 +193,10 @@ impl MachineError {
         match self {
             Self::QemuMissing => "install it: apt-get install qemu-system-x86",
             Self::ToolMissing { tool, .. } => match *tool {
-                "apt-get" => "the image `micro` is made from Debian's packages; on another system describe an image \
-                              of your own with `kernel` and `initrd`",
+                "apt-get" => {
+                    "the image `micro` is made from Debian's packages; on another system describe an image \
+                              of your own with `kernel` and `initrd`"
+                }
                 "dpkg-deb" => "install it: apt-get install dpkg",
                 _ => "install it with your package manager",
             },

@@ -29,4 +29,5 @@ pub use spec::{Boot, LaunchNic, LaunchSpec, Seed, SeedNic, Uuid};
 pub mod fuzz {
     pub use crate::disk::fuzz as qcow2;
     pub use crate::engine::{fuzz_qmp as qmp, fuzz_record as record};
+    pub use crate::image::{fuzz_elf as elf, fuzz_tar as tar};
 }

@@ -104,7 +104,8 @@ impl Args {
                 if let Some(initrd) = initrd {
                     self.option("-initrd", text(initrd)?);
                 }
-                self.option("-append", cmdline.clone());
+                // Kernels pass over what they do not know and holds a dot; micro guests read it.
+                self.option("-append", format!("{cmdline} weft.hostname={}", spec.name).trim_start().to_owned());
             }
             Boot::Disk { base, format, seed, .. } => {
                 let [overlay, seed_volume] = [disk::OVERLAY, disk::SEED].map(|file| spec.state_dir.join(file));
@@ -228,38 +229,38 @@ mod tests {
             &spec,
             TCG,
             expect![[r#"
-            -nodefaults
-            -no-user-config
-            -display none
-            -name guest=web,debug-threads=on
-            -uuid 4b5e57f6-eb2f-82b9-839b-3d1e13929295
-            -machine q35,vmport=off,smbus=off,sata=off,usb=off,memory-backend=ram
-            -accel tcg,thread=single
-            -cpu max,la57=off
-            -smp 1
-            -m 256M
-            -object memory-backend-memfd,id=ram,size=256M,share=on
-            -pidfile /r/qemu.pid
-            -chardev socket,id=qmp,path=/r/qmp.sock,server=on,wait=off
-            -mon chardev=qmp,mode=control
-            -chardev socket,id=console,path=/r/console.sock,server=on,wait=off,logfile=/s/console.log,logappend=on
-            -serial chardev:console
-            -device virtio-serial-pci,addr=0x2,max_ports=4
-            -chardev socket,id=agent,path=/r/agent.sock,server=on,wait=off
-            -device virtserialport,nr=1,chardev=agent,name=org.weft.agent.0
-            -chardev socket,id=qga,path=/r/qga.sock,server=on,wait=off
-            -device virtserialport,nr=2,chardev=qga,name=org.qemu.guest_agent.0
-            -device virtio-rng-pci,addr=0x3
-            -device pvpanic-pci,addr=0x4
-            -kernel /k
-            -initrd /i
-            -append console=ttyS0, quiet
-            -chardev socket,id=wire0,path=/r/web-0.sock,reconnect=1
-            -netdev vhost-user,id=net0,chardev=wire0
-            -device virtio-net-pci,addr=0x8,netdev=net0,mac=02:00:00:00:00:00,host_mtu=1500,romfile=,rx_queue_size=1024,tx_queue_size=1024
-            -chardev socket,id=wire1,path=/r/web-1.sock,reconnect=1
-            -netdev vhost-user,id=net1,chardev=wire1
-            -device virtio-net-pci,addr=0x9,netdev=net1,mac=02:00:00:00:00:01,host_mtu=1500,romfile=,rx_queue_size=1024,tx_queue_size=1024"#]],
+                -nodefaults
+                -no-user-config
+                -display none
+                -name guest=web,debug-threads=on
+                -uuid 4b5e57f6-eb2f-82b9-839b-3d1e13929295
+                -machine q35,vmport=off,smbus=off,sata=off,usb=off,memory-backend=ram
+                -accel tcg,thread=single
+                -cpu max,la57=off
+                -smp 1
+                -m 256M
+                -object memory-backend-memfd,id=ram,size=256M,share=on
+                -pidfile /r/qemu.pid
+                -chardev socket,id=qmp,path=/r/qmp.sock,server=on,wait=off
+                -mon chardev=qmp,mode=control
+                -chardev socket,id=console,path=/r/console.sock,server=on,wait=off,logfile=/s/console.log,logappend=on
+                -serial chardev:console
+                -device virtio-serial-pci,addr=0x2,max_ports=4
+                -chardev socket,id=agent,path=/r/agent.sock,server=on,wait=off
+                -device virtserialport,nr=1,chardev=agent,name=org.weft.agent.0
+                -chardev socket,id=qga,path=/r/qga.sock,server=on,wait=off
+                -device virtserialport,nr=2,chardev=qga,name=org.qemu.guest_agent.0
+                -device virtio-rng-pci,addr=0x3
+                -device pvpanic-pci,addr=0x4
+                -kernel /k
+                -initrd /i
+                -append console=ttyS0, quiet weft.hostname=web
+                -chardev socket,id=wire0,path=/r/web-0.sock,reconnect=1
+                -netdev vhost-user,id=net0,chardev=wire0
+                -device virtio-net-pci,addr=0x8,netdev=net0,mac=02:00:00:00:00:00,host_mtu=1500,romfile=,rx_queue_size=1024,tx_queue_size=1024
+                -chardev socket,id=wire1,path=/r/web-1.sock,reconnect=1
+                -netdev vhost-user,id=net1,chardev=wire1
+                -device virtio-net-pci,addr=0x9,netdev=net1,mac=02:00:00:00:00:01,host_mtu=1500,romfile=,rx_queue_size=1024,tx_queue_size=1024"#]],
         );
     }
 

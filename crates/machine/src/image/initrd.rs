@@ -1,0 +1,117 @@
+//! The micro guest's root file system, as the archive that the kernel unpacks into memory.
+
+use std::io;
+
+use super::cpio::Writer;
+
+/// The folders, parents first, with their permissions.
+const FOLDERS: [(&str, u32); 14] = [
+    ("bin", 0o755),
+    ("dev", 0o755),
+    ("etc", 0o755),
+    ("etc/acpi", 0o755),
+    ("etc/acpi/PWRF", 0o755),
+    ("lib", 0o755),
+    ("lib/modules", 0o755),
+    ("proc", 0o755),
+    ("root", 0o700),
+    ("run", 0o755),
+    ("run/dns", 0o755),
+    ("sys", 0o755),
+    ("tmp", 0o1777),
+    ("var", 0o755),
+];
+
+/// Everything is in `/bin`; the other usual places lead there.
+const LINKS: [(&str, &str); 5] =
+    [("sbin", "bin"), ("usr", "."), ("var/run", "../run"), ("var/log", "../tmp"), ("etc/mtab", "../proc/mounts")];
+
+/// The files that are the same in every image, with their permissions.
+const FILES: [(&str, u32, &str); 10] = [
+    ("init", 0o755, include_str!("rootfs/init")),
+    ("etc/inittab", 0o644, include_str!("rootfs/inittab")),
+    ("etc/udhcpc.script", 0o755, include_str!("rootfs/udhcpc.script")),
+    ("etc/profile", 0o644, include_str!("rootfs/profile")),
+    ("etc/motd", 0o644, include_str!("rootfs/motd")),
+    // What the power button does; the path is busybox's own idea. Everything is in memory: there is nothing to save.
+    ("etc/acpi/PWRF/00000080", 0o755, "#!/bin/sh\nexec poweroff -f\n"),
+    ("etc/passwd", 0o644, "root::0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n"),
+    ("etc/group", 0o644, "root:x:0:\ntty:x:5:\nnogroup:x:65534:\n"),
+    ("etc/nsswitch.conf", 0o644, "hosts: files dns\n"),
+    ("etc/shells", 0o644, "/bin/sh\n"),
+];
+
+/// What goes into an image beyond what is the same in all.
+pub(super) struct Contents<'a> {
+    /// The kernel's release.
+    pub(super) release: &'a str,
+    /// The kernel's modules, by the names of their files.
+    pub(super) modules: &'a [(String, Vec<u8>)],
+    /// What each module needs, in the format of `modules.dep(5)`.
+    pub(super) modules_dep: &'a str,
+    /// The modules to load.
+    pub(super) load: &'a [&'a str],
+    /// A static busybox.
+    pub(super) busybox: &'a [u8],
+    /// The names of busybox's programs.
+    pub(super) applets: &'a [String],
+    /// A static agent.
+    pub(super) agent: &'a [u8],
+}
+
+/// What the image's bytes depend on besides its [`Contents`], for telling two recipes apart.
+pub(super) fn recipe() -> impl Iterator<Item = &'static str> {
+    FILES
+        .iter()
+        .flat_map(|(path, _, text)| [*path, *text])
+        .chain(LINKS.iter().flat_map(|(path, target)| [*path, *target]))
+}
+
+/// Writes the archive.
+pub(super) fn write<W: io::Write>(to: W, contents: &Contents<'_>) -> io::Result<W> {
+    let mut archive = Writer::new(to);
+    for (path, permissions) in FOLDERS {
+        archive.directory(path, permissions)?;
+    }
+    for (path, target) in LINKS {
+        archive.link(path, target)?;
+    }
+    archive.device("dev/console", 0o600, 5, 1)?;
+    archive.device("dev/null", 0o666, 1, 3)?;
+    for (path, permissions, text) in FILES {
+        archive.file(path, permissions, text.as_bytes())?;
+    }
+    archive.file("etc/modules", 0o644, format!("{}\n", contents.load.join(" ")).as_bytes())?;
+    archive.file("bin/busybox", 0o755, contents.busybox)?;
+    archive.file("bin/weft-agent", 0o755, contents.agent)?;
+    for applet in contents.applets {
+        archive.link(&format!("bin/{applet}"), "busybox")?;
+    }
+    let folder = format!("lib/modules/{}", contents.release);
+    archive.directory(&folder, 0o755)?;
+    archive.file(&format!("{folder}/modules.dep"), 0o644, contents.modules_dep.as_bytes())?;
+    for (file, module) in contents.modules {
+        archive.file(&format!("{folder}/{file}"), 0o644, module)?;
+    }
+    archive.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_parent_comes_before_its_children() {
+        let mut folders: BTreeSet<&str> = BTreeSet::from([""]);
+        let parent = |path: &'static str| path.rsplit_once('/').map_or("", |(parent, _)| parent);
+        for (path, _) in FOLDERS {
+            assert!(folders.contains(parent(path)), "{path}");
+            folders.insert(path);
+        }
+        for path in LINKS.iter().map(|(path, _)| *path).chain(FILES.iter().map(|(path, ..)| *path)) {
+            assert!(folders.contains(parent(path)), "{path}");
+        }
+    }
+}

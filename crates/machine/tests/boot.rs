@@ -1,0 +1,144 @@
+//! A real machine: the image `micro` is built from Debian's packages and boots under QEMU.
+//!
+//! Skips, and says why, where QEMU or the packages cannot be had. The image is kept among the test's files, so it is
+//! downloaded once.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use weft_machine::{
+    Boot, Built, Exit, Images, LaunchSpec, MachineError, Process, StopOutcome, Uuid, adopt, console_log, find, remove,
+    start, stop,
+};
+
+/// How long a guest may take to boot on a host that is busy with other tests and emulates its processor.
+const BOOT_PATIENCE: Duration = Duration::from_secs(90);
+
+/// The image, or `None` where it cannot be built.
+fn micro() -> Option<Built> {
+    if let Err(error) = weft_machine::probe().qemu {
+        eprintln!("SKIPPED: {error}");
+        return None;
+    }
+    let began = Instant::now();
+    match Images::new(env!("CARGO_TARGET_TMPDIR")).ensure("micro", &|step| eprintln!("micro: {step}")) {
+        Ok(built) => {
+            eprintln!("micro: ready after {:?}", began.elapsed());
+            Some(built)
+        }
+        Err(error @ (MachineError::Download { .. } | MachineError::ToolMissing { .. })) => {
+            eprintln!("SKIPPED: {error}; {}", error.hint());
+            None
+        }
+        Err(error) => panic!("{error:?}"),
+    }
+}
+
+/// A machine that is removed when it is let go, whatever the test did.
+struct Bed {
+    dir: tempfile::TempDir,
+    spec: LaunchSpec,
+}
+
+impl Bed {
+    fn new(built: &Built) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let spec = LaunchSpec {
+            name: "web".parse().unwrap(),
+            uuid: Uuid::derive("test/web"),
+            memory: "160MiB".parse().unwrap(),
+            cpus: 1,
+            boot: Boot::Kernel {
+                kernel: built.kernel.clone(),
+                initrd: Some(built.initrd.clone()),
+                cmdline: built.cmdline.clone(),
+            },
+            nics: Vec::new(),
+            state_dir: dir.path().join("state"),
+            run_dir: dir.path().join("run"),
+        };
+        Self { dir, spec }
+    }
+
+    fn run_dir(&self) -> &Path {
+        &self.spec.run_dir
+    }
+
+    /// Waits until the console has said `words`, and says how long that took.
+    fn console_says(&self, words: &str) -> Duration {
+        let began = Instant::now();
+        loop {
+            let text = String::from_utf8_lossy(&fs::read(console_log(&self.spec.state_dir)).unwrap()).into_owned();
+            if text.contains(words) {
+                return began.elapsed();
+            }
+            assert!(began.elapsed() < BOOT_PATIENCE, "the console never said {words:?} but {text}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+impl Drop for Bed {
+    fn drop(&mut self) {
+        let _ = remove(&self.spec.state_dir, &self.spec.run_dir);
+    }
+}
+
+#[test]
+fn micro_boots_is_adopted_and_shuts_down_when_asked() {
+    let Some(built) = micro() else { return };
+    let bed = Bed::new(&built);
+    let ours = tempfile::NamedTempFile::new().unwrap();
+    let running = start(&bed.spec).unwrap();
+    assert_eq!(start(&bed.spec).unwrap(), running, "starting it again changes nothing");
+    assert_eq!(find(bed.run_dir()), Some(running.process));
+    assert_is_detached(running.process, ours.path());
+
+    eprintln!(
+        "banner after {:?} ({})",
+        bed.console_says("This is a micro guest of Weft"),
+        running.accelerator.as_str()
+    );
+    eprintln!("prompt after {:?} more", bed.console_says("web:/root# "));
+
+    // As after a kill between the start and the record of it: only the intent is known.
+    let record = bed.run_dir().join("process.json");
+    let text = fs::read_to_string(&record).unwrap();
+    let (intent, _) = text.split_once(",\"process\"").unwrap();
+    fs::write(&record, format!("{intent},\"process\":null}}")).unwrap();
+    assert_eq!(adopt(bed.run_dir()), Some(running));
+
+    let began = Instant::now();
+    assert_eq!(stop(bed.run_dir(), Duration::from_secs(20)).unwrap(), StopOutcome::Shutdown);
+    eprintln!("shut down after {:?}", began.elapsed());
+    assert!(!running.process.alive() && !bed.run_dir().exists());
+    assert_eq!(stop(bed.run_dir(), Duration::ZERO).unwrap(), StopOutcome::NotRunning);
+}
+
+#[test]
+fn a_machine_that_is_killed_is_noticed_and_starts_again() {
+    let Some(built) = micro() else { return };
+    let bed = Bed::new(&built);
+    let first = start(&bed.spec).unwrap();
+    first.process.kill().unwrap();
+    assert_eq!(first.process.wait_exit(Duration::from_secs(10)), Some(Exit::Signal(9)));
+    assert_eq!(find(bed.run_dir()), None);
+    let second = start(&bed.spec).unwrap();
+    assert_ne!(first.process, second.process);
+    assert_eq!(stop(bed.run_dir(), Duration::ZERO).unwrap(), StopOutcome::Quit, "no grace: the guest is not asked");
+    remove(&bed.spec.state_dir, &bed.spec.run_dir).unwrap();
+    assert_eq!(fs::read_dir(bed.dir.path()).unwrap().count(), 0, "nothing stays");
+}
+
+/// QEMU has no file of ours open.
+fn assert_is_detached(process: Process, ours: &Path) {
+    let proc = PathBuf::from(format!("/proc/{}", process.pid));
+    let open = fs::read_dir(proc.join("fd")).unwrap().flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
+    let open: Vec<_> = open.collect();
+    assert!(!open.is_empty() && !open.iter().any(|file| file == ours), "{open:?}");
+    // Fields 5 and 6 are the process group and the session: its own.
+    let stat = fs::read_to_string(proc.join("stat")).unwrap();
+    let fields: Vec<_> = stat.rsplit_once(") ").unwrap().1.split(' ').skip(2).take(2).map(str::to_owned).collect();
+    assert_eq!(fields, [process.pid.to_string(), process.pid.to_string()]);
+}
