@@ -1,7 +1,7 @@
 //! Builds the guest agent that travels inside every micro image: small, static, for the guest's own target.
 //!
 //! A second cargo builds it into a folder of its own below `OUT_DIR`, so that it neither waits for the first one's lock nor
-//! shares its flags. All its packages are packages of this build too, so nothing is fetched and no lock file moves.
+//! shares its flags. The lock file says what it is made of, and is never changed.
 
 use std::env;
 use std::ffi::OsString;
@@ -34,22 +34,14 @@ fn main() {
 }
 
 fn build(manifest: &Path, target_dir: &Path) {
-    let mut cargo = Command::new(variable("CARGO"));
-    cargo
-        .args(["build", "--frozen", "--profile", "agent", "--target", TARGET, "--bin", PACKAGE])
-        .arg("--manifest-path")
-        .arg(manifest)
-        .arg("--target-dir")
-        .arg(target_dir);
-    for (name, _) in env::vars_os() {
-        let text = name.to_string_lossy();
-        let inherited = text.starts_with("CARGO") || text.starts_with("RUSTC_") || text == "RUSTFLAGS";
-        if inherited && !KEPT.contains(&&*text) {
-            cargo.env_remove(&name);
-        }
-    }
-    cargo.env("CARGO_ENCODED_RUSTFLAGS", flags());
-    match cargo.output() {
+    // The outer cargo has fetched all that is needed, unless it was told to choose other versions than the lock file.
+    let offline = cargo(manifest, target_dir).arg("--offline").output();
+    let output = match offline {
+        Ok(output) if output.status.success() => return,
+        Ok(_) => cargo(manifest, target_dir).output(),
+        Err(error) => Err(error),
+    };
+    match output {
         Ok(output) if output.status.success() => {}
         Ok(output) => fail(&format!(
             "the guest agent cannot be built.\n\
@@ -59,6 +51,25 @@ fn build(manifest: &Path, target_dir: &Path) {
         )),
         Err(error) => fail(&format!("the guest agent cannot be built: cargo does not start: {error}")),
     }
+}
+
+fn cargo(manifest: &Path, target_dir: &Path) -> Command {
+    let mut cargo = Command::new(variable("CARGO"));
+    for (name, _) in env::vars_os() {
+        let text = name.to_string_lossy();
+        let inherited = text.starts_with("CARGO") || text.starts_with("RUSTC_") || text == "RUSTFLAGS";
+        if inherited && !KEPT.contains(&&*text) {
+            cargo.env_remove(&name);
+        }
+    }
+    cargo
+        .args(["build", "--locked", "--profile", "agent", "--target", TARGET, "--bin", PACKAGE])
+        .arg("--manifest-path")
+        .arg(manifest)
+        .arg("--target-dir")
+        .arg(target_dir)
+        .env("CARGO_ENCODED_RUSTFLAGS", flags());
+    cargo
 }
 
 /// Static, and the same wherever the sources and the registry lie.

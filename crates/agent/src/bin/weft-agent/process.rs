@@ -1,11 +1,13 @@
 //! One command: its process, and our ends of its streams.
 
+use std::fmt::Display;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, Stdio};
 
+use rustix::fs::{Access, access};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{Winsize, tcgetpgrp, tcsetwinsize};
@@ -65,11 +67,13 @@ pub(crate) fn spawn(exec: &Exec) -> Result<(Process, Streams), SpawnError> {
     adopt(child, terminal).map_err(|error| SpawnError::Guest(format!("the guest cannot watch the command: {error}")))
 }
 
+/// Looks before the child leaps: its error would be taken for the program's.
 fn enter(folder: &str) -> Result<&str, SpawnError> {
+    let refused = |why: &dyn Display| SpawnError::Command(format!("weft: cannot enter `{folder}`: {why}\n"), 126);
     match fs::metadata(folder) {
-        Ok(found) if found.is_dir() => Ok(folder),
-        Ok(_) => Err(SpawnError::Command(format!("weft: cannot enter `{folder}`: it is not a folder\n"), 126)),
-        Err(error) => Err(SpawnError::Command(format!("weft: cannot enter `{folder}`: {error}\n"), 126)),
+        Ok(found) if !found.is_dir() => Err(refused(&"it is not a folder")),
+        Ok(_) => access(folder, Access::EXEC_OK).map(|()| folder).map_err(|error| refused(&io::Error::from(error))),
+        Err(error) => Err(refused(&error)),
     }
 }
 
