@@ -63,6 +63,8 @@ pub(crate) struct Inner {
     pub(crate) notices: mpsc::Sender<Notice>,
     /// Held by whoever starts, configures or ends the switch.
     pub(crate) switch_work: Mutex<()>,
+    /// Held by whoever ends operations.
+    pub(crate) settling: Mutex<()>,
     pub(crate) threads: Mutex<Vec<JoinHandle<()>>>,
     /// The daemon's lock, held as long as this lives.
     pub(crate) lock: Mutex<Option<File>>,
@@ -87,6 +89,7 @@ impl Inner {
             settings,
             notices,
             switch_work: Mutex::new(()),
+            settling: Mutex::new(()),
             threads: Mutex::new(Vec::new()),
             lock: Mutex::new(None),
             state: Mutex::new(State::default()),

@@ -13,6 +13,8 @@
 //! controller (the API)                        ready <────── process started ┘
 //! ```
 
+#![allow(clippy::result_large_err, reason = "a problem is told to a person, and costs a move once")]
+
 mod conflicts;
 mod controller;
 pub mod desired;

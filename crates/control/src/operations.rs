@@ -13,9 +13,9 @@ use crate::events::Happening;
 use crate::execute::{Conductor, execute};
 use crate::host::Trouble;
 use crate::inner::Inner;
-use crate::objects::Goal;
+use crate::objects::{Goal, OperationRecord};
 use crate::plan::{Task, Work, plan};
-use crate::state::{Phase, State};
+use crate::state::{Operation, Phase, State};
 
 /// How long the worker sleeps at most; it is woken when there is work.
 const NAP: Duration = Duration::from_secs(3600);
@@ -86,46 +86,24 @@ impl Inner {
 
     /// Looks which operations have what they waited for, or will never have it, and ends them.
     pub(crate) fn settle(&self) {
-        let Ok(records) = self.records() else { return };
-        let mut ended = Vec::new();
-        let mut state = self.state();
-        if state.closing {
-            return;
+        let _alone = self.settling.lock().unwrap_or_else(PoisonError::into_inner);
+        // First who waits, then the store: read the other way round, it could be older than what is waited for.
+        let waiting: Vec<u64> = {
+            let state = self.state();
+            let waits = |operation: &&Operation| operation.awaits.is_some() && !operation.record.ended();
+            state.operations.values().filter(waits).map(|operation| operation.record.id).collect()
+        };
+        if waiting.is_empty() || self.closing() {
+            return self.notify();
         }
-        let waiting: Vec<_> = state
-            .operations
-            .iter()
-            .filter(|(_, operation)| !operation.record.ended())
-            .filter_map(|(id, operation)| Some((*id, operation.awaits.clone()?)))
-            .collect();
-        for (id, awaits) in waiting {
-            let mut left = BTreeSet::new();
-            let mut problems = Vec::new();
-            for vm in awaits {
-                match standing(&state, &records.desired, &vm) {
-                    Standing::Ready => {}
-                    Standing::Open => {
-                        left.insert(vm);
-                    }
-                    Standing::Hopeless(problem) => problems.push(*problem),
-                }
-            }
-            let Some(operation) = state.operations.get_mut(&id) else { continue };
-            for problem in problems {
-                // A machine that could not be started has said so as a step already.
-                let known = operation.record.problems.iter().any(|known| known.provenance == problem.provenance);
-                if !known {
-                    operation.record.problems.push(problem);
-                }
-            }
-            if left.is_empty() {
-                let failed = !operation.record.problems.is_empty();
-                operation.record.state = if failed { OperationState::Failed } else { OperationState::Done };
-                ended.push(operation.record.clone());
-            }
-            operation.awaits = Some(left);
-        }
-        drop(state);
+        let desired = match self.records() {
+            Ok(records) => records.desired,
+            Err(error) => return tracing::error!(%error, "the store cannot be read"),
+        };
+        let ended: Vec<_> = {
+            let mut state = self.state();
+            waiting.into_iter().filter_map(|id| settle_one(&mut state, &desired, id)).collect()
+        };
         for record in ended {
             if let Err(error) = self.write(record.put()) {
                 // It stays unfinished in the store: a later controller will find that nothing is left to do.
@@ -136,9 +114,40 @@ impl Inner {
                 _ => ("operation-done", format!("{} is done", record.title)),
             };
             self.tell(Happening::new(kind, words).of(record.id));
+            // Only now: who sees the end must find it recorded, and all events told.
+            if let Some(operation) = self.state().operations.get_mut(&record.id) {
+                operation.record = record;
+            }
         }
         self.notify();
     }
+}
+
+/// Looks what an operation waits for still; its record, if it has ended.
+fn settle_one(state: &mut State, desired: &Desired, id: u64) -> Option<OperationRecord> {
+    let awaits = state.operations.get(&id)?.awaits.clone()?;
+    let mut left = BTreeSet::new();
+    let mut problems = Vec::new();
+    for vm in awaits {
+        match standing(state, desired, &vm) {
+            Standing::Ready => {}
+            Standing::Open => drop(left.insert(vm)),
+            Standing::Hopeless(problem) => problems.push(*problem),
+        }
+    }
+    let operation = state.operations.get_mut(&id)?;
+    for problem in problems {
+        // A machine that could not be started has said so as a step already.
+        let said = |known: &ProblemView| known.provenance == problem.provenance;
+        if problem.provenance.is_none() || !operation.record.problems.iter().any(said) {
+            operation.record.problems.push(problem);
+        }
+    }
+    let ended = left.is_empty();
+    operation.awaits = Some(left);
+    let failed = !operation.record.problems.is_empty();
+    let outcome = if failed { OperationState::Failed } else { OperationState::Done };
+    ended.then(|| OperationRecord { state: outcome, ..operation.record.clone() })
 }
 
 /// The machines that must be ready for a goal.

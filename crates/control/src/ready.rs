@@ -23,6 +23,8 @@ const LATE_INTERVAL: Duration = Duration::from_secs(1);
 const AGENT_WAIT: Duration = Duration::from_millis(250);
 /// How often the store and the console are read meanwhile: nothing there decides in a hurry.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// The same while nobody wants the machine.
+const UNWANTED_INTERVAL: Duration = Duration::from_millis(100);
 /// How many of a machine's last lines a problem shows.
 const SHOWN_LINES: usize = 5;
 
@@ -69,7 +71,12 @@ pub(crate) fn wait(inner: &Arc<Inner>, vm: &VmName, process: Process, operation:
             pause(inner, LATE_INTERVAL);
             continue;
         };
-        let Some(declared) = desired.vms.get(vm) else { return };
+        let Some(declared) = desired.vms.get(vm) else {
+            // It is about to go; or it was about to, and is wanted again.
+            looked = None;
+            pause(inner, UNWANTED_INTERVAL);
+            continue;
+        };
         let wants_agent = declared.spec.ready == Ready::Agent;
         answers = answers || (wants_agent && inner.host.agent_answers(vm, AGENT_WAIT));
         let missing = match wants_agent && !answers {

@@ -129,7 +129,6 @@ mod tests {
     use super::*;
 
     #[test]
-    #[expect(clippy::zombie_processes, reason = "the watcher reaps")]
     fn each_end_is_told_once() {
         let watcher = Watcher::start().unwrap();
         let (sender, receiver) = mpsc::channel();
