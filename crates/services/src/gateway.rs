@@ -164,6 +164,10 @@ impl Services {
                 Err(_) if packet.is_fragment() => self.pass_to_host(arrival, packet, nat),
                 Err(reason) => Err(reason),
             },
+            // Names are answered over UDP only, and never by whatever the host has at that port.
+            Protocol::TCP if dns && packet.payload.get(2..4) == Some(&dns::PORT.to_be_bytes()) => {
+                self.refuse(arrival, packet, Unreachable::PORT, Reason::NoService)
+            }
             Protocol::TCP => self.pass_to_host(arrival, packet, nat),
             _ => self.refuse(arrival, packet, Unreachable::PROTOCOL, Reason::NoService),
         }

@@ -122,6 +122,18 @@ fn an_internal_network_ends_at_its_gateway() {
 }
 
 #[test]
+fn names_come_over_udp_only() {
+    let syn = [&[0x0f, 0xa0, 0, 53][..], &[0; 16]].concat();
+    check(
+        OFFICE,
+        &[("a tcp connection to the name server", raw(way(LAPTOP, "10.20.0.103:4000", "10.20.0.1:53"), 6, &syn))],
+        expect![[r#"
+            a tcp connection to the name server: icmp 10.20.0.1 -> 10.20.0.103 02-00-00-00-00-0d unreachable: destination port unreachable (about 10.20.0.1) | no-service 1
+        "#]],
+    );
+}
+
+#[test]
 fn packets_that_cannot_be() {
     let host = "10.20.0.103:4000";
     let to_world = |from: &str| udp(way(LAPTOP, from, "8.8.8.8:9"), b"x");
