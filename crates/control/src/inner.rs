@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use weft_machine::Process;
 use weft_store::{Compare, Op, Store, StoreError, Txn};
@@ -16,6 +16,9 @@ use crate::objects::{self, Fate, fate_key, vm_key};
 use crate::observed::Observed;
 use crate::state::State;
 use crate::{ControlError, Paths};
+
+/// How long the end of the controller waits for its threads.
+const FAREWELL: Duration = Duration::from_secs(5);
 
 /// What can be set, for tests.
 #[derive(Clone, Debug)]
@@ -173,18 +176,23 @@ impl Inner {
     }
 
     /// Ends all threads and releases the lock. Nothing that runs is touched.
+    ///
+    /// A thread in the middle of something long, such as building an image, is left to end with the process.
     pub(crate) fn close(&self) {
         self.state().closing = true;
         self.notify();
         self.events.close();
         let _ = self.notices.send(Notice::Close); // its receiver may have ended already
+        let deadline = Instant::now() + FAREWELL;
         loop {
-            let thread = self.threads.lock().unwrap_or_else(PoisonError::into_inner).pop();
-            let Some(thread) = thread else { break };
+            let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
             // Who ends the controller may be one of its threads.
-            if thread.thread().id() != std::thread::current().id() {
-                let _ = thread.join();
+            threads.retain(|thread| !thread.is_finished() && thread.thread().id() != std::thread::current().id());
+            if threads.is_empty() || Instant::now() >= deadline {
+                break;
             }
+            drop(threads);
+            std::thread::sleep(Duration::from_millis(1));
         }
         *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }

@@ -110,7 +110,10 @@ impl Inner {
                 tracing::warn!(%error, operation = record.id, "the end of an operation could not be recorded");
             }
             let (kind, words) = match record.state {
-                OperationState::Failed => ("operation-failed", format!("{} failed", record.title)),
+                OperationState::Failed => {
+                    let why = record.problems.first().map_or("", |problem| &problem.title);
+                    ("operation-failed", format!("{} failed: {why}", record.title))
+                }
                 _ => ("operation-done", format!("{} is done", record.title)),
             };
             self.tell(Happening::new(kind, words).of(record.id));

@@ -196,7 +196,7 @@ impl Paths {
 
     /// The folder with a folder for each VM's lasting files.
     pub(crate) fn vm_states(&self) -> PathBuf {
-        self.state.join("vm")
+        self.state.join("vms")
     }
 
     /// The folder of what lasts of a VM: its disk, its logs.

@@ -226,8 +226,11 @@ impl<'a> Planner<'a> {
         let forced = change
             .desired
             .is_some_and(|vm| matches!(vm.override_, Some(Override { wish: Wish::Stopped { force: true }, .. })));
-        let grace = match change.observed.and_then(|seen| seen.launch.as_ref()) {
-            Some(launch) if !forced => launch.grace(),
+        let launch = change.observed.and_then(|seen| seen.launch.as_ref());
+        // Without a disk, a machine that is to go has nothing to write down first.
+        let nothing_to_save = change.remove && !launch.is_some_and(Launch::has_disk);
+        let grace = match launch {
+            Some(launch) if !forced && !nothing_to_save => launch.grace(),
             _ => Duration::ZERO,
         };
         // A machine that is stopped only to be started is not stopped before it could be.

@@ -397,7 +397,7 @@ mod tests {
     #[test]
     fn the_record_of_a_launch_survives_and_damage_is_no_record() {
         let dir = tempfile::tempdir().unwrap();
-        let state = dir.path().join("vm/web");
+        let state = dir.path().join("vms/web");
         assert_eq!(read_launch(&state), None);
         let launch = crate::sample::launch();
         write_launch(&state, &launch).unwrap();
