@@ -1,136 +1,172 @@
-//! The flow cache: exact match, fixed size, no allocation after it was made.
+//! The flow cache: what was decided for frames that look the same.
 //!
-//! Sets of four ways, found by a seeded hash, because guests choose the keys. An entry carries the generation of the
-//! configuration that it was decided under; entries of older ones are not found, and are the first to be replaced.
-//! When a set is full the way that is replaced walks round, so a flood of flows costs its own misses and no more.
+//! It is faster than the pipeline and never different: a key holds every field that the pipeline may consult, and
+//! an entry counts only in the epoch in which it was made. Its size is fixed. A full set gives one entry up, so a
+//! peer that varies its addresses makes frames miss, and nothing worse; where they fall is keyed by a seed that it
+//! does not know. Drops are not kept: frames that go nowhere must not push out those that do.
 
+use std::hash::{BuildHasher, Hash, Hasher};
+
+use foldhash::fast::FixedState;
+use weft_types::{MacAddr, PortId};
 use weft_wire::ethernet::Header;
 
-use weft_types::PortId;
+use crate::pipeline::{Action, Fields};
 
-use crate::DropReason;
-use crate::table::Program;
-
+/// How many flows a set holds.
 const WAYS: usize = 4;
 
-/// The fields that decisions consult, packed. Two frames with one key have one fate.
+/// The fields of a frame that count for its way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Key([u64; 2]);
+pub(crate) struct FlowKey([u64; 3]);
 
-impl Key {
-    /// The key of an untagged frame; tagged ones are decided without the cache.
+impl FlowKey {
+    /// The fields of a frame from `ingress` that are in `fields`, and zeros for all others.
     #[inline]
-    pub(crate) fn new(ingress: PortId, header: &Header) -> Self {
-        let word = |octets: [u8; 6], rest: [u8; 2]| {
-            let [a, b, c, d, e, f] = octets;
-            u64::from_ne_bytes([a, b, c, d, e, f, rest[0], rest[1]])
+    pub(crate) fn new(ingress: PortId, header: &Header, fields: Fields) -> Self {
+        let mac = |mac: MacAddr| {
+            let [a, b, c, d, e, f] = mac.octets();
+            u64::from_be_bytes([a, b, c, d, e, f, 0, 0])
         };
-        let [p0, p1, p2, p3] = ingress.0.to_ne_bytes();
-        Self([word(header.destination.octets(), [p0, p1]), word(header.source.octets(), [p2, p3])])
+        let (tag_kind, tag_control) = header.tag.map_or((0, 0), |tag| (tag.kind.0, tag.control));
+        let keep = |field: Fields, value: u64| if fields.contains(field) { value } else { 0 };
+        Self([
+            keep(Fields::DST, mac(header.dst)) | keep(Fields::TAG, tag_control.into()),
+            keep(Fields::SRC, mac(header.src)) | keep(Fields::ETHERTYPE, header.ethertype.0.into()),
+            keep(Fields::INGRESS, u64::from(ingress.0) << 32) | keep(Fields::TAG, tag_kind.into()),
+        ])
     }
 }
 
-/// What was decided for a flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fate {
-    Forward(Program),
-    Drop(DropReason),
-}
-
-#[derive(Clone, Copy)]
-struct Way {
-    key: Key,
-    /// 0 is no generation: the way is empty.
-    generation: u32,
-    fate: Fate,
-}
-
-const EMPTY: Way = Way { key: Key([0; 2]), generation: 0, fate: Fate::Drop(DropReason::Malformed) };
-
-/// How the cache does.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct CacheStats {
-    /// Flows of the configuration in force that are in it.
-    pub flows: u64,
-    /// Lookups that it answered.
-    pub hits: u64,
-    /// Lookups that it could not answer.
-    pub misses: u64,
-}
-
-pub(crate) struct Cache {
-    sets: Box<[[Way; WAYS]]>,
-    seed: u64,
-    generation: u32,
-    turn: usize,
-    stats: CacheStats,
-}
-
-impl Cache {
-    /// A cache for at least `flows` flows.
-    pub(crate) fn new(flows: usize, seed: u64) -> Self {
-        let sets = flows.div_ceil(WAYS).next_power_of_two();
-        Self {
-            sets: vec![[EMPTY; WAYS]; sets].into(),
-            seed: seed | 1,
-            generation: 1,
-            turn: 0,
-            stats: CacheStats::default(),
-        }
-    }
-
-    /// Makes every entry stale. Costs nothing but, once in 2^32 times, a sweep.
-    pub(crate) fn renew(&mut self) {
-        self.stats.flows = 0;
-        self.generation = self.generation.wrapping_add(1);
-        if self.generation == 0 {
-            self.sets.fill([EMPTY; WAYS]);
-            self.generation = 1;
-        }
-    }
-
+impl Hash for FlowKey {
     #[inline]
-    pub(crate) fn get(&mut self, key: Key) -> Option<Fate> {
-        let set = &self.sets[self.set_of(key)];
-        let found = set.iter().find(|way| way.key == key && way.generation == self.generation);
-        match found {
-            Some(way) => {
-                self.stats.hits += 1;
-                Some(way.fate)
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.into_iter().for_each(|word| state.write_u64(word));
+    }
+}
+
+/// A decision, and the epoch in which it was made; epochs count from 1, so a blank entry never counts.
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    key: FlowKey,
+    epoch: u64,
+    action: Action,
+}
+
+/// The cache.
+#[derive(Debug)]
+pub(crate) struct FlowCache {
+    sets: Box<[[Entry; WAYS]]>,
+    hasher: FixedState,
+    epoch: u64,
+    flows: u64,
+    /// Chooses who gives way in a full set.
+    turn: usize,
+}
+
+impl FlowCache {
+    /// An empty cache for at least `flows` flows; `seed` keys it.
+    pub(crate) fn new(seed: u64, flows: usize) -> Self {
+        let sets = flows.div_ceil(WAYS).max(1).next_power_of_two();
+        let blank = Entry { key: FlowKey::default(), epoch: 0, action: Action::BLANK };
+        Self {
+            sets: vec![[blank; WAYS]; sets].into(),
+            hasher: FixedState::with_seed(seed),
+            epoch: 1,
+            flows: 0,
+            turn: 0,
+        }
+    }
+
+    /// Forgets every flow. Entries are not touched: they are of another epoch now, and give way first.
+    pub(crate) fn forget(&mut self) {
+        self.epoch += 1;
+        self.flows = 0;
+    }
+
+    /// How many flows are cached.
+    pub(crate) fn flows(&self) -> u64 {
+        self.flows
+    }
+
+    /// What was decided for such a frame.
+    #[inline]
+    pub(crate) fn get(&self, key: &FlowKey) -> Option<Action> {
+        let set = &self.sets[self.place(key)];
+        set.iter().find(|entry| entry.key == *key && entry.epoch == self.epoch).map(|entry| entry.action)
+    }
+
+    /// Remembers what was decided for such a frame, which was not known.
+    pub(crate) fn insert(&mut self, key: FlowKey, action: Action) {
+        let set = &mut self.sets[self.place(&key)];
+        let way = match set.iter().position(|entry| entry.epoch != self.epoch) {
+            Some(stale) => {
+                self.flows += 1;
+                stale
             }
             None => {
-                self.stats.misses += 1;
-                None
+                self.turn = (self.turn + 1) % WAYS;
+                self.turn
+            }
+        };
+        set[way] = Entry { key, epoch: self.epoch, action };
+    }
+
+    fn place(&self, key: &FlowKey) -> usize {
+        self.hasher.hash_one(key) as usize & (self.sets.len() - 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(number: u64) -> FlowKey {
+        FlowKey([number, number << 7, 0])
+    }
+
+    #[test]
+    fn a_full_cache_forgets_and_never_grows() {
+        let mut cache = FlowCache::new(7, 1000);
+        let capacity = 1024;
+        let mut known = 0;
+        for number in 0..4 * capacity {
+            cache.insert(key(number), Action::BLANK);
+            assert!(cache.get(&key(number)).is_some(), "the newest is always there");
+        }
+        for number in 0..4 * capacity {
+            known += u64::from(cache.get(&key(number)).is_some());
+        }
+        assert_eq!(known, cache.flows());
+        assert!(known <= capacity && known > capacity * 9 / 10, "{known} of {capacity}");
+    }
+
+    #[test]
+    fn a_new_epoch_knows_nothing() {
+        let mut cache = FlowCache::new(7, 1000);
+        cache.insert(key(1), Action::BLANK);
+        cache.forget();
+        assert!(cache.get(&key(1)).is_none() && cache.get(&FlowKey::default()).is_none());
+        assert_eq!(cache.flows(), 0);
+        cache.insert(key(1), Action::BLANK);
+        assert_eq!(cache.flows(), 1);
+    }
+
+    #[test]
+    fn each_consulted_field_counts_and_no_other() {
+        let header = |bytes: &[u8; 18]| Header::parse(bytes).unwrap().0;
+        let plain = [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x81, 0, 0, 5, 8, 0];
+        // The last byte of each field in a tagged frame.
+        for (field, at) in [(Fields::DST, 5), (Fields::SRC, 11), (Fields::TAG, 15), (Fields::ETHERTYPE, 17)] {
+            let mut other = plain;
+            other[at] ^= 1;
+            for fields in [Fields::DST, Fields::SRC, Fields::TAG, Fields::ETHERTYPE] {
+                let is_same = FlowKey::new(PortId(1), &header(&plain), fields)
+                    == FlowKey::new(PortId(1), &header(&other), fields);
+                assert_eq!(is_same, field != fields, "{field:?} in a key of {fields:?}");
             }
         }
-    }
-
-    pub(crate) fn put(&mut self, key: Key, fate: Fate) {
-        let generation = self.generation;
-        let set = &mut self.sets[self.set_of(key)];
-        let stale = set.iter().position(|way| way.generation != generation);
-        let way = stale.unwrap_or_else(|| {
-            self.turn = self.turn.wrapping_add(1);
-            self.turn % WAYS
-        });
-        set[way] = Way { key, generation, fate };
-        self.stats.flows += u64::from(stale.is_some());
-    }
-
-    pub(crate) fn stats(&self) -> CacheStats {
-        self.stats
-    }
-
-    /// A multiply-and-fold hash, as in wyhash: two multiplications, keyed at both ends.
-    #[inline]
-    fn set_of(&self, key: Key) -> usize {
-        let fold = |a: u64, b: u64| {
-            let product = u128::from(a) * u128::from(b);
-            (product as u64) ^ (product >> 64) as u64
-        };
-        let [a, b] = key.0;
-        let mixed = fold(a ^ self.seed, b ^ 0x9e37_79b9_7f4a_7c15);
-        let hash = fold(mixed ^ self.seed.rotate_left(32), 0xd6e8_feb8_6659_fd93);
-        hash as usize & (self.sets.len() - 1)
+        let [one, two] = [1, 2].map(|port| FlowKey::new(PortId(port), &header(&plain), Fields::INGRESS));
+        assert_ne!(one, two);
     }
 }

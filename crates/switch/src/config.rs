@@ -1,163 +1,191 @@
-//! What the switch should be, and what it may not be.
-
-use std::collections::{BTreeMap, BTreeSet};
+//! What the switch is told to be.
 
 use weft_types::{MacAddr, NetworkName, PortId, PortName, Provenance};
 
-/// A vSwitch: one broadcast domain.
+/// A vSwitch inside the host's switch, unique within one `weft switch` process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct VSwitchId(pub u32);
 
-/// Everything that the switch should be.
+/// Everything the switch should be; it replaces everything it was.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Config {
+    /// Counts configurations; an older one than that in force is refused.
+    pub generation: u64,
     /// The vSwitches.
     pub vswitches: Vec<VSwitchConfig>,
-    /// The ports of all of them.
+    /// The ports of all vSwitches.
     pub ports: Vec<PortConfig>,
 }
 
-/// A vSwitch.
+/// A vSwitch: one broadcast domain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VSwitchConfig {
-    /// By what its ports name it.
+    /// Its number, which ports refer to.
     pub id: VSwitchId,
     /// The network that it carries.
     pub name: NetworkName,
-    /// Where the network is declared.
+    /// Where the network was declared.
     pub provenance: Provenance,
+}
+
+/// What stands behind a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// A VM's network adapter.
+    Vnic,
+    /// The network's services.
+    Gateway,
+    /// A network adapter of the host itself.
+    HostAdapter,
+    /// A pNIC, and behind it stations that nobody registered.
+    Uplink,
 }
 
 /// A port of a vSwitch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PortConfig {
-    /// By what frames and verdicts name it.
+    /// Its number, never used again for another port.
     pub id: PortId,
-    /// What people call it.
+    /// Its name.
     pub name: PortName,
     /// The vSwitch that it belongs to.
     pub vswitch: VSwitchId,
-    /// What plugs into it.
+    /// What stands behind it.
     pub role: Role,
-    /// The addresses that are behind it.
+    /// The MAC addresses registered for it; usually none for an uplink.
     pub macs: Vec<MacAddr>,
-    /// What it may do beyond the ordinary.
+    /// What it may do.
     pub policy: Policy,
-    /// Where it is declared.
+    /// Where it was declared.
     pub provenance: Provenance,
 }
 
-/// What plugs into a port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Role {
-    /// A VM's adapter.
-    Vnic,
-    /// The services of the network.
-    Gateway,
-    /// A virtual adapter of the host.
-    HostAdapter,
-    /// The way to a physical network. What is unknown goes here.
-    Uplink,
-}
-
-/// What a port may do beyond the ordinary.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// What a port may do beyond the ordinary; everything is denied by default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Policy {
-    /// It may send from addresses that are not registered for it.
+    /// Whether it may send from MAC addresses that are not registered for it.
     pub forged_macs: bool,
-    /// It also hears unicast frames for other ports.
+    /// Whether it also hears the unicast frames that are forwarded to others.
     pub promiscuous: bool,
 }
 
-/// What a configuration may not say.
+/// Why a configuration was refused. Nothing changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum ConfigError {
+    /// It was computed before the one in force.
+    #[error("the switch is at generation {current}, and was given the older generation {given}")]
+    Stale {
+        /// The generation that was given.
+        given: u64,
+        /// The generation in force.
+        current: u64,
+    },
     /// Two vSwitches with one number.
-    #[error("vSwitch number {0:?} is given twice")]
-    VSwitchTwice(VSwitchId),
-    /// Two ports with one number.
-    #[error("port number {id} is given to `{first}` and to `{second}`")]
-    PortTwice {
+    #[error("networks `{first}` and `{second}` ({provenance}) have the same number {}", id.0)]
+    DuplicateVSwitchId {
+        /// The number.
+        id: VSwitchId,
+        /// The first of its owners.
+        first: NetworkName,
+        /// The second.
+        second: NetworkName,
+        /// Where the second was declared.
+        provenance: Provenance,
+    },
+    /// Two vSwitches with one name.
+    #[error("network `{name}` is declared twice: at {first} and at {second}")]
+    DuplicateVSwitchName {
+        /// The name.
+        name: NetworkName,
+        /// Where it was declared first.
+        first: Provenance,
+        /// Where it was declared again.
+        second: Provenance,
+    },
+    /// Two ports with one number; so a port cannot belong to two vSwitches (law 2).
+    #[error("ports `{first}` and `{second}` ({provenance}) have the same number {id}")]
+    DuplicatePortId {
         /// The number.
         id: PortId,
-        /// Who has it.
+        /// The first of its owners.
         first: PortName,
-        /// Who wants it too.
+        /// The second.
         second: PortName,
+        /// Where the second was declared.
+        provenance: Provenance,
     },
     /// Two ports with one name.
-    #[error("two ports are called `{0}`")]
-    NameTwice(PortName),
-    /// A port of no vSwitch.
-    #[error("port `{port}` names a vSwitch that does not exist")]
-    NoSuchVSwitch {
+    #[error("port `{name}` is declared twice: at {first} and at {second}")]
+    DuplicatePortName {
+        /// The name.
+        name: PortName,
+        /// Where it was declared first.
+        first: Provenance,
+        /// Where it was declared again.
+        second: Provenance,
+    },
+    /// A port of a vSwitch that does not exist.
+    #[error("port `{port}` ({provenance}) belongs to network number {}, which does not exist", vswitch.0)]
+    UnknownVSwitch {
         /// The port.
         port: PortName,
+        /// The missing vSwitch.
+        vswitch: VSwitchId,
+        /// Where the port was declared.
+        provenance: Provenance,
     },
-    /// A group address, or no address, where a station's belongs.
-    #[error("port `{port}` cannot have the MAC address {mac}: it is not a single station's")]
+    /// A MAC address that no station may own.
+    #[error("port `{port}` ({provenance}) cannot own {mac}, which is not the address of one station")]
     NotAStation {
         /// The port.
         port: PortName,
         /// The address.
         mac: MacAddr,
+        /// Where the port was declared.
+        provenance: Provenance,
     },
-    /// One address behind two ports of a vSwitch.
-    #[error("the MAC address {mac} is registered for `{first}` and for `{second}` of one network")]
-    MacTwice {
+    /// One MAC address registered twice on a vSwitch.
+    #[error("{mac} is registered twice on one network: for port `{first}` and for port `{second}` ({provenance})")]
+    DuplicateMac {
         /// The address.
         mac: MacAddr,
-        /// Who has it.
+        /// The first of its owners.
         first: PortName,
-        /// Who wants it too.
+        /// The second; the same when one port names the address twice.
         second: PortName,
+        /// Where the second was declared.
+        provenance: Provenance,
     },
-    /// Two ways out, which would be a loop (law 2).
-    #[error("`{first}` and `{second}` are uplinks of one network, and may form a loop")]
-    TwoUplinks {
-        /// One of them.
+    /// A second way out of a vSwitch (law 2).
+    #[error("network `{vswitch}` has uplink `{first}`, and `{second}` ({provenance}) would be another")]
+    SecondUplink {
+        /// The vSwitch.
+        vswitch: NetworkName,
+        /// Its uplink.
         first: PortName,
-        /// The other.
+        /// The one too many.
         second: PortName,
+        /// Where the second was declared.
+        provenance: Provenance,
     },
 }
 
-/// Everything that is wrong with a configuration.
-pub(crate) fn errors(config: &Config) -> Vec<ConfigError> {
-    let mut errors = Vec::new();
-    let mut vswitches = BTreeSet::new();
-    for vswitch in &config.vswitches {
-        if !vswitches.insert(vswitch.id) {
-            errors.push(ConfigError::VSwitchTwice(vswitch.id));
+impl ConfigError {
+    /// What to do about it.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Stale { .. } => "compute the configuration again from the newest revision",
+            Self::DuplicateVSwitchId { .. } | Self::DuplicatePortId { .. } => {
+                "give every network and every port a number of its own"
+            }
+            Self::DuplicateVSwitchName { .. } | Self::DuplicatePortName { .. } => "rename or remove one of the two",
+            Self::UnknownVSwitch { .. } => "declare the network, or plug the port into another one",
+            Self::NotAStation { .. } => {
+                "use an address whose first octet is even, and which is not all zero, like 02:00:5e:10:00:01"
+            }
+            Self::DuplicateMac { .. } => "give one of the two another address, or leave the choice to Weft",
+            Self::SecondUplink { .. } => "team the pNICs behind one uplink, or give the second its own network",
         }
     }
-    let mut ids: BTreeMap<PortId, &PortName> = BTreeMap::new();
-    let mut names = BTreeSet::new();
-    let mut macs: BTreeMap<(VSwitchId, MacAddr), &PortName> = BTreeMap::new();
-    let mut uplinks: BTreeMap<VSwitchId, &PortName> = BTreeMap::new();
-    for port in &config.ports {
-        if let Some(first) = ids.insert(port.id, &port.name) {
-            errors.push(ConfigError::PortTwice { id: port.id, first: first.clone(), second: port.name.clone() });
-        }
-        if !names.insert(&port.name) {
-            errors.push(ConfigError::NameTwice(port.name.clone()));
-        }
-        if !vswitches.contains(&port.vswitch) {
-            errors.push(ConfigError::NoSuchVSwitch { port: port.name.clone() });
-        }
-        for &mac in &port.macs {
-            if !mac.is_station() {
-                errors.push(ConfigError::NotAStation { port: port.name.clone(), mac });
-            }
-            if let Some(first) = macs.insert((port.vswitch, mac), &port.name) {
-                errors.push(ConfigError::MacTwice { mac, first: first.clone(), second: port.name.clone() });
-            }
-        }
-        if port.role == Role::Uplink
-            && let Some(first) = uplinks.insert(port.vswitch, &port.name)
-        {
-            errors.push(ConfigError::TwoUplinks { first: first.clone(), second: port.name.clone() });
-        }
-    }
-    errors
 }

@@ -1,10 +1,11 @@
 //! The virtual switch, sans-IO: frames and time in, decisions out.
 //!
-//! A [`Switch`] holds every vSwitch of one data plane. It never learns: where a MAC address is, is what its
-//! [`Config`] says (law 1 of docs/ARCHITECTURE.md). [`Switch::forward`] asks the flow cache first and runs the
-//! [`pipeline`] on a miss; [`Switch::explain`] runs the same pipeline with its eyes open.
+//! [`Switch::configure`] gives it vSwitches and ports, [`Switch::forward`] decides about a frame, and
+//! [`Switch::explain`] says why. Its laws stand in `docs/ARCHITECTURE.md`:
 //!
-//! Nothing here does I/O, reads a clock, or panics on a frame.
+//! 1. What is known about stations was registered, never learned ([`PortConfig::macs`]).
+//! 2. No path joins two vSwitches, nor an uplink with an uplink; so there are no loops.
+//! 3. Unicast goes to the one port, or to the uplink, or nowhere; groups go to all; nothing goes back.
 
 mod cache;
 mod config;
@@ -13,14 +14,10 @@ mod explain;
 mod pipeline;
 mod switch;
 mod table;
+mod validate;
 mod verdict;
 
-pub use cache::CacheStats;
 pub use config::{Config, ConfigError, Policy, PortConfig, Role, VSwitchConfig, VSwitchId};
-pub use counters::DropReason;
 pub use explain::{EgressPort, Outcome, Step, Trace};
-pub use switch::Switch;
-pub use verdict::{Egress, Verdict};
-
-/// The bytes of a frame's head that a decision may need; more are not looked at.
-pub const HEAD_BYTES: usize = 128;
+pub use switch::{CacheStats, MAX_FRAME_BYTES, Switch};
+pub use verdict::{DropReason, Verdict};

@@ -1,140 +1,161 @@
-//! A configuration compiled for lookups. Immutable: a new configuration is a new table.
+//! A configuration, compiled for looking up.
 
-use foldhash::quality::FixedState;
+use foldhash::fast::FixedState;
 use hashbrown::HashMap;
-use weft_types::{MacAddr, PortId, PortName, Provenance};
+use weft_types::{MacAddr, PortId, VlanId};
 
-use crate::config::{Config, Policy, Role, VSwitchId};
-use crate::verdict::Egress;
+use crate::{Config, PortConfig, Role, VSwitchConfig, VSwitchId};
 
-/// A port's place in the table.
+/// A port's place in [`Tables::ports`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PortIndex(u32);
 
-/// What a frame's copies go to, small enough to be kept with a flow.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Program {
-    /// One port, and the promiscuous ones of its vSwitch.
-    Unicast(PortIndex),
-    /// Every port of the vSwitch.
-    Flood,
-}
+/// A vSwitch's place in [`Tables::vswitches`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct VSwitchIndex(u32);
 
-/// A compiled port.
+/// A port, and what every decision needs to know about it.
+#[derive(Debug)]
 pub(crate) struct Port {
-    pub(crate) id: PortId,
-    pub(crate) name: PortName,
-    pub(crate) role: Role,
-    pub(crate) policy: Policy,
-    pub(crate) macs: Vec<MacAddr>,
-    pub(crate) provenance: Provenance,
-    vswitch: usize,
-    /// The port's place among its vSwitch's ports.
-    seat: usize,
+    pub(crate) config: PortConfig,
+    pub(crate) vswitch: VSwitchIndex,
 }
 
-/// A compiled vSwitch.
-struct VSwitch {
-    /// Its ports, the promiscuous ones first.
-    ports: Vec<PortId>,
-    promiscuous: usize,
-    uplink: Option<PortIndex>,
+/// A vSwitch, and what every decision needs to know about it.
+#[derive(Debug)]
+pub(crate) struct VSwitch {
+    pub(crate) config: VSwitchConfig,
+    pub(crate) uplink: Option<PortIndex>,
+    /// The ports that hear unicast frames for others.
+    pub(crate) promiscuous: Vec<PortId>,
+    /// Where its ports stand in [`Tables::ports`], and how many they are.
+    first: u32,
+    len: u32,
 }
 
-/// A compiled configuration.
-#[derive(Default)]
-pub(crate) struct Table {
+/// Some ports: a run of [`Tables::ring`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ports {
+    start: u32,
+    len: u32,
+}
+
+/// What a station is known by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Station {
+    vswitch: VSwitchIndex,
+    /// `None` on access ports, which are all there are as yet.
+    vlan: Option<VlanId>,
+    mac: MacAddr,
+}
+
+/// All ports and vSwitches, and who owns which MAC address. Never changes: a new configuration makes new tables.
+#[derive(Debug)]
+pub(crate) struct Tables {
+    /// One vSwitch's ports after the other's.
     ports: Vec<Port>,
     vswitches: Vec<VSwitch>,
-    by_id: HashMap<PortId, PortIndex, FixedState>,
-    by_mac: HashMap<(u32, MacAddr), PortIndex, FixedState>,
+    indices: HashMap<PortId, PortIndex, FixedState>,
+    /// Law 1: made of registrations, here and nowhere else.
+    stations: HashMap<Station, PortIndex, FixedState>,
+    /// The ports of each vSwitch, twice in a row. So each list that a verdict can need is a run of it: one port, or
+    /// all ports of a vSwitch but one, which are those from the one's right-hand neighbour round to its left-hand one.
+    ring: Vec<PortId>,
 }
 
-impl Table {
-    /// Compiles a configuration that was found right. Guests choose addresses, so the hashes are seeded.
-    pub(crate) fn compile(config: Config, seed: u64) -> Self {
-        let hasher = FixedState::with_seed(seed);
-        let mut vswitch_of: HashMap<VSwitchId, usize, FixedState> = HashMap::with_hasher(hasher);
-        let mut vswitches = Vec::with_capacity(config.vswitches.len());
-        for (index, vswitch) in config.vswitches.iter().enumerate() {
-            vswitch_of.insert(vswitch.id, index);
-            vswitches.push(VSwitch { ports: Vec::new(), promiscuous: 0, uplink: None });
-        }
-        let mut configs = config.ports;
-        configs.sort_by_key(|port| !port.policy.promiscuous); // stable: otherwise in the order given
-        let mut table = Self {
-            ports: Vec::with_capacity(configs.len()),
-            vswitches,
-            by_id: HashMap::with_capacity_and_hasher(configs.len(), hasher),
-            by_mac: HashMap::with_capacity_and_hasher(configs.len(), hasher),
-        };
-        for port in configs {
-            let Some(&vswitch) = vswitch_of.get(&port.vswitch) else { continue };
-            let index = PortIndex(table.ports.len() as u32);
-            let home = &mut table.vswitches[vswitch];
-            let seat = home.ports.len();
-            home.ports.push(port.id);
-            home.promiscuous += usize::from(port.policy.promiscuous);
-            if port.role == Role::Uplink {
-                home.uplink = Some(index);
+impl Tables {
+    /// The tables of a configuration that is right; `seed` keys them.
+    pub(crate) fn new(config: Config, seed: u64) -> Self {
+        let Config { vswitches, ports, .. } = config;
+        let numbers: HashMap<VSwitchId, u32, FixedState> =
+            vswitches.iter().map(|vswitch| vswitch.id).zip(0..).collect();
+        let mut vswitches: Vec<VSwitch> = vswitches
+            .into_iter()
+            .map(|config| VSwitch { config, uplink: None, promiscuous: Vec::new(), first: 0, len: 0 })
+            .collect();
+
+        let mut ports: Vec<Port> = ports
+            .into_iter()
+            .filter_map(|config| {
+                let vswitch = VSwitchIndex(*numbers.get(&config.vswitch)?);
+                Some(Port { config, vswitch })
+            })
+            .collect();
+        ports.sort_by_key(|port| port.vswitch.0);
+
+        let mut indices = HashMap::with_capacity_and_hasher(ports.len(), FixedState::with_seed(seed));
+        let mut stations = HashMap::with_capacity_and_hasher(ports.len(), FixedState::with_seed(seed));
+        let mut ring = Vec::with_capacity(2 * ports.len());
+        for (number, port) in (0..).zip(&ports) {
+            let index = PortIndex(number);
+            let vswitch = &mut vswitches[port.vswitch.0 as usize];
+            if vswitch.len == 0 {
+                vswitch.first = number;
             }
-            table.by_id.insert(port.id, index);
-            for &mac in &port.macs {
-                table.by_mac.insert((vswitch as u32, mac), index);
+            vswitch.len += 1;
+            if port.config.role == Role::Uplink {
+                vswitch.uplink = Some(index);
             }
-            let crate::PortConfig { id, name, role, macs, policy, provenance, .. } = port;
-            table.ports.push(Port { id, name, role, policy, macs, provenance, vswitch, seat });
+            if port.config.policy.promiscuous {
+                vswitch.promiscuous.push(port.config.id);
+            }
+            indices.insert(port.config.id, index);
+            for &mac in &port.config.macs {
+                stations.insert(Station { vswitch: port.vswitch, vlan: None, mac }, index);
+            }
         }
-        table
+        for members in ports.chunk_by(|a, b| a.vswitch == b.vswitch) {
+            ring.extend(members.iter().map(|port| port.config.id));
+            ring.extend_from_within(ring.len() - members.len()..);
+        }
+        Self { ports, vswitches, indices, stations, ring }
     }
 
-    pub(crate) fn find(&self, id: PortId) -> Option<PortIndex> {
-        self.by_id.get(&id).copied()
+    /// The port with this number.
+    pub(crate) fn index(&self, id: PortId) -> Option<PortIndex> {
+        self.indices.get(&id).copied()
     }
 
+    /// A port.
     pub(crate) fn port(&self, index: PortIndex) -> &Port {
         &self.ports[index.0 as usize]
     }
 
-    pub(crate) fn ids(&self) -> impl Iterator<Item = PortId> {
-        self.ports.iter().map(|port| port.id)
+    /// Every port.
+    pub(crate) fn ports(&self) -> impl Iterator<Item = &PortConfig> {
+        self.ports.iter().map(|port| &port.config)
     }
 
-    /// Where the address is, seen from a port's vSwitch.
-    pub(crate) fn locate(&self, from: &Port, mac: MacAddr) -> Option<PortIndex> {
-        self.by_mac.get(&(from.vswitch as u32, mac)).copied()
+    /// Every vSwitch.
+    pub(crate) fn vswitches(&self) -> impl Iterator<Item = &VSwitch> {
+        self.vswitches.iter()
     }
 
-    /// The uplink of a port's vSwitch.
-    pub(crate) fn uplink(&self, from: &Port) -> Option<PortIndex> {
-        self.vswitches[from.vswitch].uplink
+    /// A vSwitch.
+    pub(crate) fn vswitch(&self, index: VSwitchIndex) -> &VSwitch {
+        &self.vswitches[index.0 as usize]
     }
 
-    /// The ports that a frame from `from` leaves by: never the one that it came from.
-    pub(crate) fn egress(&self, from: PortIndex, program: Program) -> Egress<'_> {
-        let from = self.port(from);
-        let home = &self.vswitches[from.vswitch];
-        let without = |range: &'_ [PortId], start: usize| -> (usize, usize) {
-            // The seats before and after the sender's, as lengths of the two halves.
-            let cut = from.seat.saturating_sub(start).min(range.len());
-            (cut, (cut + usize::from(from.seat >= start && cut < range.len())).min(range.len()))
-        };
-        match program {
-            Program::Flood => {
-                let (before, after) = without(&home.ports, 0);
-                Egress::new([&home.ports[..before], &home.ports[after..], &[]])
-            }
-            Program::Unicast(target) => {
-                let target = self.port(target);
-                let listeners = &home.ports[..home.promiscuous];
-                let (before, after) = without(listeners, 0);
-                let own: &[PortId] = if target.policy.promiscuous || target.seat == from.seat {
-                    &[]
-                } else {
-                    &home.ports[target.seat..=target.seat]
-                };
-                Egress::new([&listeners[..before], &listeners[after..], own])
-            }
-        }
+    /// The port for which `mac` is registered.
+    pub(crate) fn owner(&self, vswitch: VSwitchIndex, vlan: Option<VlanId>, mac: MacAddr) -> Option<PortIndex> {
+        self.stations.get(&Station { vswitch, vlan, mac }).copied()
+    }
+
+    /// The port alone.
+    pub(crate) fn only(&self, port: PortIndex) -> Ports {
+        let first = self.vswitch(self.port(port).vswitch).first;
+        Ports { start: first + port.0, len: 1 }
+    }
+
+    /// All ports of its vSwitch but `port`; `None` when there are no others.
+    pub(crate) fn all_but(&self, port: PortIndex) -> Option<Ports> {
+        let VSwitch { first, len, .. } = *self.vswitch(self.port(port).vswitch);
+        (len > 1).then(|| Ports { start: first + port.0 + 1, len: len - 1 })
+    }
+
+    /// The numbers of these ports.
+    #[inline]
+    pub(crate) fn ids(&self, ports: Ports) -> &[PortId] {
+        &self.ring[ports.start as usize..][..ports.len as usize]
     }
 }

@@ -1,43 +1,76 @@
+//! What is decided about a frame.
+
+use std::fmt;
+
 use weft_types::PortId;
 
-use crate::DropReason;
-
-/// What happens to a frame.
+/// The decision about one frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict<'a> {
-    /// A copy leaves by each of these ports; there is at least one.
-    Forward(Egress<'a>),
-    /// It goes no further; the reason has been counted on the port by which it came in.
+    /// It leaves by these ports: at least one, each of them once, never the one by which it came in.
+    Forward(&'a [PortId]),
+    /// It goes nowhere, and has been counted.
     Drop(DropReason),
 }
 
-/// The ports that a frame leaves by, each once, and never the one by which it came.
-///
-/// They are parts of lists that all flows of a vSwitch share, so that a flood in a large vSwitch needs no list
-/// of its own for every sender.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Egress<'a> {
-    parts: [&'a [PortId]; 3],
+macro_rules! drop_reasons {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
+        /// Why a frame went nowhere. Each dropped frame has exactly one reason, counted on the port by which it came
+        /// in. The names are stable: listings, metrics and scripts use them.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u8)]
+        #[non_exhaustive]
+        pub enum DropReason {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl DropReason {
+            /// Every reason, in the order of their declaration.
+            pub const ALL: [Self; [$($name),*].len()] = [$(Self::$variant),*];
+
+            /// The reason's stable name.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)*
+                }
+            }
+        }
+    };
 }
 
-impl<'a> Egress<'a> {
-    pub(crate) fn new(parts: [&'a [PortId]; 3]) -> Self {
-        Self { parts }
-    }
+drop_reasons! {
+    /// The port by which it came in is not (any more) a port of the switch, so nobody is left to count it.
+    UnknownPort = "unknown-port",
+    /// It is shorter than an Ethernet header, or its tag is cut off.
+    Malformed = "malformed",
+    /// It is longer than any frame can be.
+    TooLong = "too-long",
+    /// Its virtio-net header asks for work that contradicts the frame.
+    BadOffload = "bad-offload",
+    /// It has a VLAN tag, and the port is an access port.
+    Tagged = "tagged",
+    /// Its source is a group address, or zero: no station can have sent it.
+    InvalidSource = "invalid-source",
+    /// Its source is not registered for the port by which it came in.
+    ForgedMac = "forged-mac",
+    /// Its destination is one of the group addresses that a bridge never forwards (IEEE 802.1Q, table 8-1).
+    ReservedGroup = "reserved-group",
+    /// Its destination is registered nowhere on the network, and no uplink leads to where it could be.
+    UnknownUnicast = "unknown-unicast",
+    /// Its destination is registered for the very port by which it came in.
+    SamePort = "same-port",
+    /// It is for a group, and there is no other port.
+    NoReceiver = "no-receiver",
+    /// The ports by which it should leave have no room.
+    EgressFull = "egress-full",
+    /// The ports by which it should leave have no peer.
+    EgressDown = "egress-down",
+    /// It is longer than the ports by which it should leave can send.
+    EgressTooLong = "egress-too-long",
+}
 
-    /// The ports.
-    pub fn iter(&self) -> impl Iterator<Item = PortId> + use<'a> {
-        let [a, b, c] = self.parts;
-        a.iter().chain(b).chain(c).copied()
-    }
-
-    /// How many ports there are.
-    pub fn len(&self) -> usize {
-        self.parts.iter().map(|part| part.len()).sum()
-    }
-
-    /// Whether nobody gets the frame.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
+impl fmt::Display for DropReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
     }
 }

@@ -173,7 +173,7 @@ impl Options {
                         [2, _, high, low] => options.mss = Some(u16::from_be_bytes([high, low])),
                         [3, _, shift] => options.window_scale = Some(shift.min(Self::MAX_WINDOW_SCALE)),
                         [4, _] => options.sack_permitted = true,
-                        [2 | 3 | 4, ..] | [] | [_] => return Err(WRONG),
+                        [2..=4, ..] | [] | [_] => return Err(WRONG),
                         _ => {}
                     }
                     bytes = behind;

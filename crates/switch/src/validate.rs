@@ -1,0 +1,104 @@
+//! What must hold of a configuration, all of which is checked before any of it counts.
+
+use std::hash::Hash;
+
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
+use hashbrown::hash_map::Entry;
+
+use crate::{Config, ConfigError, PortConfig, Role, VSwitchConfig};
+
+/// Configurations come from the daemon, not from guests: no seed is needed.
+type Map<K, V> = HashMap<K, V, FixedState>;
+
+/// Everything that is wrong with `config`, for a switch at generation `current`.
+pub(crate) fn problems(config: &Config, current: u64) -> Vec<ConfigError> {
+    let mut problems = Vec::new();
+    if config.generation < current {
+        problems.push(ConfigError::Stale { given: config.generation, current });
+    }
+    check_vswitches(&config.vswitches, &mut problems);
+    check_port_identities(&config.ports, &mut problems);
+    check_membership(config, &mut problems);
+    check_macs(&config.ports, &mut problems);
+    problems
+}
+
+fn check_vswitches(vswitches: &[VSwitchConfig], problems: &mut Vec<ConfigError>) {
+    let (mut ids, mut names) = (Map::default(), Map::default());
+    for vswitch in vswitches {
+        let provenance = || vswitch.provenance.clone();
+        if let Some(first) = rival(ids.entry(vswitch.id), vswitch) {
+            let (first, second) = (first.name.clone(), vswitch.name.clone());
+            problems.push(ConfigError::DuplicateVSwitchId { id: vswitch.id, first, second, provenance: provenance() });
+        }
+        if let Some(first) = rival(names.entry(&vswitch.name), vswitch) {
+            let (name, first) = (vswitch.name.clone(), first.provenance.clone());
+            problems.push(ConfigError::DuplicateVSwitchName { name, first, second: provenance() });
+        }
+    }
+}
+
+fn check_port_identities(ports: &[PortConfig], problems: &mut Vec<ConfigError>) {
+    let (mut ids, mut names) = (Map::default(), Map::default());
+    for port in ports {
+        let provenance = || port.provenance.clone();
+        if let Some(first) = rival(ids.entry(port.id), port) {
+            let (first, second) = (first.name.clone(), port.name.clone());
+            problems.push(ConfigError::DuplicatePortId { id: port.id, first, second, provenance: provenance() });
+        }
+        if let Some(first) = rival(names.entry(&port.name), port) {
+            let (name, first) = (port.name.clone(), first.provenance.clone());
+            problems.push(ConfigError::DuplicatePortName { name, first, second: provenance() });
+        }
+    }
+}
+
+/// Every port belongs to a vSwitch, and every vSwitch has at most one uplink. So no path joins two vSwitches, and
+/// none leads from uplink to uplink (law 2).
+fn check_membership(config: &Config, problems: &mut Vec<ConfigError>) {
+    let vswitches: Map<_, _> = config.vswitches.iter().map(|vswitch| (vswitch.id, &vswitch.name)).collect();
+    let mut uplinks = Map::default();
+    for port in &config.ports {
+        let (name, provenance) = (|| port.name.clone(), || port.provenance.clone());
+        let Some(&vswitch) = vswitches.get(&port.vswitch) else {
+            let error = ConfigError::UnknownVSwitch { port: name(), vswitch: port.vswitch, provenance: provenance() };
+            problems.push(error);
+            continue;
+        };
+        if port.role == Role::Uplink
+            && let Some(first) = rival(uplinks.entry(port.vswitch), port)
+        {
+            let (vswitch, first) = (vswitch.clone(), first.name.clone());
+            problems.push(ConfigError::SecondUplink { vswitch, first, second: name(), provenance: provenance() });
+        }
+    }
+}
+
+/// Every MAC address is one station's, and registered once on its vSwitch (law 1).
+fn check_macs(ports: &[PortConfig], problems: &mut Vec<ConfigError>) {
+    let mut owners = Map::default();
+    for port in ports {
+        let named = || (port.name.clone(), port.provenance.clone());
+        for &mac in &port.macs {
+            if !mac.is_station() {
+                let (port, provenance) = named();
+                problems.push(ConfigError::NotAStation { port, mac, provenance });
+            } else if let Some(first) = rival(owners.entry((port.vswitch, mac)), port) {
+                let (second, provenance) = named();
+                problems.push(ConfigError::DuplicateMac { mac, first: first.name.clone(), second, provenance });
+            }
+        }
+    }
+}
+
+/// Who was there first; if nobody, `newcomer` is now.
+fn rival<'a, K: Hash, V>(entry: Entry<'_, K, &'a V, FixedState>, newcomer: &'a V) -> Option<&'a V> {
+    match entry {
+        Entry::Occupied(entry) => Some(*entry.get()),
+        Entry::Vacant(entry) => {
+            entry.insert(newcomer);
+            None
+        }
+    }
+}
