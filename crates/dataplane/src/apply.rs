@@ -1,0 +1,293 @@
+//! From one configuration to the next: only the difference is touched.
+//!
+//! In two steps, with the disk between them: first everything that can fail ([`Worker::prepare`]), then what
+//! cannot ([`Worker::commit`]).
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+
+use weft_dataplane_protocol::{
+    DataplaneConfig, ErrorCode, GatewayConfig, NetworkConfig, NetworkMode, PortConfig, PortKind, Refusal,
+};
+use weft_port::{Port, PortError, TapPort, UnixDatagramPort, UnixStreamPort, VhostUserPort};
+use weft_services::{DhcpServer, NetworkId, NetworkServices, Reservation};
+use weft_switch::{Policy, Role, Switch, VSwitchConfig, VSwitchId};
+use weft_types::{Instant, NetworkName, PortId, PortName};
+
+use crate::slot::{About, Plug, Slot};
+use crate::validate::{self, Problems};
+use crate::worker::Worker;
+
+/// A configuration that is ready to be used.
+pub(crate) struct Staged {
+    config: DataplaneConfig,
+    networks: BTreeMap<NetworkName, NetworkId>,
+    /// Numbers and descriptions of all ports, the gateways' among them, and the new ports themselves.
+    ports: Vec<(PortId, About, Option<Plug>)>,
+    switch: weft_switch::Config,
+}
+
+impl Worker {
+    /// Checks `config` and opens the ports that are new in it; what stays is not touched.
+    ///
+    /// # Errors
+    /// Everything that is wrong; then nothing has changed.
+    pub(crate) fn prepare(&mut self, config: DataplaneConfig, taps: BTreeMap<String, OwnedFd>) -> Result<(), Refusal> {
+        self.staged = None;
+        if config.revision < self.config.revision {
+            return Err(Refusal {
+                code: ErrorCode::Stale,
+                message: format!(
+                    "revision {} is older than {}, which is in force",
+                    config.revision, self.config.revision
+                ),
+                hint: "compute the configuration again from the newest revision".into(),
+            });
+        }
+        let mut staged = self.plan(config)?;
+        self.open_ports(&mut staged, taps).refuse(ErrorCode::PortFailed)?;
+        self.staged = Some(staged);
+        Ok(())
+    }
+
+    /// Becomes what the last process was. A port that cannot be opened is marked as broken: the next
+    /// configuration tries again.
+    pub(crate) fn resume(&mut self, snapshot: DataplaneConfig) {
+        let mut staged = match self.plan(snapshot) {
+            Ok(staged) => staged,
+            Err(refusal) => {
+                self.start_notes.push(format!("the snapshot of the last switch cannot be used: {refusal}"));
+                return;
+            }
+        };
+        let problems = self.open_ports(&mut staged, BTreeMap::new());
+        if let Err(refusal) = problems.refuse(ErrorCode::PortFailed) {
+            tracing::warn!(target: "weft::dataplane", "{refusal}");
+        }
+        self.staged = Some(staged);
+        self.commit(crate::clock::now());
+    }
+
+    /// Numbers everything, and checks all that can be checked without opening anything.
+    fn plan(&mut self, config: DataplaneConfig) -> Result<Staged, Refusal> {
+        let mut problems = Problems::default();
+        validate::check(&config, &mut problems);
+        let mut networks = BTreeMap::new();
+        for network in &config.networks {
+            networks.insert(network.name.clone(), self.number_for_network(&network.name));
+        }
+        let mut ports = Vec::new();
+        for network in &config.networks {
+            if let Some(gateway) = &network.gateway {
+                let about = about_gateway(network, gateway, networks[&network.name]);
+                ports.push((self.number_for(&about), about, None));
+            }
+        }
+        for port in &config.ports {
+            match networks.get(&port.network) {
+                Some(&network) => {
+                    let about = About::of_port(port, network);
+                    ports.push((self.number_for(&about), about, None));
+                }
+                None => problems.push(
+                    format!("port `{}` ({}): there is no network `{}`", port.name, port.provenance, port.network),
+                    "declare the network, or plug the port into another one",
+                ),
+            }
+        }
+        let switch = self.switch_config(&config, &networks, &ports);
+        // The law is the switch's own to judge: one that is empty tries the configuration first.
+        for error in Switch::new(0).configure(switch.clone()).err().into_iter().flatten() {
+            problems.push(error.to_string(), error.hint());
+        }
+        problems.refuse(ErrorCode::BadConfig)?;
+        Ok(Staged { config, networks, ports, switch })
+    }
+
+    /// Opens the ports that are new, or broken.
+    fn open_ports(&self, staged: &mut Staged, mut taps: BTreeMap<String, OwnedFd>) -> Problems {
+        let mut problems = Problems::default();
+        for (id, about, plug) in &mut staged.ports {
+            let stays = self.slot(*id).is_some_and(|slot| !matches!(slot.plug, Plug::Broken(_)));
+            if stays {
+                continue;
+            }
+            *plug = Some(match &about.kind {
+                None => Plug::Gateway,
+                Some(kind) => match open(kind, &mut taps) {
+                    Ok(port) => Plug::Port(port),
+                    Err(error) => {
+                        let why = with_sources(&error);
+                        problems.push(format!("port `{}` ({}): {why}", about.name, about.provenance), error.hint());
+                        Plug::Broken(format!("{why}; {}", error.hint()))
+                    }
+                },
+            });
+        }
+        problems
+    }
+
+    /// Becomes what was prepared, if anything was.
+    pub(crate) fn commit(&mut self, now: Instant) {
+        let Some(Staged { config, networks, ports, switch }) = self.staged.take() else { return };
+        let mut old: BTreeMap<PortId, Slot> = self.slots.drain(..).map(|slot| (slot.id, slot)).collect();
+        for (id, about, plug) in ports {
+            let slot = match (old.remove(&id), plug) {
+                (Some(slot), None) => Slot { about, ..slot },
+                (Some(slot), Some(plug)) => Slot { about, plug, ..slot }, // it was broken
+                (None, plug) => Slot::new(id, about, plug.unwrap_or(Plug::Gateway)),
+            };
+            self.slots.push(slot);
+        }
+        drop(old); // closes what is gone
+        self.index_slots();
+        for slot in &self.slots {
+            // One that is watched already says so, and stays watched.
+            let _ = slot.watch(&self.epoll);
+        }
+        self.generation = switch.generation;
+        if let Err(errors) = self.switch.configure(switch) {
+            // The same configuration was accepted by an empty switch.
+            tracing::error!(target: "weft::dataplane", ?errors, "the switch refused what it had accepted");
+        }
+        let services = config.networks.iter().filter_map(|network| services_of(network, networks[&network.name]));
+        self.delivery.services.configure(now, services.collect());
+        let unrestored = std::mem::take(&mut self.unrestored);
+        self.delivery.services.restore_leases(now, unrestored);
+        tracing::info!(target: "weft::dataplane", revision = config.revision, ports = self.slots.len(), "configured");
+        self.start_notes.clear();
+        self.config = config;
+    }
+
+    fn index_slots(&mut self) {
+        self.slot_of.clear();
+        self.slot_of.resize(self.next_port as usize, None);
+        self.gateway_of.clear();
+        self.gateway_of.resize(self.next_network as usize, None);
+        for (index, slot) in self.slots.iter().enumerate() {
+            self.slot_of[slot.id.0 as usize] = Some(index);
+            if slot.about.kind.is_none() {
+                self.gateway_of[slot.about.network_id.0 as usize] = Some(index);
+            }
+        }
+    }
+
+    fn slot(&self, id: PortId) -> Option<&Slot> {
+        self.slots.iter().find(|slot| slot.id == id)
+    }
+
+    /// The number of a port that stays, or a new one. A port stays with its name and its driver.
+    fn number_for(&mut self, about: &About) -> PortId {
+        let stays = |slot: &&Slot| slot.about.name == about.name && slot.about.kind == about.kind;
+        if let Some(slot) = self.slots.iter().find(stays) {
+            return slot.id;
+        }
+        self.next_port += 1;
+        PortId(self.next_port - 1)
+    }
+
+    /// The number of a network that stays, or a new one. One without ports needs no number that stays.
+    fn number_for_network(&mut self, name: &NetworkName) -> NetworkId {
+        if let Some(slot) = self.slots.iter().find(|slot| slot.about.network == *name) {
+            return slot.about.network_id;
+        }
+        self.next_network += 1;
+        NetworkId(self.next_network - 1)
+    }
+
+    fn switch_config(
+        &self,
+        config: &DataplaneConfig,
+        networks: &BTreeMap<NetworkName, NetworkId>,
+        ports: &[(PortId, About, Option<Plug>)],
+    ) -> weft_switch::Config {
+        let access: BTreeMap<&PortName, &PortConfig> = config.ports.iter().map(|port| (&port.name, port)).collect();
+        let vswitches = config.networks.iter().map(|network| VSwitchConfig {
+            id: VSwitchId(networks[&network.name].0),
+            name: network.name.clone(),
+            provenance: network.provenance.clone(),
+        });
+        let ports = ports.iter().map(|(id, about, _)| weft_switch::PortConfig {
+            id: *id,
+            name: about.name.clone(),
+            vswitch: VSwitchId(about.network_id.0),
+            role: match &about.kind {
+                None => Role::Gateway,
+                Some(PortKind::Tap { .. }) if about.vm.is_none() => Role::HostAdapter,
+                Some(_) => Role::Vnic,
+            },
+            macs: about.macs.clone(),
+            policy: match access.get(&about.name) {
+                Some(PortConfig { access, .. }) if about.kind.is_some() => {
+                    Policy { forged_macs: access.forged_macs, promiscuous: access.promiscuous }
+                }
+                _ => Policy::default(),
+            },
+            provenance: about.provenance.clone(),
+        });
+        weft_switch::Config { generation: self.generation + 1, vswitches: vswitches.collect(), ports: ports.collect() }
+    }
+}
+
+fn about_gateway(network: &NetworkConfig, gateway: &GatewayConfig, network_id: NetworkId) -> About {
+    About {
+        name: PortName::of_gateway(&network.name),
+        network: network.name.clone(),
+        network_id,
+        kind: None,
+        vm: None,
+        macs: vec![gateway.mac],
+        provenance: network.provenance.clone(),
+    }
+}
+
+fn services_of(network: &NetworkConfig, id: NetworkId) -> Option<NetworkServices> {
+    let gateway = network.gateway.as_ref()?;
+    Some(NetworkServices {
+        id,
+        name: network.name.clone(),
+        nat: network.mode == NetworkMode::Nat,
+        mtu: network.mtu,
+        mac: gateway.mac,
+        ip: gateway.ip,
+        subnet: gateway.subnet,
+        dhcp: gateway.dhcp.as_ref().map(|dhcp| DhcpServer {
+            first: dhcp.first,
+            last: dhcp.last,
+            lease_s: dhcp.lease_s,
+            reservations: dhcp
+                .reservations
+                .iter()
+                .map(|kept| Reservation { mac: kept.mac, vm: kept.vm.clone(), ip: kept.ip })
+                .collect(),
+        }),
+        dns: gateway.dns,
+        host_access: gateway.host_access,
+        records: gateway.records.iter().map(|record| (record.name.clone(), record.ip)).collect(),
+    })
+}
+
+/// Opens a port of any kind; a TAP device that was handed over is used instead of opening one.
+fn open(kind: &PortKind, taps: &mut BTreeMap<String, OwnedFd>) -> Result<Box<dyn Port>, PortError> {
+    Ok(match kind {
+        PortKind::VhostUser { socket } => Box::new(VhostUserPort::open(socket)?),
+        PortKind::Tap { name } => Box::new(match taps.remove(name) {
+            Some(device) => TapPort::from_device(device)?,
+            None => TapPort::open(name)?,
+        }),
+        PortKind::UnixStream { socket } => Box::new(UnixStreamPort::open(socket)?),
+        PortKind::UnixDatagram { socket, peer } => Box::new(UnixDatagramPort::open(socket, peer)?),
+    })
+}
+
+/// An error and what caused it, in one line.
+fn with_sources(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}

@@ -1,0 +1,146 @@
+use std::os::fd::AsFd;
+
+use rustix::event::epoll::{self, EventData, EventFlags};
+use weft_dataplane_protocol::{PortConfig, PortKind};
+use weft_port::{Egress, Frame, Port, SendError};
+use weft_services::{NetworkId, Services};
+use weft_types::{Instant, MacAddr, NetworkName, PortId, PortName, Provenance, VmName};
+
+/// A port of the switch, and what stands behind it.
+pub(crate) struct Slot {
+    pub(crate) id: PortId,
+    pub(crate) plug: Plug,
+    pub(crate) about: About,
+    pub(crate) counters: Counters,
+    /// Frames were sent and not yet shown to the peer.
+    pub(crate) unflushed: bool,
+}
+
+/// What a configuration says about a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct About {
+    pub(crate) name: PortName,
+    pub(crate) network: NetworkName,
+    pub(crate) network_id: NetworkId,
+    /// `None` for a gateway.
+    pub(crate) kind: Option<PortKind>,
+    pub(crate) vm: Option<VmName>,
+    pub(crate) macs: Vec<MacAddr>,
+    pub(crate) provenance: Provenance,
+}
+
+impl About {
+    pub(crate) fn of_port(config: &PortConfig, network_id: NetworkId) -> Self {
+        Self {
+            name: config.name.clone(),
+            network: config.network.clone(),
+            network_id,
+            kind: Some(config.kind.clone()),
+            vm: config.vm.clone(),
+            macs: config.macs.clone(),
+            provenance: config.provenance.clone(),
+        }
+    }
+}
+
+/// What stands behind a port.
+pub(crate) enum Plug {
+    /// A peer, through a driver.
+    Port(Box<dyn Port>),
+    /// The services of a network.
+    Gateway,
+    /// Nothing: the port could not be opened when this process started. Why, and how to fix it.
+    Broken(String),
+}
+
+/// What went through a port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counters {
+    pub(crate) rx_frames: u64,
+    pub(crate) rx_bytes: u64,
+    pub(crate) tx_frames: u64,
+    pub(crate) tx_bytes: u64,
+}
+
+/// What delivering frames needs besides the ports.
+pub(crate) struct Delivery {
+    pub(crate) services: Services,
+    pub(crate) egress: Egress,
+    /// Room for a frame that must lie in one piece.
+    pub(crate) whole: Vec<u8>,
+}
+
+impl Slot {
+    pub(crate) fn new(id: PortId, about: About, plug: Plug) -> Self {
+        Self { id, plug, about, counters: Counters::default(), unflushed: false }
+    }
+
+    /// Has the worker's epoll watch the port.
+    pub(crate) fn watch(&self, epoll: &impl AsFd) -> rustix::io::Result<()> {
+        match &self.plug {
+            Plug::Port(port) => epoll::add(epoll, port.fd(), EventData::new_u64(self.id.0.into()), EventFlags::IN),
+            Plug::Gateway | Plug::Broken(_) => Ok(()),
+        }
+    }
+
+    /// Delivers a frame to what stands behind the port.
+    pub(crate) fn deliver(
+        &mut self,
+        now: Instant,
+        frame: &Frame<'_>,
+        delivery: &mut Delivery,
+    ) -> Result<(), SendError> {
+        match &mut self.plug {
+            Plug::Port(port) => {
+                delivery.egress.send(port.as_mut(), frame)?;
+                self.unflushed = true;
+            }
+            Plug::Gateway => {
+                delivery.whole.clear();
+                frame.append_to(&mut delivery.whole);
+                delivery.services.handle_frame(now, self.about.network_id, &delivery.whole, frame.offload());
+            }
+            Plug::Broken(_) => return Err(SendError::Down),
+        }
+        self.counters.tx_frames += 1;
+        self.counters.tx_bytes += frame.len() as u64;
+        Ok(())
+    }
+
+    /// Shows the peer what was sent.
+    pub(crate) fn flush(&mut self) {
+        if std::mem::take(&mut self.unflushed)
+            && let Plug::Port(port) = &mut self.plug
+        {
+            port.flush();
+        }
+    }
+}
+
+/// Every slot but one: the targets of frames that came in by that one.
+pub(crate) struct Others<'a> {
+    before: &'a mut [Slot],
+    after: &'a mut [Slot],
+}
+
+impl<'a> Others<'a> {
+    /// The slot at `index`, and the others.
+    pub(crate) fn split(slots: &'a mut [Slot], index: usize) -> Option<(&'a mut Slot, Self)> {
+        let (before, rest) = slots.split_at_mut_checked(index)?;
+        let (slot, after) = rest.split_first_mut()?;
+        Some((slot, Self { before, after }))
+    }
+
+    /// The slot that was at `index` before the split; `None` for the one that was split off.
+    pub(crate) fn get_mut(&mut self, index: usize) -> Option<&mut Slot> {
+        match index.checked_sub(self.before.len()) {
+            None => self.before.get_mut(index),
+            Some(index) => self.after.get_mut(index.checked_sub(1)?),
+        }
+    }
+
+    /// Flushes what was sent to.
+    pub(crate) fn flush(&mut self) {
+        self.before.iter_mut().chain(self.after.iter_mut()).for_each(Slot::flush);
+    }
+}

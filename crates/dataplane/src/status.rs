@@ -1,0 +1,111 @@
+//! What the switch tells about itself.
+
+use weft_dataplane_protocol::{
+    DropCount, ErrorCode, ExplainRequest, ExplainStep, Explanation, LeaseStatus, PortKind, PortStatus, Refusal,
+    SwitchStatus,
+};
+use weft_port::{HEAD_BYTES, Link, MAX_FRAME_BYTES};
+use weft_types::Instant;
+
+use crate::slot::{Counters, Plug, Slot};
+use crate::worker::Worker;
+
+impl Worker {
+    /// Everything there is to tell.
+    pub(crate) fn status(&mut self, now: Instant) -> SwitchStatus {
+        let stats = self.switch.stats();
+        let mut ports: Vec<_> = self.slots.iter().map(|slot| self.port_status(slot)).collect();
+        ports.sort_by(|a, b| a.name.cmp(&b.name));
+        let services = &mut self.delivery.services;
+        let leases = services.leases(now).map(|lease| LeaseStatus {
+            network: lease.network,
+            ip: lease.ip,
+            mac: lease.mac,
+            vm: lease.vm,
+            client_name: lease.client_name,
+            expires_unix_s: lease.expires_unix_s,
+        });
+        let leases = leases.collect();
+        let nat_flows = services.nat_mut().flows() as u64;
+        let mut notes = self.host.notes();
+        notes.extend(self.start_notes.iter().chain(&self.lease_note).cloned());
+        SwitchStatus {
+            pid: std::process::id(),
+            revision: self.config.revision,
+            ports,
+            leases,
+            cached_flows: stats.flows,
+            cache_hits: stats.hits,
+            cache_misses: stats.misses,
+            nat_flows,
+            notes,
+        }
+    }
+
+    fn port_status(&self, slot: &Slot) -> PortStatus {
+        let (driver, link) = match &slot.plug {
+            Plug::Port(port) => (port.driver(), port.link()),
+            Plug::Gateway => ("gateway", Link::Up),
+            Plug::Broken(why) => (driver_of(slot.about.kind.as_ref()), Link::Down(why.clone().into())),
+        };
+        let Counters { rx_frames, rx_bytes, tx_frames, tx_bytes } = slot.counters;
+        let drops = self.switch.drops(slot.id);
+        PortStatus {
+            name: slot.about.name.clone(),
+            network: slot.about.network.clone(),
+            driver: driver.to_owned(),
+            vm: slot.about.vm.clone(),
+            macs: slot.about.macs.clone(),
+            up: link.is_up(),
+            reason: match link {
+                Link::Up => None,
+                Link::Down(why) => Some(why.into_owned()),
+            },
+            rx_frames,
+            rx_bytes,
+            tx_frames,
+            tx_bytes,
+            drops: drops.map(|(reason, frames)| DropCount { reason: reason.name().to_owned(), frames }).collect(),
+            provenance: slot.about.provenance.clone(),
+        }
+    }
+
+    /// What would happen to a frame.
+    ///
+    /// # Errors
+    /// When the port does not exist, or the frame is longer than any.
+    pub(crate) fn explain(&self, now: Instant, request: &ExplainRequest) -> Result<Explanation, Refusal> {
+        let refused = |message: String, hint: &str| Refusal { code: ErrorCode::BadRequest, message, hint: hint.into() };
+        let Some(slot) = self.slots.iter().find(|slot| slot.about.name == request.port) else {
+            return Err(refused(format!("there is no port `{}`", request.port), "`weft port ls` lists all ports"));
+        };
+        if request.frame.len() > MAX_FRAME_BYTES {
+            return Err(refused(
+                format!("a frame of {} bytes cannot exist", request.frame.len()),
+                "give the bytes from the destination MAC on, at most 65,553",
+            ));
+        }
+        let head = &request.frame[..request.frame.len().min(HEAD_BYTES)];
+        let trace = self.switch.explain(now, slot.id, head, request.frame.len());
+        Ok(Explanation {
+            verdict: trace.verdict(),
+            egress: trace.egress.iter().map(|port| port.name.clone()).collect(),
+            steps: trace
+                .steps
+                .into_iter()
+                .map(|step| ExplainStep { stage: step.stage.to_owned(), finding: step.finding, because: step.because })
+                .collect(),
+        })
+    }
+}
+
+/// The driver's name of a port that could not be opened.
+fn driver_of(kind: Option<&PortKind>) -> &'static str {
+    match kind {
+        None => "gateway",
+        Some(PortKind::VhostUser { .. }) => "vhost-user",
+        Some(PortKind::Tap { .. }) => "tap",
+        Some(PortKind::UnixStream { .. }) => "unix-stream",
+        Some(PortKind::UnixDatagram { .. }) => "unix-datagram",
+    }
+}

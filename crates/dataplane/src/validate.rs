@@ -1,0 +1,193 @@
+//! Is a configuration one that the data plane can become? Everything that is wrong is said at once.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::path::Path;
+
+use weft_dataplane_protocol::{DataplaneConfig, ErrorCode, GatewayConfig, NetworkConfig, PortKind, Refusal};
+use weft_types::Ipv4Net;
+
+/// The smallest MTU that every IPv4 host must take (RFC 791).
+const MIN_MTU: u16 = 68;
+
+/// Problems and their ways out, in the order in which they were found.
+#[derive(Debug, Default)]
+pub(crate) struct Problems(Vec<(String, &'static str)>);
+
+impl Problems {
+    pub(crate) fn push(&mut self, message: String, hint: &'static str) {
+        self.0.push((message, hint));
+    }
+
+    /// One refusal for all of them; `Ok` when there are none.
+    pub(crate) fn refuse(self, code: ErrorCode) -> Result<(), Refusal> {
+        let Some((_, first_hint)) = self.0.first() else { return Ok(()) };
+        let mut hints = vec![*first_hint];
+        self.0.iter().for_each(|(_, hint)| {
+            if !hints.contains(hint) {
+                hints.push(hint);
+            }
+        });
+        let hint = hints.join("; ");
+        let message = self.0.into_iter().map(|(message, _)| message).collect::<Vec<_>>().join("\n");
+        Err(Refusal { code, message, hint })
+    }
+}
+
+/// What the switch itself does not look at: addresses of services, and the places where ports listen.
+pub(crate) fn check(config: &DataplaneConfig, problems: &mut Problems) {
+    for network in &config.networks {
+        if network.mtu < MIN_MTU {
+            let NetworkConfig { name, mtu, provenance, .. } = network;
+            problems.push(format!("network `{name}` ({provenance}): an MTU of {mtu} is too small"), "use 1500");
+        }
+        if let Some(gateway) = &network.gateway {
+            check_gateway(network, gateway, problems);
+        }
+    }
+    check_places(config, problems);
+}
+
+fn check_gateway(network: &NetworkConfig, gateway: &GatewayConfig, problems: &mut Problems) {
+    let subnet = gateway.subnet;
+    let mut outside = |what: &str, ip: Ipv4Addr| {
+        if !is_host(subnet, ip) {
+            let NetworkConfig { name, provenance, .. } = network;
+            let message = format!("network `{name}` ({provenance}): {what} {ip} is no host address of {subnet}");
+            problems.push(message, "choose an address inside of the subnet, neither its first nor its last");
+        }
+    };
+    outside("the gateway", gateway.ip);
+    if let Some(dhcp) = &gateway.dhcp {
+        outside("the DHCP pool's first address", dhcp.first);
+        outside("the DHCP pool's last address", dhcp.last);
+        for (vm, ip) in dhcp.reservations.iter().filter_map(|kept| Some((&kept.vm, kept.ip?))) {
+            outside(&format!("the address of VM `{vm}`,"), ip);
+        }
+        if dhcp.first > dhcp.last {
+            let NetworkConfig { name, provenance, .. } = network;
+            let message = format!("network `{name}` ({provenance}): the DHCP pool ends before it begins");
+            problems.push(message, "swap its ends");
+        }
+    }
+}
+
+/// Whether a station of `subnet` can have this address.
+fn is_host(subnet: Ipv4Net, ip: Ipv4Addr) -> bool {
+    let edge = subnet.prefix_len() < 31 && (ip == subnet.network() || ip == subnet.broadcast());
+    subnet.contains(&ip) && !edge
+}
+
+/// No two ports at one socket, and no two at one TAP device.
+fn check_places(config: &DataplaneConfig, problems: &mut Problems) {
+    let mut sockets: BTreeMap<&Path, _> = BTreeMap::new();
+    let mut taps: BTreeMap<&str, _> = BTreeMap::new();
+    for port in &config.ports {
+        let (place, taken) = match &port.kind {
+            PortKind::VhostUser { socket }
+            | PortKind::UnixStream { socket }
+            | PortKind::UnixDatagram { socket, .. } => {
+                (format!("socket `{}`", socket.display()), sockets.insert(socket, &port.name))
+            }
+            PortKind::Tap { name } => (format!("TAP device `{name}`"), taps.insert(name, &port.name)),
+        };
+        if let Some(other) = taken {
+            let message = format!("ports `{other}` and `{}` ({}) have the same {place}", port.name, port.provenance);
+            problems.push(message, "give each port its own");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use weft_dataplane_protocol::{AccessConfig, DhcpConfig, NetworkMode, PortConfig, Reservation};
+    use weft_testkit::mac;
+    use weft_types::Provenance;
+
+    use super::*;
+
+    fn network(change: impl Fn(&mut GatewayConfig)) -> NetworkConfig {
+        let mut gateway = GatewayConfig {
+            mac: mac(1),
+            ip: [10, 0, 0, 1].into(),
+            subnet: "10.0.0.0/24".parse().unwrap(),
+            dhcp: Some(DhcpConfig {
+                first: [10, 0, 0, 2].into(),
+                last: [10, 0, 0, 254].into(),
+                lease_s: 3600,
+                reservations: vec![],
+            }),
+            dns: true,
+            host_access: false,
+            records: vec![],
+        };
+        change(&mut gateway);
+        NetworkConfig {
+            name: "office".parse().unwrap(),
+            mode: NetworkMode::Nat,
+            mtu: 1500,
+            gateway: Some(gateway),
+            provenance: Provenance::file("/w.toml", 3),
+        }
+    }
+
+    fn problems(config: &DataplaneConfig) -> String {
+        let mut problems = Problems::default();
+        check(config, &mut problems);
+        problems.refuse(ErrorCode::BadConfig).map_or_else(|refusal| refusal.message, |()| String::new())
+    }
+
+    #[test]
+    fn services_stand_inside_of_their_subnet() {
+        let check = |change: fn(&mut GatewayConfig), expected: &str| {
+            let config = DataplaneConfig { networks: vec![network(change)], ..DataplaneConfig::default() };
+            assert_eq!(problems(&config), expected);
+        };
+        check(|_| (), "");
+        check(
+            |gateway| gateway.ip = [10, 0, 1, 1].into(),
+            "network `office` (/w.toml:3): the gateway 10.0.1.1 is no host address of 10.0.0.0/24",
+        );
+        check(
+            |gateway| gateway.dhcp.as_mut().unwrap().last = [10, 0, 0, 255].into(),
+            "network `office` (/w.toml:3): the DHCP pool's last address 10.0.0.255 is no host address of 10.0.0.0/24",
+        );
+        check(
+            |gateway| {
+                let dhcp = gateway.dhcp.as_mut().unwrap();
+                (dhcp.first, dhcp.last) = (dhcp.last, dhcp.first);
+                let (mac, vm) = (mac(9), "web".parse().unwrap());
+                dhcp.reservations.push(Reservation { mac, vm, ip: Some([9, 9, 9, 9].into()) });
+            },
+            "network `office` (/w.toml:3): the address of VM `web`, 9.9.9.9 is no host address of 10.0.0.0/24\n\
+             network `office` (/w.toml:3): the DHCP pool ends before it begins",
+        );
+    }
+
+    #[test]
+    fn each_port_has_its_own_place() {
+        let port = |name: &str, kind: PortKind| PortConfig {
+            name: name.parse().unwrap(),
+            network: "office".parse().unwrap(),
+            kind,
+            macs: vec![],
+            vm: None,
+            access: AccessConfig::default(),
+            provenance: Provenance::command("weft port add"),
+        };
+        let config = DataplaneConfig {
+            ports: vec![
+                port("a", PortKind::VhostUser { socket: "/run/x".into() }),
+                port("b", PortKind::UnixStream { socket: "/run/x".into() }),
+                port("c", PortKind::Tap { name: "tap0".into() }),
+                port("d", PortKind::Tap { name: "tap0".into() }),
+            ],
+            ..DataplaneConfig::default()
+        };
+        assert_eq!(
+            problems(&config),
+            "ports `a` and `b` (`weft port add`) have the same socket `/run/x`\n\
+             ports `c` and `d` (`weft port add`) have the same TAP device `tap0`"
+        );
+    }
+}

@@ -1,0 +1,322 @@
+//! The one thread that moves frames.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+use rustix::rand::{GetRandomFlags, getrandom};
+use weft_dataplane_protocol::{DataplaneConfig, Response};
+use weft_port::{Egress, Frame, SendError};
+use weft_services::{LeaseRecord, NetworkId, Services};
+use weft_switch::{DropReason, Switch, Verdict};
+use weft_types::{Instant, PortId};
+
+use crate::apply::Staged;
+use crate::lease_log::{LeaseLog, Report};
+use crate::mailbox::{Letter, Mailbox, Task};
+use crate::signals::Signals;
+use crate::slot::{Delivery, Others, Plug, Slot};
+use crate::state_dir::{Snapshot, StateDir};
+use crate::{DataplaneError, HostSockets, clock};
+
+/// How long the worker polls after the last frame before it sleeps: about what waking up would cost.
+const SPIN: Duration = Duration::from_micros(40);
+
+/// While frames keep coming, descriptors are looked at once in so many rounds.
+const ROUNDS_PER_LOOK: u32 = 64;
+
+/// Frames of the services that are forwarded in one round, so that ports get their turn.
+const SERVICE_BURST: usize = 256;
+
+// What is no port's number in the worker's epoll.
+const MAILBOX: u64 = u64::MAX;
+const HOST: u64 = u64::MAX - 1;
+const LEASES: u64 = u64::MAX - 2;
+const SIGNALS: u64 = u64::MAX - 3;
+
+/// The worker and everything that it alone touches.
+pub(crate) struct Worker {
+    pub(crate) slots: Vec<Slot>,
+    pub(crate) switch: Switch,
+    pub(crate) delivery: Delivery,
+    pub(crate) host: HostSockets,
+    /// Where the slot of a port is, by the port's number.
+    pub(crate) slot_of: Vec<Option<usize>>,
+    /// Where the slot of a network's gateway is, by the network's number.
+    pub(crate) gateway_of: Vec<Option<usize>>,
+    /// The configuration in force.
+    pub(crate) config: DataplaneConfig,
+    pub(crate) staged: Option<Staged>,
+    pub(crate) next_port: u32,
+    pub(crate) next_network: u32,
+    pub(crate) generation: u64,
+    /// Leases from before the restart that wait for the first configuration.
+    pub(crate) unrestored: Vec<LeaseRecord>,
+    /// What could not be taken up at the start, until the first configuration, in sentences.
+    pub(crate) start_notes: Vec<String>,
+    /// Why leases are not durable, if they are not.
+    pub(crate) lease_note: Option<String>,
+    pub(crate) epoll: OwnedFd,
+    leases: LeaseLog,
+    mailbox: Mailbox,
+    _signals: Signals,
+    host_ready: bool,
+    ending: Option<bool>,
+}
+
+impl Worker {
+    /// A worker that is what the last one was: it reads the snapshot and the leases.
+    pub(crate) fn new(state: &StateDir, mailbox: Mailbox, signals: Signals) -> Result<Self, DataplaneError> {
+        let path = state.leases();
+        let (leases, unrestored) = LeaseLog::open(&path).map_err(|source| DataplaneError::State { path, source })?;
+        let host = HostSockets::new()?;
+        let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(io::Error::from)?;
+        let watch = |fd: &dyn std::os::fd::AsFd, token| {
+            epoll::add(&epoll, fd.as_fd(), EventData::new_u64(token), EventFlags::IN).map_err(io::Error::from)
+        };
+        watch(&mailbox, MAILBOX)?;
+        watch(&host, HOST)?;
+        watch(&leases, LEASES)?;
+        watch(&signals, SIGNALS)?;
+        let mut worker = Self {
+            slots: Vec::new(),
+            switch: Switch::new(u64::from_ne_bytes(random()?)),
+            delivery: Delivery {
+                services: Services::new(random()?, clock::unix_origin()),
+                egress: Egress::default(),
+                whole: Vec::new(),
+            },
+            host,
+            slot_of: Vec::new(),
+            gateway_of: Vec::new(),
+            config: DataplaneConfig::default(),
+            staged: None,
+            next_port: 0,
+            next_network: 0,
+            generation: 0,
+            unrestored,
+            start_notes: Vec::new(),
+            lease_note: None,
+            epoll,
+            leases,
+            mailbox,
+            _signals: signals,
+            host_ready: true,
+            ending: None,
+        };
+        match state.load()? {
+            Snapshot::None => {}
+            Snapshot::Config(config) => worker.resume(config),
+            Snapshot::Damaged(why) => worker.start_notes.push(why),
+        }
+        Ok(worker)
+    }
+
+    /// Works until it is told to end; whether everything is to be forgotten.
+    pub(crate) fn run(&mut self) -> bool {
+        let mut last_work = clock::now();
+        let mut rounds = 0u32;
+        loop {
+            let now = clock::now();
+            let mut busy = false;
+            for index in 0..self.slots.len() {
+                busy |= self.forward_burst(now, index);
+            }
+            busy |= self.serve(now, busy);
+            while let Some(letter) = self.mailbox.next() {
+                let (task, answer) = letter.open();
+                Letter::answer(answer, self.obey(task));
+                busy = true;
+            }
+            if let Some(forget) = self.ending {
+                return forget;
+            }
+            if busy {
+                last_work = now;
+                rounds = rounds.wrapping_add(1);
+                if rounds.is_multiple_of(ROUNDS_PER_LOOK) {
+                    self.wait(Some(Duration::ZERO));
+                }
+            } else if now.since(last_work) < SPIN {
+                std::hint::spin_loop();
+            } else {
+                self.sleep(now);
+            }
+        }
+    }
+
+    /// Forwards what a port has; whether it had something.
+    fn forward_burst(&mut self, now: Instant, index: usize) -> bool {
+        let Some((source, mut others)) = Others::split(&mut self.slots, index) else { return false };
+        let Plug::Port(port) = &mut source.plug else { return false };
+        let lent = port.recv();
+        if lent.malformed > 0 {
+            self.switch.count_drop(source.id, DropReason::Malformed, lent.malformed.into());
+        }
+        for index in 0..lent.frames {
+            let frame = port.frame(index);
+            source.counters.rx_frames += 1;
+            source.counters.rx_bytes += frame.len() as u64;
+            forward(now, source.id, &frame, &mut self.switch, &mut others, &self.slot_of, &mut self.delivery);
+        }
+        if lent.frames > 0 {
+            port.release();
+            others.flush();
+        }
+        lent.frames > 0 || lent.malformed > 0
+    }
+
+    /// Lets the services and the host's sockets do what is due; whether they did something.
+    fn serve(&mut self, now: Instant, frames_moved: bool) -> bool {
+        let services = &mut self.delivery.services;
+        let is_due = |due: Option<Instant>| due.is_some_and(|due| due <= now);
+        if is_due(services.next_timeout()) {
+            services.handle_timeout(now);
+        }
+        if std::mem::take(&mut self.host_ready) || frames_moved || is_due(self.host.next_timeout()) {
+            self.host.drive(now, services);
+        }
+        let mut busy = self.mind_leases(now);
+        for _ in 0..SERVICE_BURST {
+            let Some((network, out)) = self.delivery.services.poll_frame() else { break };
+            self.forward_from_gateway(now, network, &Frame::new(&out.bytes, out.offload));
+            busy = true;
+        }
+        if busy {
+            self.slots.iter_mut().for_each(Slot::flush);
+        }
+        busy
+    }
+
+    fn forward_from_gateway(&mut self, now: Instant, network: NetworkId, frame: &Frame<'_>) {
+        let index = self.gateway_of.get(network.0 as usize).copied().flatten();
+        let Some((gateway, mut others)) = index.and_then(|index| Others::split(&mut self.slots, index)) else {
+            return; // the network went while the frame waited
+        };
+        gateway.counters.rx_frames += 1;
+        gateway.counters.rx_bytes += frame.len() as u64;
+        forward(now, gateway.id, frame, &mut self.switch, &mut others, &self.slot_of, &mut self.delivery);
+    }
+
+    /// Carries leases to the disk and its word back.
+    fn mind_leases(&mut self, now: Instant) -> bool {
+        let mut busy = false;
+        while let Some(report) = self.leases.poll() {
+            busy = true;
+            self.lease_note = None;
+            match report {
+                Report::Durable { token, wants_compaction } => {
+                    self.delivery.services.persisted(now, token);
+                    if wants_compaction {
+                        self.leases.compact(&self.delivery.services.lease_records());
+                    }
+                }
+                Report::Refused(why) => self.lease_note = Some(why),
+            }
+        }
+        while let Some(request) = self.delivery.services.poll_persist() {
+            self.leases.append(request);
+        }
+        busy
+    }
+
+    fn obey(&mut self, task: Task) -> Response {
+        let done = |result: Result<(), _>| result.map_or_else(Response::Refused, |()| Response::Done);
+        match task {
+            Task::Prepare { config, taps } => done(self.prepare(*config, taps)),
+            Task::Commit => {
+                self.commit(clock::now());
+                Response::Done
+            }
+            Task::Abort => {
+                self.staged = None;
+                Response::Done
+            }
+            Task::Status => Response::Status(self.status(clock::now())),
+            Task::Explain(request) => {
+                self.explain(clock::now(), &request).map_or_else(Response::Refused, Response::Explained)
+            }
+            Task::End { forget } => {
+                self.ending = Some(forget);
+                Response::Done
+            }
+        }
+    }
+
+    /// Sleeps until there is work.
+    fn sleep(&mut self, now: Instant) {
+        for slot in &mut self.slots {
+            if let Plug::Port(port) = &mut slot.plug
+                && !port.sleep()
+            {
+                return;
+            }
+        }
+        let due = [self.delivery.services.next_timeout(), self.host.next_timeout()].into_iter().flatten().min();
+        self.wait(due.map(|due| due.since(now)));
+    }
+
+    /// Waits for descriptors, `None` for ever, and notes which are ready.
+    fn wait(&mut self, timeout: Option<Duration>) {
+        let timeout = timeout.map(|span| Timespec {
+            tv_sec: span.as_secs().try_into().unwrap_or(i64::MAX),
+            tv_nsec: span.subsec_nanos().into(),
+        });
+        let mut room = [MaybeUninit::<Event>::uninit(); 64];
+        let Ok((events, _)) = epoll::wait(&self.epoll, &mut room, timeout.as_ref()) else { return };
+        for event in events {
+            match event.data.u64() {
+                MAILBOX => self.mailbox.wake(),
+                HOST => self.host_ready = true,
+                LEASES => self.leases.wake(),
+                SIGNALS => self.ending = Some(false),
+                id => {
+                    let index = usize::try_from(id).ok().and_then(|id| self.slot_of.get(id).copied().flatten());
+                    if let Some(Slot { plug: Plug::Port(port), .. }) = index.and_then(|i| self.slots.get_mut(i)) {
+                        port.wake();
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// One frame's way: the verdict, and into the receivers.
+fn forward(
+    now: Instant,
+    ingress: PortId,
+    frame: &Frame<'_>,
+    switch: &mut Switch,
+    others: &mut Others<'_>,
+    slot_of: &[Option<usize>],
+    delivery: &mut Delivery,
+) {
+    let Verdict::Forward(egress) = switch.forward(now, ingress, frame.head(), frame.len()) else { return };
+    let mut result = Err(SendError::Down);
+    for id in egress {
+        let target = slot_of.get(id.0 as usize).copied().flatten().and_then(|index| others.get_mut(index));
+        if let Some(target) = target {
+            let delivered = target.deliver(now, frame, delivery);
+            result = result.or(delivered); // it is lost only when nobody got it
+        }
+    }
+    if let Err(error) = result {
+        let reason = match error {
+            SendError::Full => DropReason::EgressFull,
+            SendError::Down => DropReason::EgressDown,
+            SendError::TooLong => DropReason::EgressTooLong,
+            SendError::Malformed => DropReason::BadOffload,
+        };
+        switch.count_drop(ingress, reason, 1);
+    }
+}
+
+/// Bytes that nobody can guess.
+fn random<const N: usize>() -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    getrandom(&mut bytes, GetRandomFlags::empty())?;
+    Ok(bytes)
+}

@@ -1,0 +1,154 @@
+//! A switch in a thread of the test, and configurations for it.
+#![allow(dead_code, reason = "each test program uses its own part")]
+
+use std::path::{Path, PathBuf};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+use weft_dataplane::{DataplaneError, Options, run};
+use weft_dataplane_protocol::{
+    AccessConfig, Client, DataplaneConfig, DhcpConfig, GatewayConfig, NetworkConfig, NetworkMode, PortConfig, PortKind,
+    PortStatus, Request, Response, SwitchStatus,
+};
+use weft_testkit::mac;
+use weft_types::{MacAddr, Provenance};
+
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The place where a switch runs, and the thread that it runs in.
+pub(crate) struct World {
+    pub(crate) directory: TempDir,
+    switch: Option<JoinHandle<Result<(), DataplaneError>>>,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        let mut world = Self { directory: tempfile::tempdir().unwrap(), switch: None };
+        world.start();
+        world
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    pub(crate) fn options(&self) -> Options {
+        Options { control_socket: self.path("control"), state_dir: self.path("state") }
+    }
+
+    /// Starts a switch, and waits until it answers.
+    pub(crate) fn start(&mut self) {
+        let options = self.options();
+        self.switch = Some(thread::spawn(move || run(&options)));
+        eventually("the switch listens", || Client::connect(&self.path("control")).is_ok());
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        Client::connect(&self.path("control")).unwrap()
+    }
+
+    pub(crate) fn ask(&self, request: &Request) -> Response {
+        self.client().call(request).unwrap()
+    }
+
+    pub(crate) fn apply(&self, config: &DataplaneConfig) {
+        assert_eq!(self.ask(&Request::Apply(config.clone())), Response::Done);
+    }
+
+    /// What is refused, in words.
+    pub(crate) fn refused(&self, config: &DataplaneConfig) -> String {
+        match self.ask(&Request::Apply(config.clone())) {
+            Response::Refused(refusal) => format!("{:?}: {refusal} ({})", refusal.code, refusal.hint),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) fn status(&self) -> SwitchStatus {
+        match self.ask(&Request::Status) {
+            Response::Status(status) => status,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) fn port(&self, name: &str) -> PortStatus {
+        let status = self.status();
+        status.ports.into_iter().find(|port| port.name.as_str() == name).unwrap_or_else(|| panic!("no port `{name}`"))
+    }
+
+    pub(crate) fn wait_until_up(&self, name: &str) {
+        eventually(name, || self.port(name).up);
+    }
+
+    /// Ends the switch, which keeps its state or forgets it.
+    pub(crate) fn shut_down(&mut self, forget: bool) {
+        assert_eq!(self.ask(&Request::Shutdown { forget }), Response::Done);
+        self.switch.take().unwrap().join().unwrap().unwrap();
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if let Some(switch) = self.switch.take()
+            && let Ok(mut client) = Client::connect(&self.path("control"))
+        {
+            let _ = client.call(&Request::Shutdown { forget: true });
+            let _ = switch.join();
+        }
+    }
+}
+
+/// Waits for something that happens soon.
+pub(crate) fn eventually(what: &str, mut happened: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !happened() {
+        assert!(Instant::now() < deadline, "{what}");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+pub(crate) fn bare_network(name: &str) -> NetworkConfig {
+    NetworkConfig {
+        name: name.parse().unwrap(),
+        mode: NetworkMode::Internal,
+        mtu: 1500,
+        gateway: None,
+        provenance: Provenance::file("/w.toml", 1),
+    }
+}
+
+/// A network whose gateway has `mac(254)`, and the first address of `10.<third>.0.0/24`.
+pub(crate) fn network_with_gateway(name: &str, second: u8) -> NetworkConfig {
+    let gateway = GatewayConfig {
+        mac: mac(254),
+        ip: [10, second, 0, 1].into(),
+        subnet: format!("10.{second}.0.0/24").parse().unwrap(),
+        dhcp: Some(DhcpConfig {
+            first: [10, second, 0, 100].into(),
+            last: [10, second, 0, 200].into(),
+            lease_s: 3600,
+            reservations: vec![],
+        }),
+        dns: true,
+        host_access: false,
+        records: vec![],
+    };
+    NetworkConfig { gateway: Some(gateway), ..bare_network(name) }
+}
+
+pub(crate) fn port(name: &str, network: &str, mac: MacAddr, kind: PortKind) -> PortConfig {
+    PortConfig {
+        name: name.parse().unwrap(),
+        network: network.parse().unwrap(),
+        kind,
+        macs: vec![mac],
+        vm: None,
+        access: AccessConfig::default(),
+        provenance: Provenance::file("/w.toml", 7),
+    }
+}
+
+/// A vhost-user port at `<directory>/<name>`.
+pub(crate) fn vhost_user(directory: &Path, name: &str, network: &str, mac: MacAddr) -> PortConfig {
+    port(name, network, mac, PortKind::VhostUser { socket: directory.join(name) })
+}

@@ -1,0 +1,118 @@
+//! TAP ports: real kernels ping each other through a real switch.
+
+mod common;
+
+use std::process::Command;
+
+use common::{World, bare_network, port, vhost_user};
+use weft_dataplane_protocol::{DataplaneConfig, PortKind, Request, Response};
+use weft_testkit::{FakeVm, Netns, in_netns, mac, skipped};
+
+fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {text}");
+    text
+}
+
+fn ip(arguments: &str) -> String {
+    run(Command::new("ip").args(arguments.split(' ')))
+}
+
+/// Whether TAP devices are ours to make; says so when they are not.
+fn taps_work(test: &str) -> bool {
+    let opened = std::fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun");
+    match opened {
+        Ok(_) => true,
+        Err(error) => {
+            skipped(test, &format!("/dev/net/tun cannot be opened: {error}"));
+            false
+        }
+    }
+}
+
+#[test]
+fn two_kernels_ping_each_other() {
+    in_netns("two_kernels_ping_each_other", || {
+        if !taps_work("two_kernels_ping_each_other") {
+            return;
+        }
+        let world = World::new();
+        let tap = |name: &str, last| port(name, "left", mac(last), PortKind::Tap { name: name.into() });
+        let config = DataplaneConfig {
+            revision: 1,
+            networks: vec![bare_network("left")],
+            ports: vec![tap("tap1", 1), tap("tap2", 2)],
+        };
+        world.apply(&config);
+        let far = Netns::new();
+        ip("link set tap1 address 02:00:00:00:00:01");
+        ip("link set tap2 address 02:00:00:00:00:02");
+        ip(&format!("link set tap2 netns {}", far.pid()));
+        let there = |arguments: &str| run(far.command("ip").args(arguments.split(' ')));
+        ip("addr add 10.9.0.1/24 dev tap1");
+        ip("link set tap1 up");
+        there("addr add 10.9.0.2/24 dev tap2");
+        there("link set tap2 up");
+        run(Command::new("ping").args(["-c", "3", "-i", "0.2", "-W", "5", "10.9.0.2"]));
+        run(far.command("ping").args(["-c", "2", "-i", "0.2", "-W", "5", "-s", "1400", "10.9.0.1"]));
+        let port = world.port("tap1");
+        assert!(port.up && port.rx_frames >= 5 && port.tx_frames >= 5, "{port:?}");
+
+        there("link del tap2");
+        let config = DataplaneConfig { revision: 2, ports: vec![], ..config };
+        world.apply(&config);
+        let links = ip("link");
+        assert!(!links.contains("tap1"), "a TAP ends with its port: {links}");
+    });
+}
+
+/// Partial checksums and segments of a kernel reach a guest as they are.
+#[test]
+fn a_kernel_talks_to_a_vm() {
+    in_netns("a_kernel_talks_to_a_vm", || {
+        if !taps_work("a_kernel_talks_to_a_vm") {
+            return;
+        }
+        let world = World::new();
+        let config = DataplaneConfig {
+            revision: 1,
+            networks: vec![bare_network("left")],
+            ports: vec![
+                port("tap1", "left", mac(1), PortKind::Tap { name: "tap1".into() }),
+                vhost_user(world.directory.path(), "vm-0", "left", mac(2)),
+            ],
+        };
+        world.apply(&config);
+        ip("link set tap1 address 02:00:00:00:00:01");
+        ip("addr add 10.9.0.1/24 dev tap1");
+        ip("neigh replace 10.9.0.2 lladdr 02:00:00:00:00:02 dev tap1 nud permanent");
+        let mut vm = FakeVm::boot(&world.path("vm-0")).unwrap();
+        world.wait_until_up("vm-0");
+        let socket = std::net::UdpSocket::bind("10.9.0.1:0").unwrap();
+        socket.send_to(b"hello, guest", "10.9.0.2:9").unwrap();
+        let received = loop {
+            // The kernel also announces itself in IPv6.
+            let received = vm.recv(common::PATIENCE).expect("the datagram");
+            if received.frame[12..14] == [8, 0] {
+                break received;
+            }
+        };
+        assert!(received.frame.ends_with(b"hello, guest"));
+        assert_eq!(received.header[0], 1, "its checksum is left to the guest");
+    });
+}
+
+#[test]
+fn a_tap_that_is_not_ours_is_refused_with_a_way_out() {
+    let world = World::new();
+    let tap = port("t", "left", mac(1), PortKind::Tap { name: "no/such".into() });
+    let config = DataplaneConfig { revision: 1, networks: vec![bare_network("left")], ports: vec![tap] };
+    match world.ask(&Request::Apply(config)) {
+        Response::Refused(refusal) => {
+            assert!(refusal.message.starts_with("port `t` (/w.toml:7): "), "{refusal:?}");
+            assert!(!refusal.hint.is_empty());
+        }
+        other => panic!("{other:?}"),
+    }
+}
