@@ -63,6 +63,22 @@ impl GuestError {
             Self::Refused(_) | Self::Host(_) => "",
         }
     }
+
+    /// A stable name for programs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Unreachable(_) => "guest-unreachable",
+            Self::Lost => "guest-lost",
+            Self::NotReady { .. } => "guest-not-ready",
+            Self::Version { .. } => "guest-version",
+            Self::Invalid(_) => "guest-invalid-request",
+            Self::TooManySessions(_) => "guest-too-many-sessions",
+            Self::Refused(_) => "guest-refused",
+            Self::Unsupported(_) => "guest-unsupported",
+            Self::Nonsense(_) => "guest-nonsense",
+            Self::Host(_) => "guest-session",
+        }
+    }
 }
 
 fn within(waited: Duration) -> String {

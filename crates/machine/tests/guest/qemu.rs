@@ -122,7 +122,7 @@ fn commands_run_and_their_output_comes_at_the_end() {
 
     let mut stream = agent.exec(exec(&["echo", "no input"])).unwrap();
     assert_eq!(finish(&mut stream).stdout, b"no input\n", "a client that says nothing has no input");
-    let mut stream = agent.exec(exec(&["no-such-program"])).unwrap();
+    let mut stream = agent.exec(exec(&["/no-such-program"])).unwrap();
     assert_eq!(finish(&mut stream).end, Some(Ok(ExitStatus::Code(127))));
 }
 
