@@ -4,6 +4,7 @@
 //! A target may not panic, hang or allocate without bound, whatever the bytes.
 
 mod agent;
+mod machine;
 mod model;
 mod port;
 mod services;
@@ -23,7 +24,12 @@ pub fn targets() -> Vec<Target> {
         ("frame_stream", port::frame_stream),
         ("gateway_frames", services::gateway_frames),
         ("guest_rings", port::guest_rings),
+        ("kernel_module", machine::kernel_module),
+        ("package_archive", machine::package_archive),
+        ("process_record", machine::process_record),
+        ("qcow2_header", machine::qcow2_header),
         ("qemu_guest_agent", agent::qemu_guest_agent),
+        ("qmp", machine::qmp),
         ("world_file", model::world_file),
     ]
 }

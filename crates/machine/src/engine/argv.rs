@@ -38,7 +38,7 @@ pub(super) fn argv(spec: &LaunchSpec, abilities: Abilities) -> Result<Vec<OsStri
     args.flags(["-nodefaults", "-no-user-config"]).option("-display", "none");
     args.option("-name", format!("guest={},debug-threads=on", spec.name));
     args.option("-uuid", spec.uuid.to_string());
-    args.option("-machine", "q35,vmport=off,smbus=off,sata=off,usb=off,memory-backend=ram");
+    args.option("-machine", "q35,vmport=off,smbus=off,sata=off,usb=off,i8042=off,memory-backend=ram");
     match abilities.accelerator {
         Accelerator::Kvm => args.option("-accel", "kvm").option("-cpu", "host"),
         Accelerator::Tcg => {
@@ -234,7 +234,7 @@ mod tests {
                 -display none
                 -name guest=web,debug-threads=on
                 -uuid 4b5e57f6-eb2f-82b9-839b-3d1e13929295
-                -machine q35,vmport=off,smbus=off,sata=off,usb=off,memory-backend=ram
+                -machine q35,vmport=off,smbus=off,sata=off,usb=off,i8042=off,memory-backend=ram
                 -accel tcg,thread=single
                 -cpu max,la57=off
                 -smp 1
@@ -281,7 +281,7 @@ mod tests {
             -display none
             -name guest=web,debug-threads=on
             -uuid 4b5e57f6-eb2f-82b9-839b-3d1e13929295
-            -machine q35,vmport=off,smbus=off,sata=off,usb=off,memory-backend=ram
+            -machine q35,vmport=off,smbus=off,sata=off,usb=off,i8042=off,memory-backend=ram
             -accel kvm
             -cpu host
             -smp 2

@@ -54,7 +54,7 @@ pub fn prepare(spec: &LaunchSpec) -> Result<(), MachineError> {
 #[tracing::instrument(target = "weft::machine", skip_all, err, fields(vm = %spec.name))]
 pub fn start(spec: &LaunchSpec) -> Result<Running, MachineError> {
     if let Some(running) = record::find(&spec.run_dir) {
-        await_monitor(spec, running.process)?;
+        await_monitor(spec, running.process, PATIENCE)?;
         return Ok(running);
     }
     let qemu = host::qemu()?;
@@ -64,10 +64,19 @@ pub fn start(spec: &LaunchSpec) -> Result<Running, MachineError> {
         KvmState::Usable => Accelerator::Kvm,
         _ => Accelerator::Tcg,
     };
-    let mut abilities =
-        Abilities { accelerator, sandbox: !SANDBOX_BROKEN.load(Ordering::Relaxed), version: qemu.version_numbers() };
+    let sandbox = !SANDBOX_BROKEN.load(Ordering::Relaxed);
+    start_with(spec, &qemu.path, Abilities { accelerator, sandbox, version: qemu.version_numbers() }, PATIENCE)
+}
+
+/// Tries, and tries once more without the system call filter where that is what does not work.
+fn start_with(
+    spec: &LaunchSpec,
+    qemu: &Path,
+    mut abilities: Abilities,
+    patience: Duration,
+) -> Result<Running, MachineError> {
     loop {
-        let error = match launch(spec, &qemu.path, abilities) {
+        let error = match launch(spec, qemu, abilities, patience) {
             Ok(running) => return Ok(running),
             Err(error) => error,
         };
@@ -86,7 +95,7 @@ pub fn start(spec: &LaunchSpec) -> Result<Running, MachineError> {
 }
 
 /// One try.
-fn launch(spec: &LaunchSpec, qemu: &Path, abilities: Abilities) -> Result<Running, MachineError> {
+fn launch(spec: &LaunchSpec, qemu: &Path, abilities: Abilities, patience: Duration) -> Result<Running, MachineError> {
     let accelerator = abilities.accelerator;
     let args = argv(spec, abilities)?;
     prepare(spec)?;
@@ -95,7 +104,7 @@ fn launch(spec: &LaunchSpec, qemu: &Path, abilities: Abilities) -> Result<Runnin
     let process = spawn(spec, qemu, &args)?;
     let outcome = Record::new(accelerator, Some(process))
         .write(&spec.run_dir)
-        .and_then(|()| await_monitor(spec, process))
+        .and_then(|()| await_monitor(spec, process, patience))
         .map(|()| Running { process, accelerator });
     if outcome.is_err() {
         let _ = process.kill();
@@ -133,8 +142,8 @@ fn exited(spec: &LaunchSpec, exit: Exit) -> MachineError {
 }
 
 /// Waits until the monitor answers a question; by then every device is set up.
-fn await_monitor(spec: &LaunchSpec, process: Process) -> Result<(), MachineError> {
-    let deadline = Instant::now() + PATIENCE;
+fn await_monitor(spec: &LaunchSpec, process: Process, patience: Duration) -> Result<(), MachineError> {
+    let deadline = Instant::now() + patience;
     let socket = spec.run_dir.join(files::QMP);
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -146,7 +155,7 @@ fn await_monitor(spec: &LaunchSpec, process: Process) -> Result<(), MachineError
             return Err(exited(spec, exit));
         }
         if left.is_zero() {
-            return Err(silent(spec));
+            return Err(silent(spec, patience));
         }
         if let Err(error @ QmpError::Refused { .. }) = answer {
             return Err(error.into());
@@ -155,12 +164,12 @@ fn await_monitor(spec: &LaunchSpec, process: Process) -> Result<(), MachineError
 }
 
 /// Why the monitor does not answer: as a rule because the engine waits for the switch.
-fn silent(spec: &LaunchSpec) -> MachineError {
+fn silent(spec: &LaunchSpec, patience: Duration) -> MachineError {
     let vm = spec.name.to_string();
     let words = engine_words(&spec.state_dir);
     match spec.nics.iter().find(|nic| !nic.socket.exists()) {
         Some(nic) => MachineError::SwitchAbsent { vm, socket: nic.socket.clone() },
-        None => MachineError::EngineSilent { vm, seconds: PATIENCE.as_secs(), words },
+        None => MachineError::EngineSilent { vm, seconds: patience.as_secs(), words },
     }
 }
 
@@ -172,5 +181,101 @@ fn enough_memory(spec: &LaunchSpec) -> Result<(), MachineError> {
             Err(MachineError::NoMemory { vm: spec.name.to_string(), asked: spec.memory, available })
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::path::PathBuf;
+
+    use weft_types::ByteSize;
+
+    use super::*;
+    use crate::spec::{LaunchNic, Uuid};
+
+    /// Folders, a kernel, and a program in QEMU's place.
+    struct Bed {
+        dir: tempfile::TempDir,
+        qemu: PathBuf,
+        spec: LaunchSpec,
+    }
+
+    impl Bed {
+        fn new(script: &str) -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let [qemu, kernel] = ["qemu", "kernel"].map(|name| dir.path().join(name));
+            fs::write(&qemu, format!("#!/bin/sh\n{script}\n")).unwrap();
+            fs::set_permissions(&qemu, fs::Permissions::from_mode(0o755)).unwrap();
+            fs::write(&kernel, "kernel").unwrap();
+            let spec = LaunchSpec {
+                name: "web".parse().unwrap(),
+                uuid: Uuid::derive("web"),
+                memory: ByteSize::from_mib(16),
+                cpus: 1,
+                boot: Boot::Kernel { kernel, initrd: None, cmdline: String::new() },
+                nics: Vec::new(),
+                state_dir: dir.path().join("state"),
+                run_dir: dir.path().join("run"),
+            };
+            Self { dir, qemu, spec }
+        }
+
+        fn start(&self) -> MachineError {
+            let abilities = Abilities { accelerator: Accelerator::Tcg, sandbox: true, version: (7, 2) };
+            let error = start_with(&self.spec, &self.qemu, abilities, Duration::from_millis(300)).unwrap_err();
+            assert!(!self.spec.run_dir.exists(), "nothing stays");
+            error
+        }
+    }
+
+    #[test]
+    fn an_engine_that_exits_at_once_is_quoted() {
+        let bed = Bed::new(
+            "echo \"qemu-system-x86_64: cannot set up guest memory 'ram': Cannot allocate memory\" >&2; exit 1",
+        );
+        assert_eq!(
+            bed.start().to_string(),
+            "QEMU exited with code 1 before `web` ran: cannot set up guest memory 'ram': Cannot allocate memory"
+        );
+        let crash = Bed::new("kill -SEGV $$");
+        assert_eq!(crash.start().to_string(), "QEMU was ended by signal 11 before `web` ran");
+    }
+
+    #[test]
+    fn an_engine_that_says_nothing_is_ended() {
+        let mut bed = Bed::new("echo $$ >\"$(dirname \"$0\")/pid\"; exec sleep 60");
+        assert_eq!(bed.start().code(), "engine-silent");
+        let pid = fs::read_to_string(bed.dir.path().join("pid")).unwrap();
+        assert_eq!(Process::of_pid(pid.trim().parse().unwrap()), None);
+        bed.spec.nics.push(LaunchNic { mac: "02:00:00:00:00:01".parse().unwrap(), socket: "/none".into(), mtu: 1500 });
+        assert_eq!(bed.start().to_string(), "QEMU waits for the switch at `/none`, where `web` plugs in");
+    }
+
+    #[test]
+    fn without_a_working_filter_it_is_tried_again() {
+        let bed = Bed::new(
+            "case \"$*\" in *-sandbox*) echo 'failed to install seccomp filter' >&2;; *) echo other >&2;; esac; exit 1",
+        );
+        assert_eq!(bed.start().to_string(), "QEMU exited with code 1 before `web` ran: other");
+    }
+
+    #[test]
+    fn an_image_that_is_not_there() {
+        let mut bed = Bed::new("exit 0");
+        bed.spec.boot = Boot::Kernel { kernel: "/none/vmlinuz".into(), initrd: None, cmdline: String::new() };
+        let error = prepare(&bed.spec).unwrap_err();
+        assert_eq!(
+            (error.code(), error.to_string()),
+            ("image-file-missing", "the kernel `/none/vmlinuz` does not exist".into())
+        );
+    }
+
+    #[test]
+    fn more_memory_than_there_is() {
+        let mut bed = Bed::new("exit 0");
+        bed.spec.memory = ByteSize::from_mib(1 << 40);
+        assert_eq!(enough_memory(&bed.spec).unwrap_err().code(), "no-memory");
     }
 }

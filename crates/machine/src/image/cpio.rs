@@ -100,7 +100,7 @@ mod tests {
         assert!(bytes.starts_with(
             b"070701\
               00000001000041ed000000000000000000000001000000000000000000000000000000000000000000000000\
-              0000000400000000etc\0\0\0070701"
+              0000000400000000etc\x00\x00\x00070701"
         ));
         assert!(bytes.ends_with(b"TRAILER!!!\0\0\0\0"));
         assert_eq!(bytes, archive(), "the same contents give the same bytes");

@@ -3,6 +3,7 @@
 use std::io;
 
 use super::cpio::Writer;
+use super::kernel::ModuleFile;
 
 /// The folders, parents first, with their permissions.
 const FOLDERS: [(&str, u32); 14] = [
@@ -27,10 +28,11 @@ const LINKS: [(&str, &str); 5] =
     [("sbin", "bin"), ("usr", "."), ("var/run", "../run"), ("var/log", "../tmp"), ("etc/mtab", "../proc/mounts")];
 
 /// The files that are the same in every image, with their permissions.
-const FILES: [(&str, u32, &str); 10] = [
+const FILES: [(&str, u32, &str); 11] = [
     ("init", 0o755, include_str!("rootfs/init")),
     ("etc/inittab", 0o644, include_str!("rootfs/inittab")),
     ("etc/udhcpc.script", 0o755, include_str!("rootfs/udhcpc.script")),
+    ("bin/wget", 0o755, include_str!("rootfs/wget")),
     ("etc/profile", 0o644, include_str!("rootfs/profile")),
     ("etc/motd", 0o644, include_str!("rootfs/motd")),
     // What the power button does; the path is busybox's own idea. Everything is in memory: there is nothing to save.
@@ -46,7 +48,7 @@ pub(super) struct Contents<'a> {
     /// The kernel's release.
     pub(super) release: &'a str,
     /// The kernel's modules, by the names of their files.
-    pub(super) modules: &'a [(String, Vec<u8>)],
+    pub(super) modules: &'a [ModuleFile],
     /// What each module needs, in the format of `modules.dep(5)`.
     pub(super) modules_dep: &'a str,
     /// The modules to load.
@@ -84,8 +86,10 @@ pub(super) fn write<W: io::Write>(to: W, contents: &Contents<'_>) -> io::Result<
     archive.file("etc/modules", 0o644, format!("{}\n", contents.load.join(" ")).as_bytes())?;
     archive.file("bin/busybox", 0o755, contents.busybox)?;
     archive.file("bin/weft-agent", 0o755, contents.agent)?;
-    for applet in contents.applets {
-        archive.link(&format!("bin/{applet}"), "busybox")?;
+    for path in contents.applets.iter().map(|applet| format!("bin/{applet}")) {
+        if !FILES.iter().any(|(file, ..)| *file == path) {
+            archive.link(&path, "busybox")?;
+        }
     }
     let folder = format!("lib/modules/{}", contents.release);
     archive.directory(&folder, 0o755)?;

@@ -25,6 +25,9 @@ const RELEASE: &str = "release";
 /// The file with the modules in load order, each with what it needs, in the format of `modules.dep(5)`.
 const ORDER: &str = "modules.dep";
 
+/// A module's file: its name and its contents.
+pub(super) type ModuleFile = (String, Vec<u8>);
+
 /// A kernel's folder.
 #[derive(Clone, Debug)]
 pub(super) struct Kernel {
@@ -87,7 +90,7 @@ impl Kernel {
     }
 
     /// The modules' names and contents, and what stands in `modules.dep`.
-    pub(super) fn modules(&self) -> Result<(String, Vec<(String, Vec<u8>)>), MachineError> {
+    pub(super) fn modules(&self) -> Result<(String, Vec<ModuleFile>), MachineError> {
         let read = |name: &str| {
             let path = self.dir.join(name);
             fs::read(&path).map_err(MachineError::io("read", &path))

@@ -186,7 +186,7 @@ impl Images {
         fs::create_dir(&draft).map_err(MachineError::io("create", &draft))?;
         let kernel = Kernel::extract(deb, &draft, scratch, &busybox.path)?;
         fs::rename(&draft, &done).map_err(MachineError::io("write", &done))?;
-        Kernel::open(&done).ok_or_else(|| MachineError::NoSuchImage(kernel.release))
+        Kernel::open(&done).ok_or(MachineError::NoSuchImage(kernel.release))
     }
 
     fn write_initrd(&self, kernel: &Kernel, busybox: &Busybox) -> Result<PathBuf, MachineError> {
