@@ -141,18 +141,27 @@ impl Args {
         let reconnect = if abilities.version >= (9, 2) { "reconnect-ms=100" } else { "reconnect=1" };
         self.option("-chardev", format!("socket,id=wire{index},path={socket},{reconnect}"));
         self.option("-netdev", format!("vhost-user,id=net{index},chardev=wire{index}"));
+        // Without KVM, QEMU 7.2 crashes as soon as a driver turns on the message-signalled interrupts of such an adapter:
+        // it then uses KVM's all the same. With no vectors there is the interrupt line.
+        let vectors = if abilities.accelerator == Accelerator::Tcg { ",vectors=0" } else { "" };
         let LaunchNic { mac, mtu, .. } = nic;
         let slot = FIRST_NIC_SLOT + index;
         self.option(
             "-device",
             format!(
-                "virtio-net-pci,addr={slot:#x},netdev=net{index},mac={mac},host_mtu={mtu},romfile=,\
-                 rx_queue_size={NIC_QUEUE_SIZE},tx_queue_size={NIC_QUEUE_SIZE}"
+                "virtio-net-pci,addr={slot:#x},netdev=net{index},mac={mac},host_mtu={mtu},romfile=,{NO_CONTROL_QUEUE},\
+                 rx_queue_size={NIC_QUEUE_SIZE},tx_queue_size={NIC_QUEUE_SIZE}{vectors}"
             ),
         );
         Ok(())
     }
 }
+
+/// Properties of an adapter without a control queue. QEMU 7.2 dereferences a null pointer when a guest masks the
+/// interrupt of that queue while the rings are a vhost-user peer's; and what it would carry, receive filters, is taken
+/// from the configuration anyway. Each feature that needs the queue has to go with it, or guests refuse the adapter.
+const NO_CONTROL_QUEUE: &str = "ctrl_vq=off,ctrl_rx=off,ctrl_rx_extra=off,ctrl_vlan=off,ctrl_mac_addr=off,\
+                                ctrl_guest_offloads=off,guest_announce=off,mq=off";
 
 /// A disk format's name in QEMU.
 fn driver(format: DiskFormat) -> &'static str {
@@ -257,10 +266,10 @@ mod tests {
                 -append console=ttyS0, quiet weft.hostname=web
                 -chardev socket,id=wire0,path=/r/web-0.sock,reconnect=1
                 -netdev vhost-user,id=net0,chardev=wire0
-                -device virtio-net-pci,addr=0x8,netdev=net0,mac=02:00:00:00:00:00,host_mtu=1500,romfile=,rx_queue_size=1024,tx_queue_size=1024
+                -device virtio-net-pci,addr=0x8,netdev=net0,mac=02:00:00:00:00:00,host_mtu=1500,romfile=,ctrl_vq=off,ctrl_rx=off,ctrl_rx_extra=off,ctrl_vlan=off,ctrl_mac_addr=off,ctrl_guest_offloads=off,guest_announce=off,mq=off,rx_queue_size=1024,tx_queue_size=1024,vectors=0
                 -chardev socket,id=wire1,path=/r/web-1.sock,reconnect=1
                 -netdev vhost-user,id=net1,chardev=wire1
-                -device virtio-net-pci,addr=0x9,netdev=net1,mac=02:00:00:00:00:01,host_mtu=1500,romfile=,rx_queue_size=1024,tx_queue_size=1024"#]],
+                -device virtio-net-pci,addr=0x9,netdev=net1,mac=02:00:00:00:00:01,host_mtu=1500,romfile=,ctrl_vq=off,ctrl_rx=off,ctrl_rx_extra=off,ctrl_vlan=off,ctrl_mac_addr=off,ctrl_guest_offloads=off,guest_announce=off,mq=off,rx_queue_size=1024,tx_queue_size=1024,vectors=0"#]],
         );
     }
 
@@ -276,37 +285,37 @@ mod tests {
             &spec,
             abilities,
             expect![[r#"
-            -nodefaults
-            -no-user-config
-            -display none
-            -name guest=web,debug-threads=on
-            -uuid 4b5e57f6-eb2f-82b9-839b-3d1e13929295
-            -machine q35,vmport=off,smbus=off,sata=off,usb=off,i8042=off,memory-backend=ram
-            -accel kvm
-            -cpu host
-            -smp 2
-            -m 256M
-            -object memory-backend-memfd,id=ram,size=256M,share=on
-            -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny
-            -pidfile /r/qemu.pid
-            -chardev socket,id=qmp,path=/r/qmp.sock,server=on,wait=off
-            -mon chardev=qmp,mode=control
-            -chardev socket,id=console,path=/r/console.sock,server=on,wait=off,logfile=/s/console.log,logappend=on
-            -serial chardev:console
-            -device virtio-serial-pci,addr=0x2,max_ports=4
-            -chardev socket,id=agent,path=/r/agent.sock,server=on,wait=off
-            -device virtserialport,nr=1,chardev=agent,name=org.weft.agent.0
-            -chardev socket,id=qga,path=/r/qga.sock,server=on,wait=off
-            -device virtserialport,nr=2,chardev=qga,name=org.qemu.guest_agent.0
-            -device virtio-rng-pci,addr=0x3
-            -device pvpanic-pci,addr=0x4
-            -blockdev {"backing":{"driver":"raw","file":{"driver":"file","filename":"/a,b.img","read-only":true},"read-only":true},"discard":"unmap","driver":"qcow2","file":{"driver":"file","filename":"/s/disk.qcow2"},"node-name":"disk"}
-            -device virtio-blk-pci,addr=0x5,drive=disk,bootindex=1
-            -blockdev {"driver":"raw","file":{"driver":"file","filename":"/s/seed.img","read-only":true},"node-name":"seed","read-only":true}
-            -device virtio-blk-pci,addr=0x6,drive=seed
-            -chardev socket,id=wire0,path=/a,,b.sock,reconnect-ms=100
-            -netdev vhost-user,id=net0,chardev=wire0
-            -device virtio-net-pci,addr=0x8,netdev=net0,mac=02:00:00:00:00:01,host_mtu=9000,romfile=,rx_queue_size=1024,tx_queue_size=1024"#]],
+                -nodefaults
+                -no-user-config
+                -display none
+                -name guest=web,debug-threads=on
+                -uuid 4b5e57f6-eb2f-82b9-839b-3d1e13929295
+                -machine q35,vmport=off,smbus=off,sata=off,usb=off,i8042=off,memory-backend=ram
+                -accel kvm
+                -cpu host
+                -smp 2
+                -m 256M
+                -object memory-backend-memfd,id=ram,size=256M,share=on
+                -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny
+                -pidfile /r/qemu.pid
+                -chardev socket,id=qmp,path=/r/qmp.sock,server=on,wait=off
+                -mon chardev=qmp,mode=control
+                -chardev socket,id=console,path=/r/console.sock,server=on,wait=off,logfile=/s/console.log,logappend=on
+                -serial chardev:console
+                -device virtio-serial-pci,addr=0x2,max_ports=4
+                -chardev socket,id=agent,path=/r/agent.sock,server=on,wait=off
+                -device virtserialport,nr=1,chardev=agent,name=org.weft.agent.0
+                -chardev socket,id=qga,path=/r/qga.sock,server=on,wait=off
+                -device virtserialport,nr=2,chardev=qga,name=org.qemu.guest_agent.0
+                -device virtio-rng-pci,addr=0x3
+                -device pvpanic-pci,addr=0x4
+                -blockdev {"backing":{"driver":"raw","file":{"driver":"file","filename":"/a,b.img","read-only":true},"read-only":true},"discard":"unmap","driver":"qcow2","file":{"driver":"file","filename":"/s/disk.qcow2"},"node-name":"disk"}
+                -device virtio-blk-pci,addr=0x5,drive=disk,bootindex=1
+                -blockdev {"driver":"raw","file":{"driver":"file","filename":"/s/seed.img","read-only":true},"node-name":"seed","read-only":true}
+                -device virtio-blk-pci,addr=0x6,drive=seed
+                -chardev socket,id=wire0,path=/a,,b.sock,reconnect-ms=100
+                -netdev vhost-user,id=net0,chardev=wire0
+                -device virtio-net-pci,addr=0x8,netdev=net0,mac=02:00:00:00:00:01,host_mtu=9000,romfile=,ctrl_vq=off,ctrl_rx=off,ctrl_rx_extra=off,ctrl_vlan=off,ctrl_mac_addr=off,ctrl_guest_offloads=off,guest_announce=off,mq=off,rx_queue_size=1024,tx_queue_size=1024"#]],
         );
     }
 
