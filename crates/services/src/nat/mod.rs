@@ -1,10 +1,61 @@
-//! The NAT device.
+//! The NAT device: flows of guests end here, and go on in ordinary sockets of the host. Nothing about it needs a
+//! privilege or a firewall rule.
+//!
+//! [`Nat`] is sans-IO. Frames of guests come in by [`Nat::handle_packet`] and go out by [`Nat::poll_frame`]. The
+//! driver of the host's sockets takes its work from [`Nat::poll_host`], and tells what sockets say by the `tcp_…`,
+//! `udp_…` and `echo_…` methods; a [`FlowId`] that is no more is ignored everywhere, so neither side waits for the other.
+//!
+//! Bytes of a TCP connection are copied twice in each direction: from the guest's frame into the flow's ring and from
+//! there by the kernel, and the same way back. Pressure runs from end to end: a ring that is full closes the guest's
+//! window, or keeps bytes in the host's socket.
 
-use weft_types::{Instant, Ipv4Net, MacAddr};
-use weft_wire::Offload;
+mod cause;
+mod emit;
+mod flows;
+mod fragments;
+mod host;
+mod icmp;
+mod policy;
+mod ring;
+mod tcp;
+#[cfg(test)]
+mod tests;
+mod timers;
+mod udp;
+
+use std::collections::{BTreeMap, VecDeque};
 use std::net::Ipv4Addr;
 
+use sha2::{Digest, Sha256};
+use weft_types::{Instant, Ipv4Net, MacAddr};
+use weft_wire::icmpv4::Unreachable;
+use weft_wire::{Malformed, Offload, Problem, Protocol, ethernet, ipv4};
+
+pub use self::cause::{Cause, Counters};
+pub use self::flows::FlowId;
+pub use self::host::{HostError, HostLimits, HostOp};
+pub use self::tcp::TcpOutgoing;
+
+use self::emit::Envelope;
+use self::flows::{Flow, FlowTable, Kind};
+use self::fragments::Fragments;
+use self::ring::Memory;
+use self::timers::Timers;
+use crate::budget::Budget;
 use crate::{NetworkId, OutFrame};
+
+/// What the rings of all connections may take, beyond their first bytes.
+const MEMORY_BYTES: usize = 64 << 20;
+/// Datagrams, errors and resets that wait for the switch.
+const MAX_QUEUED_FRAMES: usize = 1024;
+/// Their bytes.
+const MAX_QUEUED_BYTES: usize = 4 << 20;
+/// Work that waits for the driver; what would make more is refused.
+const MAX_OPS: usize = 4096;
+/// The bytes of datagrams in it.
+const MAX_DATAGRAM_BYTES: usize = 4 << 20;
+/// The share of a guest's idle flows that make room at a time, so that looking for them is worth it.
+const EVICTED_SHARE: usize = 8;
 
 /// A network whose packets may leave.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,31 +74,340 @@ pub struct NatNetwork {
     pub host_access: bool,
 }
 
-/// The NAT device.
-pub struct Nat {}
+/// A network and what is known of it.
+struct Network {
+    config: NatNetwork,
+    errors: Budget,
+    /// Of the last packet that was sent in pieces.
+    identification: u16,
+}
 
-#[allow(unused_variables, reason = "the signatures come first")]
+impl Network {
+    fn envelope(&self, to_mac: MacAddr, from: Ipv4Addr, to: Ipv4Addr, protocol: Protocol) -> Envelope {
+        Envelope { from_mac: self.config.mac, to_mac, from, to, protocol }
+    }
+}
+
+/// Where a packet came from, and when.
+#[derive(Clone, Copy, Debug)]
+struct Arrival {
+    now: Instant,
+    network: NetworkId,
+    mac: MacAddr,
+    offload: Offload,
+}
+
+/// The NAT device.
+pub struct Nat {
+    seed: [u8; 32],
+    /// The latest time that anyone told.
+    now: Instant,
+    networks: BTreeMap<NetworkId, Network>,
+    subnets: Vec<Ipv4Net>,
+    limits: HostLimits,
+    flows: FlowTable,
+    timers: Timers,
+    memory: Memory,
+    fragments: Fragments,
+    /// Connections that have segments to send, in turn.
+    ready: VecDeque<FlowId>,
+    /// Other frames.
+    queue: VecDeque<(NetworkId, OutFrame)>,
+    queue_bytes: usize,
+    ops: VecDeque<HostOp>,
+    datagram_bytes: usize,
+    counters: Counters,
+}
+
 impl Nat {
-    /// New.
+    /// No networks yet. `seed` feeds whatever guests must not guess.
     pub fn new(seed: [u8; 32]) -> Self {
-        Self {}
+        let digest = Sha256::new_with_prefix(seed).chain_update("flow table").finalize();
+        let table_seed = digest.iter().take(8).fold(0, |seed, byte| seed << 8 | u64::from(*byte));
+        Self {
+            seed,
+            now: Instant::ZERO,
+            networks: BTreeMap::new(),
+            subnets: Vec::new(),
+            limits: HostLimits::default(),
+            flows: FlowTable::new(table_seed),
+            timers: Timers::default(),
+            memory: Memory::new(MEMORY_BYTES),
+            fragments: Fragments::default(),
+            ready: VecDeque::new(),
+            queue: VecDeque::new(),
+            queue_bytes: 0,
+            ops: VecDeque::new(),
+            datagram_bytes: 0,
+            counters: Counters::default(),
+        }
     }
-    /// Configure.
-    pub fn configure(&mut self, now: Instant, networks: &[NatNetwork], all_subnets: &[Ipv4Net]) {}
-    /// Handle.
-    pub fn handle_packet(&mut self, now: Instant, net: NetworkId, frame: &[u8], offload: Offload) {}
-    /// Poll.
+
+    /// Makes `networks` all that have NAT; no packet reaches any of `all_subnets` through it. Flows that the new
+    /// configuration forbids end at once, the others stay.
+    pub fn configure(&mut self, now: Instant, networks: &[NatNetwork], all_subnets: &[Ipv4Net]) {
+        self.now = now;
+        self.subnets = all_subnets.to_vec();
+        let mut old = std::mem::take(&mut self.networks);
+        for config in networks {
+            let (errors, identification) = match old.remove(&config.id) {
+                Some(network) => (network.errors, network.identification),
+                None => (Budget::new(now), 0),
+            };
+            self.networks.insert(config.id, Network { config: config.clone(), errors, identification });
+        }
+        let ended: Vec<FlowId> =
+            self.flows.iter().filter(|(_, flow)| !self.is_permitted(flow)).map(|(id, _)| id).collect();
+        ended.into_iter().for_each(|id| self.abort(id));
+        let ids: Vec<FlowId> = self.flows.iter().map(|(id, _)| id).collect();
+        for id in ids {
+            if let Some(Flow { kind: Kind::Tcp(connection), key, .. }) = self.flows.get_mut(id)
+                && let Some(network) = self.networks.get(&key.network)
+            {
+                connection.set_mtu(network.config.mtu);
+            }
+        }
+        let networks = &self.networks;
+        self.queue.retain(|(network, _)| networks.contains_key(network));
+        self.queue_bytes = self.queue.iter().map(|(_, frame)| frame.bytes.len()).sum();
+    }
+
+    /// Whether the configuration still allows a flow.
+    fn is_permitted(&self, flow: &Flow) -> bool {
+        let Some(Network { config, .. }) = self.networks.get(&flow.key.network) else { return false };
+        let is_open = |ip| policy::destination(config, &self.subnets, ip).is_ok();
+        let guest = flow.key.guest.ip();
+        config.subnet.contains(guest)
+            && *guest != config.ip
+            && match &flow.kind {
+                Kind::Tcp(_) => is_open(*flow.key.remote.ip()),
+                Kind::Udp(mapping) => mapping.remotes.iter().all(is_open),
+                Kind::Echo(echo) => echo.remotes.iter().all(is_open),
+            }
+    }
+
+    /// What the host can bear, as the driver of its sockets found out. More flows than that end by themselves.
+    pub fn set_limits(&mut self, limits: HostLimits) {
+        self.limits = limits;
+    }
+
+    /// Takes in a frame with an IPv4 packet, sent by a station of the network to its gateway.
+    pub fn handle_packet(&mut self, now: Instant, network: NetworkId, frame: &[u8], offload: Offload) {
+        self.now = now;
+        if let Err(cause) = self.take_packet(now, network, frame, offload) {
+            self.counters.count(cause);
+        }
+    }
+
+    fn take_packet(&mut self, now: Instant, network: NetworkId, frame: &[u8], offload: Offload) -> Result<(), Cause> {
+        let frame = ethernet::parse(frame)?;
+        let packet = ipv4::parse(frame.payload)?;
+        self.network(network)?;
+        let arrival = Arrival { now, network, mac: frame.src, offload };
+        if !packet.is_fragment() {
+            return self.take_whole(&arrival, &packet);
+        }
+        match self.fragments.add(now, network, &packet)? {
+            Some(whole) => self.take_whole(&Arrival { offload: Offload::default(), ..arrival }, &whole.packet()),
+            None => Ok(()),
+        }
+    }
+
+    fn take_whole(&mut self, arrival: &Arrival, packet: &ipv4::Packet<'_>) -> Result<(), Cause> {
+        match packet.protocol {
+            Protocol::TCP => self.take_tcp(arrival, packet),
+            Protocol::UDP => self.take_udp(arrival, packet),
+            Protocol::ICMP => self.take_icmp(arrival, packet),
+            _ => Err(self.refuse(arrival, packet, Unreachable::PROTOCOL, Cause::Protocol)),
+        }
+    }
+
+    fn network(&self, id: NetworkId) -> Result<&Network, Cause> {
+        self.networks.get(&id).ok_or(Cause::UnknownNetwork)
+    }
+
+    /// The next frame for a guest. To be called until it gives `None` after each call that takes something in.
     pub fn poll_frame(&mut self) -> Option<(NetworkId, OutFrame)> {
+        if let Some((network, frame)) = self.queue.pop_front() {
+            self.queue_bytes -= frame.bytes.len();
+            return Some((network, frame));
+        }
+        while let Some(id) = self.ready.pop_front() {
+            let frame = self.poll_tcp(id);
+            match (&frame, self.flows.get_mut(id)) {
+                (Some(_), _) => self.ready.push_back(id),
+                (None, Some(flow)) => flow.is_ready = false,
+                (None, None) => {}
+            }
+            self.arm(id);
+            if frame.is_some() {
+                return frame;
+            }
+        }
         None
     }
-    /// Timeout.
+
+    /// The next piece of work for the driver of the host's sockets.
+    pub fn poll_host(&mut self) -> Option<HostOp> {
+        let op = self.ops.pop_front()?;
+        match &op {
+            HostOp::TcpProgress { flow } => {
+                if let Some(flow) = self.flows.get_mut(*flow) {
+                    flow.is_told = false;
+                }
+            }
+            HostOp::UdpSend { payload, .. } | HostOp::EchoSend { payload, .. } => self.datagram_bytes -= payload.len(),
+            _ => {}
+        }
+        Some(op)
+    }
+
+    /// When [`Self::handle_timeout`] wants to be called.
     pub fn next_timeout(&self) -> Option<Instant> {
-        None
+        self.timers.next()
     }
-    /// Timeout.
-    pub fn handle_timeout(&mut self, now: Instant) {}
-    /// Flows.
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.now = now;
+        while let Some(id) = self.timers.pop(now) {
+            let Some(flow) = self.flows.get_mut(id) else { continue };
+            flow.armed = None;
+            match &mut flow.kind {
+                Kind::Tcp(connection) => {
+                    let fate = connection.handle_timeout(now, &mut self.memory);
+                    self.conclude(id, fate);
+                }
+                Kind::Udp(mapping) if mapping.expires <= now => self.forget(id),
+                Kind::Echo(echo) if echo.expires <= now => self.forget(id),
+                Kind::Udp(_) | Kind::Echo(_) => self.arm(id),
+            }
+        }
+    }
+
+    /// How many flows there are.
     pub fn flows(&self) -> usize {
-        0
+        self.flows.len()
+    }
+
+    /// What was dropped, refused or ended, and why.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Bytes that the buffers of all connections take.
+    pub fn buffer_bytes(&self) -> usize {
+        self.memory.used()
+    }
+
+    /// Sees to it that whoever has to do something for a flow now knows it.
+    fn settle(&mut self, id: FlowId) {
+        let Some(flow) = self.flows.get_mut(id) else { return };
+        if let Kind::Tcp(connection) = &mut flow.kind {
+            if connection.has_socket && connection.is_host_done() {
+                connection.has_socket = false;
+                self.ops.push_back(HostOp::TcpClose { flow: id, reset: false });
+            }
+            if std::mem::take(&mut connection.has_host_work) && connection.has_socket && !flow.is_told {
+                flow.is_told = true;
+                self.ops.push_back(HostOp::TcpProgress { flow: id });
+            }
+            if !flow.is_ready && connection.wants_poll(&self.memory) {
+                flow.is_ready = true;
+                self.ready.push_back(id);
+            }
+        }
+        self.arm(id);
+    }
+
+    fn arm(&mut self, id: FlowId) {
+        let Some(flow) = self.flows.get_mut(id) else { return };
+        let deadline = match &flow.kind {
+            Kind::Tcp(connection) => connection.deadline(),
+            Kind::Udp(mapping) => Some(mapping.expires),
+            Kind::Echo(echo) => Some(echo.expires),
+        };
+        self.timers.arm(id, &mut flow.armed, deadline);
+    }
+
+    /// Removes a flow, and what the host holds for it: a connection that is not over ends with a reset.
+    fn forget(&mut self, id: FlowId) {
+        let Some(mut flow) = self.flows.remove(id) else { return };
+        self.timers.disarm(id, &mut flow.armed);
+        match flow.kind {
+            Kind::Tcp(mut connection) => {
+                connection.release(&mut self.memory);
+                if connection.has_socket {
+                    self.ops.push_back(HostOp::TcpClose { flow: id, reset: true });
+                }
+            }
+            Kind::Udp(_) => self.ops.push_back(HostOp::UdpClose { flow: id }),
+            Kind::Echo(_) => self.ops.push_back(HostOp::EchoClose { flow: id }),
+        }
+    }
+
+    /// Makes room for one more flow of a guest: old datagram flows of the same guest have to go.
+    fn make_room(&mut self, network: NetworkId, guest: Ipv4Addr) -> Result<(), Cause> {
+        if self.ops.len() >= MAX_OPS {
+            return Err(Cause::QueueFull);
+        }
+        let cause = if self.flows.of_guest(network, guest).all >= self.limits.flows_per_guest {
+            Cause::GuestLimit
+        } else if self.flows.len() >= self.limits.flows {
+            Cause::FlowLimit
+        } else {
+            return Ok(());
+        };
+        let evictable = self.flows.of_guest(network, guest).evictable;
+        if evictable == 0 {
+            return Err(cause);
+        }
+        let of_guest = self.flows.iter().filter(|(_, flow)| {
+            flow.key.network == network && *flow.key.guest.ip() == guest && flow.key.protocol != Protocol::TCP
+        });
+        let mut oldest: Vec<(Instant, FlowId)> =
+            of_guest.filter_map(|(id, flow)| Some((flow.expires()?, id))).collect();
+        oldest.sort_unstable();
+        for (_, id) in oldest.into_iter().take(evictable.div_ceil(EVICTED_SHARE)) {
+            self.counters.count(Cause::Evicted);
+            self.forget(id);
+        }
+        Ok(())
+    }
+
+    /// Queues a frame, if there is room.
+    fn send(&mut self, network: NetworkId, frame: OutFrame) {
+        if self.queue.len() >= MAX_QUEUED_FRAMES || self.queue_bytes + frame.bytes.len() > MAX_QUEUED_BYTES {
+            self.counters.count(Cause::QueueFull);
+            return;
+        }
+        self.queue_bytes += frame.bytes.len();
+        self.queue.push_back((network, frame));
+    }
+
+    /// Queues a packet, in pieces where it is larger than the network's MTU.
+    fn send_packet(&mut self, id: NetworkId, envelope: &Envelope, payload: &[u8]) {
+        let Some(network) = self.networks.get_mut(&id) else { return };
+        network.identification = network.identification.wrapping_add(1);
+        for bytes in envelope.frames(payload, network.config.mtu, network.identification) {
+            self.send(id, OutFrame { bytes, offload: Offload::default() });
+        }
+    }
+
+    /// Queues a datagram or an echo for the host.
+    fn push_datagram(&mut self, op: HostOp) -> Result<(), Cause> {
+        let (HostOp::UdpSend { payload, .. } | HostOp::EchoSend { payload, .. }) = &op else { return Ok(()) };
+        if self.ops.len() >= MAX_OPS || self.datagram_bytes + payload.len() > MAX_DATAGRAM_BYTES {
+            return Err(Cause::QueueFull);
+        }
+        self.datagram_bytes += payload.len();
+        self.ops.push_back(op);
+        Ok(())
+    }
+}
+
+impl From<Malformed> for Cause {
+    fn from(malformed: Malformed) -> Self {
+        if malformed.problem == Problem::Checksum { Self::BadChecksum } else { Self::Malformed }
     }
 }

@@ -1,0 +1,116 @@
+//! What the NAT device asks of the host's sockets, and what it hears from them.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use super::Cause;
+use super::flows::FlowId;
+
+/// Work for the driver of the host's sockets. Each flow has at most one socket; a flow's socket does not survive
+/// its `…Close`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HostOp {
+    /// Open a TCP socket and connect it; answered by [`Nat::tcp_connected`] or [`Nat::tcp_failed`].
+    ///
+    /// [`Nat::tcp_connected`]: super::Nat::tcp_connected
+    /// [`Nat::tcp_failed`]: super::Nat::tcp_failed
+    TcpConnect {
+        /// The flow.
+        flow: FlowId,
+        /// Where to.
+        to: SocketAddrV4,
+    },
+    /// There are bytes for the socket ([`Nat::tcp_outgoing`]), there is room again for bytes from it
+    /// ([`Nat::tcp_room`]), or its sending half is to be shut.
+    ///
+    /// [`Nat::tcp_outgoing`]: super::Nat::tcp_outgoing
+    /// [`Nat::tcp_room`]: super::Nat::tcp_room
+    TcpProgress {
+        /// The flow.
+        flow: FlowId,
+    },
+    /// Close the socket.
+    TcpClose {
+        /// The flow.
+        flow: FlowId,
+        /// Whether the remote side is to see a reset instead of an orderly end.
+        reset: bool,
+    },
+    /// Send a datagram, from the flow's own socket, which is opened for the first one.
+    UdpSend {
+        /// The flow.
+        flow: FlowId,
+        /// Where to.
+        to: SocketAddrV4,
+        /// What.
+        payload: Vec<u8>,
+    },
+    /// Close the socket.
+    UdpClose {
+        /// The flow.
+        flow: FlowId,
+    },
+    /// Send an ICMP echo request, with an identifier of the driver's choosing that belongs to this flow.
+    EchoSend {
+        /// The flow.
+        flow: FlowId,
+        /// Where to.
+        to: Ipv4Addr,
+        /// The sequence number, to be kept.
+        sequence: u16,
+        /// What follows the sequence number.
+        payload: Vec<u8>,
+    },
+    /// Forget the identifier.
+    EchoClose {
+        /// The flow.
+        flow: FlowId,
+    },
+}
+
+/// Why a socket failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostError {
+    /// Refused, or reset.
+    Refused,
+    /// No way to the host.
+    HostUnreachable,
+    /// No way to the network.
+    NetUnreachable,
+    /// The host's own rules forbid it.
+    Prohibited,
+    /// No answer.
+    TimedOut,
+    /// The host has no socket, port or memory left.
+    Exhausted,
+}
+
+impl HostError {
+    /// What counts it.
+    pub(super) fn cause(self) -> Cause {
+        match self {
+            Self::Refused => Cause::HostRefused,
+            Self::HostUnreachable | Self::NetUnreachable => Cause::HostUnreachable,
+            Self::Prohibited => Cause::Prohibited,
+            Self::TimedOut => Cause::HostTimeout,
+            Self::Exhausted => Cause::HostExhausted,
+        }
+    }
+}
+
+/// What the host can bear.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostLimits {
+    /// All flows together.
+    pub flows: usize,
+    /// The flows of one guest address.
+    pub flows_per_guest: usize,
+    /// Whether ICMP echo requests can be sent.
+    pub echo: bool,
+}
+
+impl Default for HostLimits {
+    /// What fits into the usual 1024 open files.
+    fn default() -> Self {
+        Self { flows: 768, flows_per_guest: 256, echo: false }
+    }
+}

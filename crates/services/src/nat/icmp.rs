@@ -1,0 +1,160 @@
+//! ICMP (RFC 792): echoes of guests, and errors for them.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::Duration;
+
+use weft_types::{Instant, MacAddr};
+use weft_wire::icmpv4::{self, Message, Unreachable};
+use weft_wire::{Protocol, ipv4};
+
+use super::flows::{ANY_REMOTE, Flow, FlowId, Key, Kind};
+use super::udp::Remotes;
+use super::{Arrival, Cause, HostError, HostOp, Nat, policy};
+use crate::NetworkId;
+
+/// How long an identifier is kept for a guest (RFC 5508, REQ-2).
+const IDLE: Duration = Duration::from_secs(60);
+/// How much of a transport header an error quotes at least (RFC 792).
+const QUOTED_TRANSPORT_BYTES: usize = 8;
+
+/// An identifier that a guest's echo requests carry.
+#[derive(Debug)]
+pub(super) struct Echo {
+    pub(super) remotes: Remotes,
+    pub(super) expires: Instant,
+}
+
+/// What a router would have told, had it been one that failed.
+pub(super) fn unreachable(error: HostError) -> Option<Unreachable> {
+    match error {
+        HostError::HostUnreachable => Some(Unreachable::HOST),
+        HostError::NetUnreachable => Some(Unreachable::NETWORK),
+        HostError::Prohibited => Some(Unreachable::ADMIN_PROHIBITED),
+        HostError::Refused | HostError::TimedOut | HostError::Exhausted => None,
+    }
+}
+
+/// The start of a packet of a flow, made up from what is known: an error quotes it, and a guest looks at nothing in
+/// it but addresses and ports (or an identifier).
+pub(super) fn quote(key: &Key, transport: &[u8]) -> Vec<u8> {
+    let header = ipv4::Repr {
+        src: *key.guest.ip(),
+        dst: *key.remote.ip(),
+        protocol: key.protocol,
+        ttl: 1,
+        ident: 0,
+        dont_fragment: true,
+        payload_len: QUOTED_TRANSPORT_BYTES as u16,
+    };
+    let mut ports = [0; QUOTED_TRANSPORT_BYTES];
+    ports[..2].copy_from_slice(&key.guest.port().to_be_bytes());
+    ports[2..4].copy_from_slice(&key.remote.port().to_be_bytes());
+    let mut bytes = header.header().to_vec();
+    bytes.extend_from_slice(transport.first_chunk().unwrap_or(&ports));
+    bytes
+}
+
+impl Nat {
+    /// Tells a guest why its packet went nowhere, unless it was told much already; gives `cause` back.
+    pub(super) fn refuse(
+        &mut self,
+        arrival: &Arrival,
+        packet: &ipv4::Packet<'_>,
+        code: Unreachable,
+        cause: Cause,
+    ) -> Cause {
+        let is_question = match packet.protocol {
+            Protocol::ICMP => matches!(icmpv4::parse(packet.payload), Ok(Message::EchoRequest { .. })),
+            _ => true,
+        };
+        if is_question {
+            self.send_unreachable(arrival.network, arrival.mac, code, packet.bytes);
+        }
+        cause
+    }
+
+    /// Sends "destination unreachable" to the sender of a packet, from the gateway.
+    pub(super) fn send_unreachable(&mut self, id: NetworkId, mac: MacAddr, code: Unreachable, packet: &[u8]) {
+        let now = self.now;
+        let Some(network) = self.networks.get_mut(&id) else { return };
+        let Some(&[a, b, c, d]) = packet.get(12..16) else { return };
+        if !network.errors.take(now) {
+            self.counters.count(Cause::IcmpRateLimited);
+            return;
+        }
+        let envelope = network.envelope(mac, network.config.ip, Ipv4Addr::new(a, b, c, d), Protocol::ICMP);
+        let mut bytes = Vec::new();
+        Message::DestinationUnreachable { code, next_hop_mtu: 0, quote: icmpv4::quote(packet) }.emit(&mut bytes);
+        self.send_packet(id, &envelope, &bytes);
+    }
+
+    /// An ICMP packet of a guest: only echo requests go anywhere.
+    pub(super) fn take_icmp(&mut self, arrival: &Arrival, packet: &ipv4::Packet<'_>) -> Result<(), Cause> {
+        let Message::EchoRequest { ident, seq: sequence, payload } = icmpv4::parse(packet.payload)? else {
+            return Err(Cause::Protocol);
+        };
+        if !icmpv4::checksum_ok(packet.payload) {
+            return Err(Cause::BadChecksum);
+        }
+        let config = &self.network(arrival.network)?.config;
+        if packet.dst == config.ip {
+            return Err(Cause::Protocol); // the gateway answers for itself
+        }
+        if let Err(cause) = policy::destination(config, &self.subnets, packet.dst) {
+            return Err(self.refuse(arrival, packet, Unreachable::ADMIN_PROHIBITED, cause));
+        }
+        if !self.limits.echo {
+            return Err(self.refuse(arrival, packet, Unreachable::ADMIN_PROHIBITED, Cause::EchoClosed));
+        }
+        let guest = SocketAddrV4::new(packet.src, ident);
+        let key = Key { network: arrival.network, protocol: Protocol::ICMP, guest, remote: ANY_REMOTE };
+        let expires = arrival.now + IDLE;
+        let flow = match self.flows.find(&key) {
+            Some(flow) => flow,
+            None => {
+                if let Err(cause) = self.make_room(arrival.network, packet.src) {
+                    return Err(self.refuse(arrival, packet, Unreachable::HOST, cause));
+                }
+                let echo = Echo { remotes: Remotes::default(), expires };
+                self.flows.insert(key, arrival.mac, Kind::Echo(echo))
+            }
+        };
+        if let Some(Flow { kind: Kind::Echo(echo), mac, .. }) = self.flows.get_mut(flow) {
+            *mac = arrival.mac;
+            echo.expires = expires;
+            echo.remotes.note(packet.dst);
+        }
+        self.settle(flow);
+        self.push_datagram(HostOp::EchoSend { flow, to: packet.dst, sequence, payload: payload.to_vec() })
+    }
+
+    /// An echo reply for a flow came from `from`; `payload` is what follows the sequence number.
+    pub fn echo_received(&mut self, now: Instant, flow: FlowId, from: Ipv4Addr, sequence: u16, payload: &[u8]) {
+        self.now = now;
+        let Some(Flow { kind: Kind::Echo(echo), key, mac, .. }) = self.flows.get(flow) else { return };
+        if !echo.remotes.contains(from) {
+            self.counters.count(Cause::Unsolicited);
+            return;
+        }
+        let (key, mac) = (*key, *mac);
+        let Some(network) = self.networks.get(&key.network) else { return };
+        let envelope = network.envelope(mac, from, *key.guest.ip(), Protocol::ICMP);
+        let mut bytes = Vec::with_capacity(icmpv4::HEADER_BYTES + payload.len());
+        Message::EchoReply { ident: key.guest.port(), seq: sequence, payload }.emit(&mut bytes);
+        self.send_packet(key.network, &envelope, &bytes);
+    }
+
+    /// An echo request could not be sent to `to`.
+    pub fn echo_failed(&mut self, now: Instant, flow: FlowId, to: Ipv4Addr, sequence: u16, error: HostError) {
+        self.now = now;
+        let Some(Flow { kind: Kind::Echo(_), key, mac, .. }) = self.flows.get(flow) else { return };
+        let (mut key, mac) = (*key, *mac);
+        key.remote = SocketAddrV4::new(to, 0);
+        self.counters.count(error.cause());
+        if let Some(code) = unreachable(error) {
+            let mut request = Vec::new();
+            Message::EchoRequest { ident: key.guest.port(), seq: sequence, payload: &[] }.emit(&mut request);
+            self.send_unreachable(key.network, mac, code, &quote(&key, &request));
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! What the tests share.
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+
+use weft_types::{Instant, Ipv4Net, MacAddr};
+use weft_wire::icmpv4::{self, Message};
+use weft_wire::{EtherType, Offload, Protocol, ethernet, ipv4, segment, tcp, udp};
+
+use crate::nat::{HostLimits, HostOp, Nat, NatNetwork};
+use crate::NetworkId;
+
+pub(super) const NET: NetworkId = NetworkId(7);
+pub(super) const GATEWAY_MAC: MacAddr = MacAddr::new([0x52, 0x54, 0, 0, 0, 1]);
+pub(super) const GUEST_MAC: MacAddr = MacAddr::new([0x52, 0x54, 0, 0, 0, 2]);
+pub(super) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 20, 0, 1);
+pub(super) const GUEST: Ipv4Addr = Ipv4Addr::new(10, 20, 0, 10);
+pub(super) const REMOTE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 80), 80);
+
+pub(super) fn network() -> NatNetwork {
+    NatNetwork {
+        id: NET,
+        mac: GATEWAY_MAC,
+        ip: GATEWAY,
+        subnet: Ipv4Net::new_assert(Ipv4Addr::new(10, 20, 0, 0), 24),
+        mtu: 1500,
+        host_access: true,
+    }
+}
+
+pub(super) fn subnets() -> [Ipv4Net; 2] {
+    [network().subnet, Ipv4Net::new_assert(Ipv4Addr::new(10, 30, 0, 0), 24)]
+}
+
+/// A NAT device with one network, ready for echoes.
+pub(super) fn nat() -> Nat {
+    let mut nat = Nat::new([7; 32]);
+    nat.configure(Instant::ZERO, &[network()], &subnets());
+    nat.set_limits(HostLimits { flows: 100, flows_per_guest: 50, echo: true });
+    nat
+}
+
+/// A packet of the guest, in a frame to the gateway.
+pub(super) fn frame(dst: Ipv4Addr, protocol: Protocol, payload: &[u8]) -> Vec<u8> {
+    let payload_len = payload.len() as u16;
+    let header = ipv4::Repr { src: GUEST, dst, protocol, ttl: 63, ident: 9, dont_fragment: false, payload_len };
+    let mut bytes = Vec::new();
+    ethernet::emit(&mut bytes, GATEWAY_MAC, GUEST_MAC, EtherType::IPV4);
+    header.emit(&mut bytes);
+    bytes.extend_from_slice(payload);
+    bytes
+}
+
+/// A datagram of the guest.
+pub(super) fn datagram(port: u16, to: SocketAddrV4, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    udp::emit(&mut bytes, SocketAddrV4::new(GUEST, port), to, payload);
+    frame(*to.ip(), Protocol::UDP, &bytes)
+}
+
+/// An echo request of the guest.
+pub(super) fn echo(ident: u16, to: Ipv4Addr, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    Message::EchoRequest { ident, seq: 3, payload }.emit(&mut bytes);
+    frame(to, Protocol::ICMP, &bytes)
+}
+
+/// All frames for the guest, each described in a line.
+pub(super) fn frames(nat: &mut Nat) -> Vec<String> {
+    let mut lines = Vec::new();
+    while let Some((network, frame)) = nat.poll_frame() {
+        assert_eq!(network, NET);
+        segment::segment(&frame.bytes, frame.offload, &mut |frame| lines.push(describe(frame)))
+            .expect("offloads that fit their frame");
+    }
+    lines
+}
+
+/// All work for the host, each described in a line.
+pub(super) fn ops(nat: &mut Nat) -> Vec<String> {
+    let mut lines = Vec::new();
+    while let Some(op) = nat.poll_host() {
+        lines.push(match op {
+            HostOp::TcpConnect { to, .. } => format!("connect {to}"),
+            HostOp::TcpProgress { .. } => "progress".to_owned(),
+            HostOp::TcpClose { reset, .. } => if reset { "reset" } else { "close" }.to_owned(),
+            HostOp::UdpSend { to, payload, .. } => format!("send {to} {} bytes", payload.len()),
+            HostOp::UdpClose { .. } => "close udp".to_owned(),
+            HostOp::EchoSend { to, sequence, payload, .. } => format!("echo {to} #{sequence} {} bytes", payload.len()),
+            HostOp::EchoClose { .. } => "close echo".to_owned(),
+        });
+    }
+    lines
+}
+
+/// The causes that were counted.
+pub(super) fn causes(nat: &Nat) -> Vec<String> {
+    let counted = nat.counters().iter().filter(|(_, count)| *count > 0);
+    counted.map(|(cause, count)| format!("{} {count}", cause.name())).collect()
+}
+
+/// A frame in a line; every checksum has to be right.
+fn describe(bytes: &[u8]) -> String {
+    let frame = ethernet::parse(bytes).unwrap();
+    assert_eq!((frame.src, frame.dst), (GATEWAY_MAC, GUEST_MAC));
+    let packet = ipv4::parse(frame.payload).unwrap();
+    assert_eq!(packet.dst, GUEST);
+    assert!(packet.bytes.len() <= network().mtu.into(), "{} bytes", packet.bytes.len());
+    if packet.is_fragment() {
+        let more = if packet.more_fragments { "+" } else { "" };
+        return format!("piece {}..{}{more}", packet.fragment_offset, usize::from(packet.fragment_offset) + packet.payload.len());
+    }
+    match packet.protocol {
+        Protocol::TCP => {
+            let segment = tcp::parse(packet.payload).unwrap();
+            assert!(segment.checksum_ok(packet.src, packet.dst));
+            let tcp::Segment { src_port, dst_port, flags, payload, .. } = segment;
+            format!("tcp {}:{src_port} > {dst_port} {flags:?} {} bytes", packet.src, payload.len())
+        }
+        Protocol::UDP => {
+            let datagram = udp::parse(packet.payload).unwrap();
+            assert!(datagram.checksum_ok(packet.src, packet.dst) && datagram.checksum != 0);
+            let udp::Datagram { src_port, dst_port, payload, .. } = datagram;
+            format!("udp {}:{src_port} > {dst_port} {} bytes", packet.src, payload.len())
+        }
+        Protocol::ICMP => {
+            assert!(icmpv4::checksum_ok(packet.payload));
+            match icmpv4::parse(packet.payload).unwrap() {
+                Message::EchoReply { ident, seq, payload } => {
+                    format!("echo reply {} id {ident} #{seq} {} bytes", packet.src, payload.len())
+                }
+                Message::DestinationUnreachable { code, quote, .. } => {
+                    assert_eq!(quote[12..16], GUEST.octets(), "the guest's own packet is quoted");
+                    let [a, b, c, d, ..] = quote[16..] else { panic!("a quote without a destination") };
+                    format!("unreachable {} for {}", code.0, Ipv4Addr::new(a, b, c, d))
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Hands frames of the guest to the NAT device.
+pub(super) fn take(nat: &mut Nat, now: Instant, frames: impl IntoIterator<Item = Vec<u8>>) {
+    frames.into_iter().for_each(|frame| nat.handle_packet(now, NET, &frame, Offload::default()));
+}

@@ -1,0 +1,2 @@
+//! UDP, ICMP and who may be reached.
+

@@ -1,0 +1,158 @@
+//! UDP: one host socket per guest socket (RFC 4787).
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::time::Duration;
+
+use weft_types::Instant;
+use weft_wire::checksum::Sum;
+use weft_wire::icmpv4::Unreachable;
+use weft_wire::{Csum, GsoKind, Offload, Protocol, ipv4, udp};
+
+use super::emit::TRANSPORT_AT;
+use super::flows::{ANY_REMOTE, Flow, FlowId, Key, Kind};
+use super::icmp::{quote, unreachable};
+use super::{Arrival, Cause, HostError, HostOp, Nat, policy};
+use crate::OutFrame;
+
+/// How long a mapping lives without traffic (RFC 4787, REQ-5 recommends five minutes).
+const IDLE: Duration = Duration::from_secs(300);
+/// The same for a mapping that only ever asked name servers: one question, one answer.
+const DNS_IDLE: Duration = Duration::from_secs(20);
+const DNS_PORT: u16 = 53;
+/// The remote hosts whose answers a mapping lets through.
+const MAX_REMOTES: usize = 64;
+
+/// The remote hosts that a guest's socket wrote to, the latest first. Only they are let in: filtering is
+/// address-dependent (RFC 4787, REQ-8).
+#[derive(Debug, Default)]
+pub(super) struct Remotes(Vec<Ipv4Addr>);
+
+impl Remotes {
+    /// The guest wrote to `ip`.
+    pub(super) fn note(&mut self, ip: Ipv4Addr) {
+        if self.0.first() == Some(&ip) {
+            return;
+        }
+        match self.0.iter().position(|known| *known == ip) {
+            Some(at) => drop(self.0.remove(at)),
+            None => self.0.truncate(MAX_REMOTES - 1),
+        }
+        self.0.insert(0, ip);
+    }
+
+    pub(super) fn contains(&self, ip: Ipv4Addr) -> bool {
+        self.0.contains(&ip)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = Ipv4Addr> {
+        self.0.iter().copied()
+    }
+}
+
+/// A guest's socket.
+#[derive(Debug)]
+pub(super) struct Mapping {
+    /// As the guest knows them.
+    pub(super) remotes: Remotes,
+    is_dns_only: bool,
+    pub(super) expires: Instant,
+}
+
+impl Mapping {
+    fn refresh(&mut self, now: Instant) {
+        self.expires = now + if self.is_dns_only { DNS_IDLE } else { IDLE };
+    }
+}
+
+impl Nat {
+    /// A UDP packet of a guest.
+    pub(super) fn take_udp(&mut self, arrival: &Arrival, packet: &ipv4::Packet<'_>) -> Result<(), Cause> {
+        let datagram = udp::parse(packet.payload)?;
+        if arrival.offload.csum == Csum::Unverified && !datagram.checksum_ok(packet.src, packet.dst) {
+            return Err(Cause::BadChecksum);
+        }
+        let network = &self.network(arrival.network)?.config;
+        let ip = match policy::destination(network, &self.subnets, packet.dst) {
+            Ok(ip) => ip,
+            Err(Cause::NoHostAccess) => {
+                return Err(self.refuse(arrival, packet, Unreachable::PORT, Cause::NoHostAccess));
+            }
+            Err(cause) => return Err(self.refuse(arrival, packet, Unreachable::ADMIN_PROHIBITED, cause)),
+        };
+        let guest = SocketAddrV4::new(packet.src, datagram.src_port);
+        let key = Key { network: arrival.network, protocol: Protocol::UDP, guest, remote: ANY_REMOTE };
+        let flow = match self.flows.find(&key) {
+            Some(flow) => flow,
+            None => {
+                if let Err(cause) = self.make_room(arrival.network, packet.src) {
+                    return Err(self.refuse(arrival, packet, Unreachable::HOST, cause));
+                }
+                let mapping = Mapping { remotes: Remotes::default(), is_dns_only: true, expires: arrival.now };
+                self.flows.insert(key, arrival.mac, Kind::Udp(mapping))
+            }
+        };
+        if let Some(Flow { kind: Kind::Udp(mapping), mac, .. }) = self.flows.get_mut(flow) {
+            *mac = arrival.mac;
+            mapping.remotes.note(packet.dst);
+            mapping.is_dns_only &= datagram.dst_port == DNS_PORT;
+            mapping.refresh(arrival.now);
+        }
+        self.settle(flow);
+        let to = SocketAddrV4::new(ip, datagram.dst_port);
+        match arrival.offload.gso {
+            Some(gso) if gso.kind == GsoKind::UdpL4 && gso.size > 0 => {
+                let mut pieces = datagram.payload.chunks(gso.size.into());
+                pieces.try_for_each(|piece| self.push_datagram(HostOp::UdpSend { flow, to, payload: piece.to_vec() }))
+            }
+            _ => self.push_datagram(HostOp::UdpSend { flow, to, payload: datagram.payload.to_vec() }),
+        }
+    }
+
+    /// The socket of a flow got a datagram.
+    pub fn udp_received(&mut self, now: Instant, flow: FlowId, from: SocketAddrV4, payload: &[u8]) {
+        self.now = now;
+        let Some(Flow { kind: Kind::Udp(mapping), key, mac, .. }) = self.flows.get_mut(flow) else { return };
+        let Some(network) = self.networks.get(&key.network) else { return };
+        let from = policy::as_guest_sees(&network.config, from);
+        if !mapping.remotes.contains(*from.ip()) {
+            self.counters.count(Cause::Unsolicited);
+            return;
+        }
+        mapping.refresh(now);
+        let Ok(len) = u16::try_from(udp::HEADER_BYTES + payload.len()) else {
+            self.counters.count(Cause::Malformed);
+            return;
+        };
+        let (key, mtu) = (*key, network.config.mtu);
+        let envelope = network.envelope(*mac, *from.ip(), *key.guest.ip(), Protocol::UDP);
+        if ipv4::HEADER_BYTES + usize::from(len) <= usize::from(mtu) {
+            let mut bytes = envelope.open(len.into());
+            let pseudo = Sum::ZERO.pseudo_ipv4(envelope.from, envelope.to, Protocol::UDP, len).folded();
+            let header = [from.port(), key.guest.port(), len, pseudo].map(u16::to_be_bytes);
+            bytes.extend_from_slice(header.as_flattened());
+            bytes.extend_from_slice(payload);
+            let csum = Csum::Partial { start: TRANSPORT_AT as u16, offset: udp::CHECKSUM_OFFSET };
+            self.send(key.network, OutFrame { bytes, offload: Offload { csum, gso: None } });
+        } else {
+            let mut datagram = Vec::with_capacity(len.into());
+            udp::emit(&mut datagram, from, key.guest, payload); // pieces cannot leave the sum to somebody else
+            self.send_packet(key.network, &envelope, &datagram);
+        }
+    }
+
+    /// A datagram of a flow did not reach `to`; nor will more of it.
+    pub fn udp_failed(&mut self, now: Instant, flow: FlowId, to: SocketAddrV4, error: HostError) {
+        self.now = now;
+        let Some(Flow { kind: Kind::Udp(_), key, mac, .. }) = self.flows.get(flow) else { return };
+        let (mut key, mac) = (*key, *mac);
+        let Some(network) = self.networks.get(&key.network) else { return };
+        key.remote = policy::as_guest_sees(&network.config, to);
+        self.counters.count(error.cause());
+        let code = if error == HostError::Refused { Some(Unreachable::PORT) } else { unreachable(error) };
+        if let Some(code) = code {
+            let mut header = Vec::new();
+            udp::emit(&mut header, key.guest, key.remote, &[]);
+            self.send_unreachable(key.network, mac, code, &quote(&key, &header));
+        }
+    }
+}
