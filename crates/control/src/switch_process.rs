@@ -210,3 +210,90 @@ fn ignore_absent(result: io::Result<()>) -> io::Result<()> {
         result => result,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    /// A home whose switch is a script that speaks the protocol.
+    struct Bed {
+        switch: SwitchProcess,
+        paths: Paths,
+        _home: tempfile::TempDir,
+    }
+
+    impl Bed {
+        fn new() -> Self {
+            let home = tempfile::tempdir().unwrap();
+            let paths = Paths::of_home(home.path()).unwrap();
+            paths.create().unwrap();
+            let exe = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fake-switch");
+            Self { switch: SwitchProcess::new(paths.clone(), exe), paths, _home: home }
+        }
+
+        /// Leaves a word for the script.
+        fn tell(&self, word: &str) {
+            fs::create_dir_all(self.paths.switch_state()).unwrap();
+            fs::write(self.paths.switch_state().join(word), "").unwrap();
+        }
+    }
+
+    impl Drop for Bed {
+        fn drop(&mut self) {
+            self.switch.stop().unwrap();
+        }
+    }
+
+    #[test]
+    fn it_is_started_once_and_leaves_nothing() {
+        let bed = Bed::new();
+        assert_eq!((bed.switch.find(), bed.switch.remains()), (None, false));
+        let process = bed.switch.start().unwrap();
+        assert_eq!(bed.switch.start().unwrap(), process);
+        bed.switch.apply(&DataplaneConfig { revision: 7, ..DataplaneConfig::default() }).unwrap();
+        assert_eq!(bed.switch.status().unwrap().revision, 7);
+        let stale = bed.switch.apply(&DataplaneConfig { revision: 6, ..DataplaneConfig::default() });
+        assert_eq!(stale.unwrap_err().code, crate::host::STALE);
+        bed.switch.stop().unwrap();
+        assert_eq!((bed.switch.find(), bed.switch.remains(), process.alive()), (None, false, false));
+    }
+
+    #[test]
+    fn one_that_nobody_wrote_down_is_found_by_asking() {
+        let bed = Bed::new();
+        let process = bed.switch.start().unwrap();
+        fs::remove_file(bed.paths.switch_process()).unwrap();
+        assert_eq!(bed.switch.find(), Some(process));
+        assert_eq!(bed.switch.start().unwrap(), process);
+    }
+
+    #[test]
+    fn a_dead_one_is_replaced() {
+        let bed = Bed::new();
+        let first = bed.switch.start().unwrap();
+        first.kill().unwrap();
+        first.wait_exit(KILL_PATIENCE).unwrap();
+        assert_eq!(bed.switch.find(), None);
+        let second = bed.switch.start().unwrap();
+        assert!(second != first && second.alive());
+    }
+
+    #[test]
+    fn one_that_ends_at_once_is_quoted() {
+        let bed = Bed::new();
+        bed.tell("broken");
+        let trouble = bed.switch.start().unwrap_err();
+        assert_eq!((trouble.code.as_str(), trouble.detail.as_str()), ("switch-ended", "the moon is wrong"));
+    }
+
+    #[test]
+    fn a_stubborn_one_is_killed() {
+        let bed = Bed::new();
+        bed.tell("stubborn");
+        let process = bed.switch.start().unwrap();
+        bed.switch.stop().unwrap();
+        assert!(!process.alive() && !bed.switch.remains());
+    }
+}
