@@ -3,12 +3,13 @@
 use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use weft_types::{ByteSize, Ipv4Net, MacAddr, NetworkName, PortName, Provenance, VmName};
 
 use crate::{EngineKind, Mode, World};
 
 /// Ask for a file's objects to become this world.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ApplyRequest {
     /// Who owns the objects: the file's absolute path.
@@ -21,7 +22,7 @@ pub struct ApplyRequest {
 }
 
 /// What would be done, and what stands in the way of the file's word.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct PlanView {
     /// The revision of the store that the plan was computed from.
     pub revision: u64,
@@ -32,7 +33,7 @@ pub struct PlanView {
 }
 
 /// One step of a plan.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct StepView {
     /// What happens to the object.
     pub action: StepAction,
@@ -49,7 +50,7 @@ pub struct StepView {
 }
 
 /// What a step does to its object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum StepAction {
     /// It does not exist yet.
@@ -65,7 +66,7 @@ pub enum StepAction {
 }
 
 /// What a step does to those who use its object now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Impact {
     /// Nobody notices.
@@ -77,7 +78,7 @@ pub enum Impact {
 }
 
 /// A difference between the file's word and the world that the file did not cause.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DriftView {
     /// The object's kind.
     pub kind: String,
@@ -88,7 +89,7 @@ pub struct DriftView {
 }
 
 /// Everything at once.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct WorldView {
     /// The store's revision.
     pub revision: u64,
@@ -107,7 +108,7 @@ pub struct WorldView {
 }
 
 /// The daemon's process.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DaemonView {
     /// Its process.
     pub pid: u32,
@@ -116,7 +117,7 @@ pub struct DaemonView {
 }
 
 /// The data plane's process.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct SwitchView {
     /// Its process.
     pub pid: u32,
@@ -135,15 +136,17 @@ pub struct SwitchView {
 }
 
 /// A network.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct NetworkView {
     /// Its name.
     pub name: NetworkName,
     /// How it reaches the outside.
     pub mode: Mode,
     /// Its addresses.
+    #[schema(value_type = String, example = "10.20.0.0/24")]
     pub subnet: Ipv4Net,
     /// The gateway's address.
+    #[schema(value_type = String, format = "ipv4")]
     pub gateway: Ipv4Addr,
     /// Whether the host's services are reachable at the gateway's address.
     pub host_access: bool,
@@ -156,7 +159,7 @@ pub struct NetworkView {
 }
 
 /// A machine.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct VmView {
     /// Its name.
     pub name: VmName,
@@ -185,7 +188,7 @@ pub struct VmView {
 }
 
 /// What a machine does now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum VmState {
     /// It does not run, as it should be.
@@ -201,7 +204,7 @@ pub enum VmState {
 }
 
 /// A machine's adapter.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct NicView {
     /// Its network.
     pub network: NetworkName,
@@ -210,11 +213,12 @@ pub struct NicView {
     /// Its MAC address.
     pub mac: MacAddr,
     /// The address that it holds a lease for.
+    #[schema(value_type = Option<String>, format = "ipv4")]
     pub ip: Option<Ipv4Addr>,
 }
 
 /// A port.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct PortView {
     /// Its name.
     pub name: PortName,
@@ -245,7 +249,7 @@ pub struct PortView {
 }
 
 /// Frames dropped for one reason.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct DropView {
     /// The reason.
     pub reason: String,
@@ -254,11 +258,12 @@ pub struct DropView {
 }
 
 /// A DHCP lease.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LeaseView {
     /// Its network.
     pub network: NetworkName,
     /// The address.
+    #[schema(value_type = String, format = "ipv4")]
     pub ip: Ipv4Addr,
     /// Who holds it.
     pub mac: MacAddr,
@@ -271,7 +276,7 @@ pub struct LeaseView {
 }
 
 /// An image in the cache, or a built-in that can be built.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ImageView {
     /// Its name.
     pub name: String,
@@ -286,7 +291,7 @@ pub struct ImageView {
 }
 
 /// A long piece of work that goes on while others look.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct OperationView {
     /// Its number.
     pub id: u64,
@@ -299,7 +304,7 @@ pub struct OperationView {
 }
 
 /// How far an operation is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum OperationState {
     /// It waits for one before it.
@@ -313,7 +318,7 @@ pub enum OperationState {
 }
 
 /// A problem, in the shape of RFC 9457.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ProblemView {
     /// A stable code, like `missing-image`.
     pub code: String,
@@ -331,7 +336,7 @@ pub struct ProblemView {
 }
 
 /// Something that happened.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct EventView {
     /// Its number; events are numbered without gaps, across restarts of the daemon.
     pub id: u64,

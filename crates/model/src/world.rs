@@ -6,10 +6,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use weft_types::{ByteSize, Ipv4Net, Label, MacAddr, NetworkName, Provenance, VmName};
 
 /// Everything that one file declares.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct World {
     /// The networks.
@@ -21,7 +22,7 @@ pub struct World {
 }
 
 /// How a network reaches what lies outside of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Mode {
     /// Through Weft's NAT device.
@@ -31,14 +32,16 @@ pub enum Mode {
 }
 
 /// A network.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Network {
     /// How it reaches the outside.
     pub mode: Mode,
     /// Its addresses. Where the file names none, validation has chosen one that clashes with no other.
+    #[schema(value_type = String, example = "10.20.0.0/24")]
     pub subnet: Ipv4Net,
     /// The gateway's address: the file's, or the subnet's first.
+    #[schema(value_type = String, format = "ipv4")]
     pub gateway: Ipv4Addr,
     /// Whether the host's own services are reachable at the gateway's address.
     pub host_access: bool,
@@ -53,19 +56,22 @@ pub struct Network {
 }
 
 /// A network's DHCP server.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Dhcp {
     /// First address of the pool.
+    #[schema(value_type = String, format = "ipv4")]
     pub first: Ipv4Addr,
     /// Last address of the pool.
+    #[schema(value_type = String, format = "ipv4")]
     pub last: Ipv4Addr,
     /// How long a lease lasts.
+    #[schema(value_type = Object, example = json!({"secs": 3600, "nanos": 0}))]
     pub lease: Duration,
 }
 
 /// A machine.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Vm {
     /// The name of its image: `micro`, or one that the file describes.
@@ -93,12 +99,13 @@ pub struct Vm {
 }
 
 /// A machine's network adapter.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Nic {
     /// The network it plugs into.
     pub network: NetworkName,
     /// Its fixed address, kept for it by the network's DHCP server.
+    #[schema(value_type = Option<String>, format = "ipv4")]
     pub ip: Option<Ipv4Addr>,
     /// Its MAC address: the file's, or one derived from the VM's name and the adapter's index.
     pub mac: MacAddr,
@@ -107,7 +114,7 @@ pub struct Nic {
 }
 
 /// What runs a machine.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum EngineKind {
     /// QEMU, with KVM where the hardware has it.
@@ -115,7 +122,7 @@ pub enum EngineKind {
 }
 
 /// When a machine counts as ready.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Ready {
     /// Its agent answers, and each adapter on a network with DHCP holds a lease.
@@ -127,7 +134,7 @@ pub enum Ready {
 }
 
 /// What a machine is made from.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Image {
     /// What it consists of.
@@ -137,14 +144,16 @@ pub struct Image {
 }
 
 /// The kinds of images.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case", tag = "kind", deny_unknown_fields)]
 pub enum ImageSource {
     /// A kernel, and usually an initial RAM disk.
     Kernel {
         /// The kernel's absolute path.
+        #[schema(value_type = String)]
         kernel: PathBuf,
         /// The initial RAM disk's absolute path.
+        #[schema(value_type = Option<String>)]
         initrd: Option<PathBuf>,
         /// The kernel's command line.
         cmdline: String,
@@ -152,6 +161,7 @@ pub enum ImageSource {
     /// A disk, of which each machine gets a copy-on-write overlay.
     Disk {
         /// The disk's absolute path.
+        #[schema(value_type = String)]
         path: PathBuf,
         /// Its format; found out by looking at the file when the user did not say.
         format: DiskFormat,
@@ -159,7 +169,7 @@ pub enum ImageSource {
 }
 
 /// The formats of disks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum DiskFormat {
     /// The disk's bytes as they are.

@@ -9,6 +9,8 @@ mod mac;
 mod name;
 mod place;
 mod port;
+#[cfg(feature = "schema")]
+mod schema;
 mod vlan;
 
 pub use bytes::{ByteSize, ByteSizeError};

@@ -1,0 +1,8 @@
+//! The handlers, a file for each kind of object.
+
+pub(crate) mod events;
+pub(crate) mod images;
+mod log;
+pub(crate) mod operations;
+pub(crate) mod vms;
+pub(crate) mod world;

@@ -1,0 +1,65 @@
+//! What the types look like in the API's OpenAPI document: text, each with its form and an example.
+
+use std::borrow::Cow;
+
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaType, Type};
+use utoipa::{PartialSchema, ToSchema};
+
+use crate::{ByteSize, Label, MacAddr, NetworkName, PortName, Provenance, VmName};
+
+const LABEL: &str = "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$";
+
+macro_rules! text {
+    ($($name:ident: $description:literal, $pattern:expr, $example:literal;)*) => {$(
+        impl PartialSchema for $name {
+            fn schema() -> RefOr<Schema> {
+                ObjectBuilder::new()
+                    .schema_type(SchemaType::new(Type::String))
+                    .description(Some($description))
+                    .pattern(Some($pattern))
+                    .examples([$example])
+                    .into()
+            }
+        }
+
+        impl ToSchema for $name {
+            fn name() -> Cow<'static, str> {
+                stringify!($name).into()
+            }
+        }
+    )*};
+}
+
+text! {
+    ByteSize: "An amount of bytes with a binary unit.", "^[0-9]+(\\.[0-9]+)? *[KMGT]?i?B?$", "256MiB";
+    MacAddr: "A 48-bit MAC address (IEEE 802).", "^[0-9a-fA-F]{2}([:-][0-9a-fA-F]{2}){5}$", "02:00:5e:10:00:01";
+    Label: "One label of a host name (RFC 1123).", LABEL, "micro";
+    VmName: "A virtual machine's name, which is also its host name.", LABEL, "web";
+    NetworkName: "A network's name, which is also its DNS zone under `weft`.", LABEL, "office";
+    PortName: "A port's name.", LABEL, "web-0";
+}
+
+impl PartialSchema for Provenance {
+    fn schema() -> RefOr<Schema> {
+        let text = |description: &str| {
+            ObjectBuilder::new().schema_type(SchemaType::new(Type::String)).description(Some(description)).build()
+        };
+        let line = ObjectBuilder::new()
+            .schema_type(SchemaType::new(Type::Integer))
+            .description(Some("The line in the file, from 1; absent for a command."))
+            .minimum(Some(1));
+        ObjectBuilder::new()
+            .description(Some("Where an object was declared: a file and a line in it, or the command that made it."))
+            .property("source", text("The file's absolute path, or the command line."))
+            .property("line", line)
+            .required("source")
+            .into()
+    }
+}
+
+impl ToSchema for Provenance {
+    fn name() -> Cow<'static, str> {
+        "Provenance".into()
+    }
+}
