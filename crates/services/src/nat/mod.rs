@@ -338,7 +338,7 @@ impl Nat {
             Kind::Tcp(mut connection) => {
                 connection.release(&mut self.memory);
                 if connection.has_socket {
-                    self.ops.push_back(HostOp::TcpClose { flow: id, reset: true });
+                    self.ops.push_back(HostOp::TcpClose { flow: id, reset: !connection.is_host_done() });
                 }
             }
             Kind::Udp(_) => self.ops.push_back(HostOp::UdpClose { flow: id }),

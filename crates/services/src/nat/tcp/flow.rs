@@ -215,8 +215,8 @@ impl Nat {
     pub fn tcp_shut(&mut self, now: Instant, flow: FlowId) {
         self.now = now;
         if let Some(connection) = self.connection(flow) {
-            connection.shut(now);
-            self.settle(flow);
+            let fate = connection.shut();
+            self.conclude(flow, fate);
         }
     }
 

@@ -51,10 +51,9 @@ enum State {
     /// Our SYN-ACK is under way.
     SynReceived,
     Open,
-    /// All is said, and the guest's last FIN may come again.
-    TimeWait {
-        until: Instant,
-    },
+    /// All is said between guest and us, though the host's socket may not have everything yet. The guest's last FIN
+    /// may come again until then; `None` when that is not to be expected any more.
+    TimeWait { until: Option<Instant> },
 }
 
 /// What became of a connection by a segment or by time.
@@ -182,10 +181,12 @@ impl Connection {
 
     fn handle_in_time_wait(&mut self, segment: &Segment<'_>) -> (Fate, Option<Cause>) {
         if segment.has(Flags::RST) {
-            return (Fate::Over, None);
+            return (self.end_time_wait(), None); // the guest has forgotten, as it may (RFC 1337)
         }
         if segment.has(Flags::SYN) && !segment.first().is_before(self.receiver.next) {
-            return (Fate::Reborn, None); // RFC 9293, section 3.10.7.4, "TIME-WAIT STATE"
+            // RFC 9293, section 3.10.7.4, "TIME-WAIT STATE". Until the host has all, the guest has to ask again.
+            let fate = if self.to_host == HostHalf::Shut { Fate::Reborn } else { Fate::Alive };
+            return (fate, None);
         }
         self.owes_ack |= segment.sequence_len() > 0;
         (Fate::Alive, Some(Cause::Retransmitted))
@@ -256,19 +257,18 @@ impl Connection {
 
     /// The guest acknowledged: maybe the last thing there was.
     fn fate_after_acknowledgement(&mut self, now: Instant) -> Fate {
-        if !(self.transmitter.is_done && self.to_host == HostHalf::Shut) {
+        if !(self.transmitter.is_done && self.receiver.is_finished) {
             return Fate::Alive;
         }
-        if !self.owes_ack {
-            return Fate::Over; // the guest closed first, and has our FIN: it is the one to wait
-        }
-        self.enter_time_wait(now);
-        Fate::Alive
+        self.transmitter.timer = None;
+        self.state = State::TimeWait { until: Some(now + TIME_WAIT) };
+        // When the guest closed first, and has our FIN, it is the one to wait.
+        if self.owes_ack { Fate::Alive } else { self.end_time_wait() }
     }
 
-    fn enter_time_wait(&mut self, now: Instant) {
-        self.state = State::TimeWait { until: now + TIME_WAIT };
-        self.transmitter.timer = None;
+    fn end_time_wait(&mut self) -> Fate {
+        self.state = State::TimeWait { until: None };
+        if self.to_host == HostHalf::Shut { Fate::Over } else { Fate::Alive }
     }
 
     /// Empty buffers are given back after a while.
@@ -297,14 +297,11 @@ impl Connection {
     }
 
     /// The host's socket was told that no more comes.
-    pub(super) fn shut(&mut self, now: Instant) {
-        if self.to_host != HostHalf::ToShut || !self.receiver.ring.is_empty() {
-            return;
+    pub(super) fn shut(&mut self) -> Fate {
+        if self.to_host == HostHalf::ToShut && self.receiver.ring.is_empty() {
+            self.to_host = HostHalf::Shut;
         }
-        self.to_host = HostHalf::Shut;
-        if self.transmitter.is_done {
-            self.enter_time_wait(now);
-        }
+        if self.state == (State::TimeWait { until: None }) { self.end_time_wait() } else { Fate::Alive }
     }
 
     /// Sees to it that there is room for bytes from the host's socket, if there may be.
@@ -350,7 +347,7 @@ impl Connection {
     pub(super) fn deadline(&self) -> Option<Instant> {
         let next = match (self.state, self.transmitter.timer) {
             (State::Connecting, _) => None, // the host's kernel gives up by itself
-            (State::TimeWait { until }, _) => Some(until),
+            (State::TimeWait { until }, _) => until,
             (_, Some(timer)) => Some(timer),
             (_, None) => Some(self.keepalive_at()),
         };
@@ -373,13 +370,8 @@ impl Connection {
         }
         match (self.state, self.transmitter.timer) {
             (State::Connecting, _) => Fate::Alive,
-            (State::TimeWait { until }, _) => {
-                if until <= now {
-                    Fate::Over
-                } else {
-                    Fate::Alive
-                }
-            }
+            (State::TimeWait { until: Some(until) }, _) if until <= now => self.end_time_wait(),
+            (State::TimeWait { .. }, _) => Fate::Alive,
             (_, Some(timer)) => {
                 if timer <= now {
                     self.time_out(now)

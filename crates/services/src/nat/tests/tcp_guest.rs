@@ -9,7 +9,7 @@ use weft_testkit::{Guest, SocketHandle, tcp};
 use weft_types::Instant;
 use weft_wire::Offload;
 
-use super::bench::{GATEWAY, GATEWAY_MAC, GUEST, GUEST_MAC, NET, REMOTE, nat};
+use super::bench::{GATEWAY, GATEWAY_MAC, GUEST, GUEST_MAC, NET, REMOTE, causes, nat};
 use crate::OutFrame;
 use crate::nat::{FlowId, HostError, HostOp, Nat};
 
@@ -290,10 +290,10 @@ fn transfer(weather: &Weather, up: usize, down: usize, first: First) {
         bench.host.finishes |= bench.host.got_fin;
         bench.host.closed.is_some() && closed && !bench.tcp().is_active()
     });
-    let state = bench.tcp().state();
+    let state = format!("{} {:?} {:?} at {:?}", bench.tcp().state(), bench.host.closed, causes(&bench.nat), bench.now);
     assert!(bench.host.received == outgoing, "{} of {up} bytes up, {state}", bench.host.received.len());
     assert!(bench.received == pattern(down), "{} of {down} bytes down, {state}", bench.received.len());
-    assert!(ended, "{state} {:?} {:?}", bench.host.closed, bench.nat.counters());
+    assert!(ended, "{state}");
     assert_eq!(bench.host.closed, Some("close"));
     // The flow is forgotten when TIME-WAIT is over.
     bench.now += Duration::from_secs(5);
