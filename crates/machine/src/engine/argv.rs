@@ -149,19 +149,13 @@ impl Args {
         self.option(
             "-device",
             format!(
-                "virtio-net-pci,addr={slot:#x},netdev=net{index},mac={mac},host_mtu={mtu},romfile=,{NO_CONTROL_QUEUE},\
+                "virtio-net-pci,addr={slot:#x},netdev=net{index},mac={mac},host_mtu={mtu},romfile=,\
                  rx_queue_size={NIC_QUEUE_SIZE},tx_queue_size={NIC_QUEUE_SIZE}{vectors}"
             ),
         );
         Ok(())
     }
 }
-
-/// Properties of an adapter without a control queue. QEMU 7.2 dereferences a null pointer when a guest masks the
-/// interrupt of that queue while the rings are a vhost-user peer's; and what it would carry, receive filters, is taken
-/// from the configuration anyway. Each feature that needs the queue has to go with it, or guests refuse the adapter.
-const NO_CONTROL_QUEUE: &str = "ctrl_vq=off,ctrl_rx=off,ctrl_rx_extra=off,ctrl_vlan=off,ctrl_mac_addr=off,\
-                                ctrl_guest_offloads=off,guest_announce=off,mq=off";
 
 /// A disk format's name in QEMU.
 fn driver(format: DiskFormat) -> &'static str {
@@ -266,10 +260,10 @@ mod tests {
                 -append console=ttyS0, quiet weft.hostname=web
                 -chardev socket,id=wire0,path=/r/web-0.sock,reconnect=1
                 -netdev vhost-user,id=net0,chardev=wire0
-                -device virtio-net-pci,addr=0x8,netdev=net0,mac=02:00:00:00:00:00,host_mtu=1500,romfile=,ctrl_vq=off,ctrl_rx=off,ctrl_rx_extra=off,ctrl_vlan=off,ctrl_mac_addr=off,ctrl_guest_offloads=off,guest_announce=off,mq=off,rx_queue_size=1024,tx_queue_size=1024,vectors=0
+                -device virtio-net-pci,addr=0x8,netdev=net0,mac=02:00:00:00:00:00,host_mtu=1500,romfile=,rx_queue_size=1024,tx_queue_size=1024,vectors=0
                 -chardev socket,id=wire1,path=/r/web-1.sock,reconnect=1
                 -netdev vhost-user,id=net1,chardev=wire1
-                -device virtio-net-pci,addr=0x9,netdev=net1,mac=02:00:00:00:00:01,host_mtu=1500,romfile=,ctrl_vq=off,ctrl_rx=off,ctrl_rx_extra=off,ctrl_vlan=off,ctrl_mac_addr=off,ctrl_guest_offloads=off,guest_announce=off,mq=off,rx_queue_size=1024,tx_queue_size=1024,vectors=0"#]],
+                -device virtio-net-pci,addr=0x9,netdev=net1,mac=02:00:00:00:00:01,host_mtu=1500,romfile=,rx_queue_size=1024,tx_queue_size=1024,vectors=0"#]],
         );
     }
 
@@ -315,7 +309,7 @@ mod tests {
                 -device virtio-blk-pci,addr=0x6,drive=seed
                 -chardev socket,id=wire0,path=/a,,b.sock,reconnect-ms=100
                 -netdev vhost-user,id=net0,chardev=wire0
-                -device virtio-net-pci,addr=0x8,netdev=net0,mac=02:00:00:00:00:01,host_mtu=9000,romfile=,ctrl_vq=off,ctrl_rx=off,ctrl_rx_extra=off,ctrl_vlan=off,ctrl_mac_addr=off,ctrl_guest_offloads=off,guest_announce=off,mq=off,rx_queue_size=1024,tx_queue_size=1024"#]],
+                -device virtio-net-pci,addr=0x8,netdev=net0,mac=02:00:00:00:00:01,host_mtu=9000,romfile=,rx_queue_size=1024,tx_queue_size=1024"#]],
         );
     }
 
