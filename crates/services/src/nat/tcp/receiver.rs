@@ -25,6 +25,8 @@ pub(super) struct Receiver {
     pub(super) ring: Ring,
     /// What came too early: from and to, apart from each other, in order.
     early: Vec<(Seq, Seq)>,
+    /// Where the guest's FIN stands, as soon as it was seen.
+    fin: Option<Seq>,
     /// The guest's FIN has come, and everything before it.
     pub(super) is_finished: bool,
 }
@@ -39,6 +41,7 @@ impl Receiver {
             scale: if scaled { WINDOW_SCALE } else { 0 },
             ring: Ring::default(),
             early: Vec::new(),
+            fin: None,
             is_finished: false,
         }
     }
@@ -74,10 +77,14 @@ impl Receiver {
         if taken < fresh.len() {
             return Err(if self.ring.len() < RING_BYTES { Cause::Memory } else { Cause::OutsideWindow });
         }
+        if fin {
+            self.fin = Some(self.next);
+        }
         self.join_early();
-        if fin && self.early.is_empty() {
+        if self.fin == Some(self.next) {
             self.is_finished = true;
             self.next = self.next + 1;
+            self.early.clear(); // nothing follows a FIN
         }
         Ok(())
     }
@@ -92,6 +99,9 @@ impl Receiver {
         let gap = from.since(self.next) as usize;
         self.ring.reserve(gap + segment.payload.len(), memory);
         let to = from + self.ring.write_ahead(gap, segment.payload) as u32;
+        if to.since(from) as usize == segment.payload.len() && segment.has(Flags::FIN) {
+            self.fin = Some(to);
+        }
         if from == to {
             return;
         }
