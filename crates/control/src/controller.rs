@@ -320,7 +320,7 @@ impl Controller {
     pub fn is_empty(&self) -> bool {
         let idle = {
             let state = self.inner.state();
-            !state.busy() && state.lives.is_empty() && state.switch.is_none()
+            !state.busy() && state.lifeless()
         };
         idle && self.inner.records().is_ok_and(|records| records.desired.is_empty())
     }

@@ -18,6 +18,7 @@
 mod conflicts;
 mod controller;
 pub mod desired;
+mod dormant;
 mod error;
 mod events;
 mod execute;
@@ -49,5 +50,6 @@ mod view;
 mod watch;
 
 pub use controller::{Controller, VmAction};
+pub use dormant::is_dormant;
 pub use error::ControlError;
 pub use paths::{Paths, PathsError};

@@ -13,7 +13,7 @@ use crate::events::Happening;
 use crate::execute::{Conductor, execute};
 use crate::host::Trouble;
 use crate::inner::Inner;
-use crate::objects::{Goal, OperationRecord};
+use crate::objects::{Fate, Goal, OperationRecord};
 use crate::plan::{Task, Work, plan};
 use crate::state::{Operation, Phase, State};
 
@@ -49,8 +49,8 @@ impl Inner {
             Ok(records) => match goal {
                 Goal::Image { image } => (self.build_now(id, &records.desired, image), BTreeSet::new()),
                 _ => {
-                    let problems = self.converge(id, &records);
-                    (problems, awaited(&records.desired, goal))
+                    let (problems, failed) = self.converge(id, &records);
+                    (problems, &awaited(&records.desired, goal) - &failed)
                 }
             },
         };
@@ -64,12 +64,12 @@ impl Inner {
         }
     }
 
-    /// Carries out the plan for what is desired now; what went wrong.
-    fn converge(self: &Arc<Self>, id: u64, records: &Records) -> Vec<ProblemView> {
+    /// Carries out the plan for what is desired now; what went wrong, and the machines that were not started for it.
+    fn converge(self: &Arc<Self>, id: u64, records: &Records) -> (Vec<ProblemView>, BTreeSet<VmName>) {
         let plan = plan(&records.desired, &self.observe(records), &self.paths);
-        let run = Run { inner: self, id, desired: &records.desired, problems: Mutex::new(Vec::new()) };
+        let run = Run { inner: self, id, desired: &records.desired, failures: Mutex::default() };
         execute(&plan.tasks, self.settings.parallel, &run);
-        run.problems.into_inner().unwrap_or_else(PoisonError::into_inner)
+        run.failures.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn build_now(&self, id: u64, desired: &Desired, image: &Label) -> Vec<ProblemView> {
@@ -139,13 +139,7 @@ fn settle_one(state: &mut State, desired: &Desired, id: u64) -> Option<Operation
         }
     }
     let operation = state.operations.get_mut(&id)?;
-    for problem in problems {
-        // A machine that could not be started has said so as a step already.
-        let said = |known: &ProblemView| known.provenance == problem.provenance;
-        if problem.provenance.is_none() || !operation.record.problems.iter().any(said) {
-            operation.record.problems.push(problem);
-        }
-    }
+    operation.record.problems.append(&mut problems);
     let ended = left.is_empty();
     operation.awaits = Some(left);
     let failed = !operation.record.problems.is_empty();
@@ -205,7 +199,8 @@ struct Run<'a> {
     inner: &'a Arc<Inner>,
     id: u64,
     desired: &'a Desired,
-    problems: Mutex<Vec<ProblemView>>,
+    /// What went wrong, and the machines that were not started for it.
+    failures: Mutex<(Vec<ProblemView>, BTreeSet<VmName>)>,
 }
 
 impl Conductor for Run<'_> {
@@ -230,9 +225,7 @@ impl Conductor for Run<'_> {
     fn skip(&self, task: &Task, because: &Task) {
         let cause = because.steps.first().map_or_else(|| describe(&because.work), subject);
         self.tell("step-skipped", task, |step| format!("{}: not done, because this failed: {cause}", subject(step)));
-        if let Work::StartVm { vm, .. } = &task.work {
-            self.inner.give_up(vm, format!("not started, because this failed: {cause}"));
-        }
+        self.give_up(task, format!("not started, because this failed: {cause}"));
     }
 
     fn ending(&self) -> bool {
@@ -251,14 +244,21 @@ impl Run<'_> {
         let mut problem = trouble.problem();
         if let Some(vm) = task.work.vm() {
             problem.provenance = self.desired.vms.get(vm).map(|vm| vm.spec.provenance.clone());
-            if let Work::StartVm { .. } = task.work {
-                self.inner.give_up(vm, trouble.sentence());
-            }
             if !problem.title.contains(vm.as_str()) {
                 problem.title = format!("{}: {}", describe(&task.work), problem.title);
             }
         }
-        self.problems.lock().unwrap_or_else(PoisonError::into_inner).push(problem);
+        self.give_up(task, trouble.sentence());
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner).0.push(problem);
+    }
+
+    /// Records that a machine was not started, if that was the task: it is not tried again until somebody asks.
+    fn give_up(&self, task: &Task, reason: String) {
+        let Work::StartVm { vm, .. } = &task.work else { return };
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner).1.insert(vm.clone());
+        if let Err(error) = self.inner.record_fate(vm, &Fate::Failed { reason }) {
+            tracing::warn!(%error, %vm, "what became of a machine could not be recorded");
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use crate::events::Happening;
 use crate::host::{STALE, Trouble};
 use crate::inner::{Inner, Notice};
 use crate::launch::Launch;
-use crate::objects::{APPLIED, Fate, put};
+use crate::objects::{APPLIED, put};
 use crate::plan::Work;
 use crate::ready;
 use crate::state::{Life, Phase};
@@ -140,35 +140,34 @@ impl Inner {
         let on_exit = move |exit| drop(notices.send(Notice::VmEnded { vm: name, process, exit }));
         self.host.watch(process, Box::new(on_exit));
         if !ready {
-            let vm = vm.clone();
-            self.spawn("ready", move |inner| ready::wait(inner, &vm, process, operation));
+            self.await_ready(vm, process, operation);
         }
         self.notify();
     }
 
-    fn stop_vm(&self, vm: &VmName, grace: Duration) -> Result<(), Trouble> {
-        let before = self.state().lives.get_mut(vm).map(|life| std::mem::replace(&mut life.phase, Phase::Stopping));
-        let stopped = self.host.stop_vm(vm, grace);
-        let mut state = self.state();
-        match (&stopped, before) {
-            (Ok(()), _) => {
-                state.lives.remove(vm);
-            }
-            (Err(_), Some(phase)) => {
-                if let Some(life) = state.lives.get_mut(vm) {
-                    life.phase = phase;
-                }
-            }
-            (Err(_), None) => {}
-        }
-        stopped
+    fn await_ready(self: &Arc<Self>, vm: &VmName, process: Process, operation: Option<u64>) {
+        let vm = vm.clone();
+        self.spawn("ready", move |inner| ready::wait(inner, &vm, process, operation));
     }
 
-    /// Records that a machine could not be started; it is not tried again until somebody asks.
-    pub(crate) fn give_up(&self, vm: &VmName, reason: String) {
-        if let Err(error) = self.record_fate(vm, &Fate::Failed { reason }) {
-            tracing::warn!(%error, %vm, "what became of a machine could not be recorded");
+    fn stop_vm(self: &Arc<Self>, vm: &VmName, grace: Duration) -> Result<(), Trouble> {
+        // From here on its end is no accident.
+        let before = self.state().lives.get_mut(vm).map(|life| std::mem::replace(&mut life.phase, Phase::Stopping));
+        let Err(trouble) = self.host.stop_vm(vm, grace) else {
+            self.state().lives.remove(vm);
+            return Ok(());
+        };
+        if let Some(phase) = before {
+            let waits = matches!(phase, Phase::Starting(_) | Phase::Late(_));
+            let process = self.state().lives.get_mut(vm).map(|life| {
+                life.phase = phase;
+                life.process
+            });
+            if let Some(process) = process.filter(|_| waits) {
+                self.await_ready(vm, process, None);
+            }
         }
+        Err(trouble)
     }
 
     /// Starts a switch in the place of one that has died, and gives it what it should be.

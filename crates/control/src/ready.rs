@@ -161,10 +161,15 @@ fn became_ready(inner: &Inner, vm: &VmName, process: Process, operation: Option<
         // The next controller finds out again.
         tracing::warn!(%error, %vm, "that a machine is ready could not be recorded");
     }
-    match inner.state().life(vm, process) {
-        Some(life) if matches!(life.phase, Phase::Starting(_) | Phase::Late(_)) => life.phase = Phase::Ready,
-        _ => return,
-    }
+    let operation = {
+        let mut state = inner.state();
+        match state.life(vm, process) {
+            Some(life) if matches!(life.phase, Phase::Starting(_) | Phase::Late(_)) => life.phase = Phase::Ready,
+            _ => return,
+        }
+        // Where an earlier controller has started it, whoever waits for it now.
+        operation.or_else(|| state.awaiting(vm))
+    };
     inner.tell(Happening::new("vm-ready", format!("{vm} is ready")).of(operation).to("vm", vm));
     inner.settle();
 }

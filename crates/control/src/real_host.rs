@@ -383,6 +383,8 @@ fn printable_lines(bytes: &[u8]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -392,6 +394,15 @@ mod tests {
         assert_eq!(lines("\x1b]0;title\x07x"), ["]0;titlex"]);
         assert_eq!(lines("\x1b["), [""; 0]);
         assert_eq!(printable_lines(b"\xff\xfe"), ["\u{fffd}\u{fffd}"]);
+    }
+
+    proptest! {
+        #[test]
+        fn no_control_character_gets_through(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            for line in printable_lines(&bytes) {
+                prop_assert!(!line.trim().is_empty() && !line.contains(char::is_control));
+            }
+        }
     }
 
     #[test]

@@ -70,6 +70,17 @@ impl State {
         self.lives.get_mut(vm).filter(|life| life.process == process)
     }
 
+    /// The operation that waits for a machine to be ready.
+    pub(crate) fn awaiting(&self, vm: &VmName) -> Option<u64> {
+        let waits = |operation: &&Operation| operation.awaits.as_ref().is_some_and(|awaits| awaits.contains(vm));
+        self.operations.values().find(waits).map(|operation| operation.record.id)
+    }
+
+    /// Whether no process is looked after.
+    pub(crate) fn lifeless(&self) -> bool {
+        self.switch.is_none() && self.lives.values().all(|life| matches!(life.phase, Phase::Dead(_)))
+    }
+
     /// Operations that carry out their plan now or wait to.
     pub(crate) fn planning(&self) -> bool {
         self.operations.values().any(|operation| {
