@@ -295,12 +295,9 @@ fn transfer(weather: &Weather, up: usize, down: usize, first: First) {
     assert!(bench.received == pattern(down), "{} of {down} bytes down, {state}", bench.received.len());
     assert!(ended, "{state}");
     assert_eq!(bench.host.closed, Some("close"));
-    // The flow is forgotten when TIME-WAIT is over.
-    bench.now += Duration::from_secs(5);
-    while bench.step() {
-        bench.now += Duration::from_secs(5);
-    }
-    assert_eq!((bench.nat.flows(), bench.nat.buffer_bytes(), bench.nat.next_timeout()), (0, 0, None));
+    // The last acknowledgements may still be lost; then the flow is forgotten.
+    assert!(bench.run(|bench| bench.nat.flows() == 0), "{state}");
+    assert_eq!((bench.nat.buffer_bytes(), bench.nat.next_timeout()), (0, None));
 }
 
 #[test]
