@@ -8,6 +8,8 @@ mod machine;
 mod model;
 mod port;
 mod services;
+mod switch;
+mod wire;
 
 /// A target's name, which is also its corpus folder's, and its body.
 pub type Target = (&'static str, fn(&[u8]));
@@ -30,6 +32,12 @@ pub fn targets() -> Vec<Target> {
         ("qcow2_header", machine::qcow2_header),
         ("qemu_guest_agent", agent::qemu_guest_agent),
         ("qmp", machine::qmp),
+        ("switch_life", switch::switch_life),
+        ("wire_arp", wire::wire_arp),
+        ("wire_frame", wire::wire_frame),
+        ("wire_ip", wire::wire_ip),
+        ("wire_offload", wire::wire_offload),
+        ("wire_transport", wire::wire_transport),
         ("world_file", model::world_file),
     ]
 }
