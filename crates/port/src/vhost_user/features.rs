@@ -2,7 +2,7 @@ use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
 use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4,
     VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_HOST_ECN, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6,
-    VIRTIO_NET_F_MRG_RXBUF,
+    VIRTIO_NET_F_MRG_RXBUF, VIRTIO_NET_F_MTU,
 };
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
@@ -38,6 +38,7 @@ impl Features {
             VIRTIO_NET_F_HOST_TSO6,
             VIRTIO_NET_F_HOST_ECN,
             VIRTIO_NET_F_MRG_RXBUF,
+            VIRTIO_NET_F_MTU, // the value stands in the VMM's configuration space; it asks whether we mind
             GUEST_USO4,
             GUEST_USO6,
             HOST_USO,

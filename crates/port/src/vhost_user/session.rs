@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -16,6 +17,7 @@ use vhost::vhost_user::message::{
 };
 use vhost::vhost_user::{
     BackendReqHandler, Error, GpuBackend, Result, VhostUserBackendReqHandlerMut, VhostUserProtocolFeatures,
+    VhostUserVirtioFeatures,
 };
 
 use super::features::Features;
@@ -33,13 +35,15 @@ pub(crate) fn serve(listener: &OwnedFd, handover: Handover) {
     while let Some(stream) = next_peer(listener, &handover.shared.stop) {
         let Ok(handle) = stream.try_clone() else { continue };
         handover.shared.set_peer(Some(handle));
-        let error = converse(stream, handover.clone());
+        // A panic would be a bug of ours, or of a library; not even that may cost more than the connection.
+        let error = catch_unwind(AssertUnwindSafe(|| converse(stream, handover.clone())));
         handover.shared.set_peer(None);
         let reason = match error {
-            Error::Disconnected => "the VMM hung up".to_owned(),
-            Error::SocketBroken(_) | Error::SocketError(_) => "the connection to the VMM broke".to_owned(),
-            Error::ReqHandlerError(error) => error.to_string(),
-            error => format!("the VMM broke the protocol: {error}"),
+            Ok(Error::Disconnected) => "the VMM hung up".to_owned(),
+            Ok(Error::SocketBroken(_) | Error::SocketError(_)) => "the connection to the VMM broke".to_owned(),
+            Ok(Error::ReqHandlerError(error)) => error.to_string(),
+            Ok(error) => format!("the VMM broke the protocol: {error}"),
+            Err(_) => "serving the VMM failed for a reason of our own".to_owned(),
         };
         tracing::debug!(target: "weft::port", reason, "VMM disconnected");
         if handover.ask(Command::Detach { reason }).is_err() {
@@ -68,12 +72,26 @@ fn next_peer(listener: &OwnedFd, stop: &OwnedFd) -> Option<UnixStream> {
 }
 
 fn converse(stream: UnixStream, handover: Arc<Handover>) -> Error {
-    let session =
-        Session { handover, features: Features::default(), regions: Regions::default(), rings: Default::default() };
+    let session = Session {
+        handover: handover.clone(),
+        features: Features::default(),
+        regions: Regions::default(),
+        rings: Default::default(),
+    };
     let mut requests = BackendReqHandler::from_stream(stream, Arc::new(Mutex::new(session)));
     loop {
         match requests.handle_request() {
             Ok(()) | Err(Error::SocketRetry(_)) => {}
+            // QEMU enables an adapter's rings when its guest attaches them, which is before it has said which features it
+            // takes; it never disables the rings of an adapter with one pair of queues. The library has swallowed which
+            // ring it was: both are, and they do nothing before they start.
+            Err(Error::InactiveFeature(VhostUserVirtioFeatures::PROTOCOL_FEATURES)) => {
+                for index in 0..QUEUES {
+                    if let Err(error) = handover.ask(Command::Enable { index, enabled: true }) {
+                        return Error::ReqHandlerError(error);
+                    }
+                }
+            }
             Err(error) => return error,
         }
     }
