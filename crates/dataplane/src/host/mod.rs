@@ -1,36 +1,188 @@
 //! The host's side of NAT and DNS: non-blocking sockets behind one epoll instance.
+//!
+//! Sockets of TCP flows are watched edge-triggered: each remembers whether it may be read and written, so that a flow
+//! whose guest does not read costs no wake-up while bytes wait for it. All others are watched level-triggered, and
+//! read in bounded turns.
 
+mod echo;
+mod error;
+mod resolver;
+mod tcp;
+mod udp;
+
+use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use rustix::event::epoll;
+use rustix::fs::Timespec;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use weft_services::Services;
+use weft_services::nat::{FlowId, HostLimits, HostOp, Nat};
 use weft_types::Instant;
 
+use self::echo::Echoes;
+use self::resolver::Resolver;
+use self::tcp::TcpSocket;
+use self::udp::UdpSocket;
+
+/// Events that are taken at a time.
+const EVENTS: usize = 256;
+/// Open files that the rest of the process may need.
+const RESERVED_FILES: u64 = 256;
+/// More flows are never allowed: each may take 32 KiB of memory, whatever the limits of the host.
+const MAX_FLOWS: u64 = 4096;
+/// The share of all flows that one guest may have.
+const GUEST_SHARE: usize = 4;
+/// The largest datagram.
+const DATAGRAM_BYTES: usize = 65_536;
+/// Datagrams that are read from one socket at a time.
+const DATAGRAM_TURN: usize = 64;
+/// Set in epoll's data for sockets that are no flow's; the rest is a name server lookup's number.
+const OWN: u64 = 1 << 63;
+/// Epoll's data for the raw socket of all echoes.
+const RAW_ECHO: u64 = u64::MAX;
+
 /// Drives the sockets that the NAT device and the DNS forwarder of [`Services`] ask for.
-#[derive(Debug)]
 pub struct HostSockets {
     epoll: OwnedFd,
+    events: Vec<epoll::Event>,
+    tcp: HashMap<FlowId, TcpSocket>,
+    udp: HashMap<FlowId, UdpSocket>,
+    echoes: Echoes,
+    resolver: Resolver,
+    limits: HostLimits,
+    buffer: Box<[u8]>,
 }
 
 impl HostSockets {
     /// No sockets yet; raises the soft limit of open files to the hard one.
+    ///
+    /// # Errors
+    /// When the host gives no epoll instance.
     pub fn new() -> io::Result<Self> {
-        Ok(Self { epoll: epoll::create(epoll::CreateFlags::CLOEXEC)? })
+        Self::with_resolv_conf(Path::new("/etc/resolv.conf"))
+    }
+
+    /// As [`Self::new`], with name servers from another file.
+    ///
+    /// # Errors
+    /// When the host gives no epoll instance.
+    pub fn with_resolv_conf(path: &Path) -> io::Result<Self> {
+        let echoes = Echoes::probe();
+        Ok(Self {
+            epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
+            events: Vec::with_capacity(EVENTS),
+            tcp: HashMap::new(),
+            udp: HashMap::new(),
+            limits: host_limits(echoes.are_open()),
+            echoes,
+            resolver: Resolver::new(path),
+            buffer: vec![0; DATAGRAM_BYTES].into_boxed_slice(),
+        })
     }
 
     /// Does what the services ask for, and tells them what the sockets say. To be called when this file descriptor
     /// is readable, when [`Self::next_timeout`] is due, and after frames went into the services.
-    pub fn drive(&mut self, _now: Instant, _services: &mut Services) {}
+    pub fn drive(&mut self, now: Instant, services: &mut Services) {
+        services.nat_mut().set_limits(self.limits);
+        self.carry_out(now, services.nat_mut());
+        self.take_events(now, services);
+        self.resolver.drive(now, &self.epoll, services);
+        self.carry_out(now, services.nat_mut());
+    }
 
     /// When [`Self::drive`] wants to be called at the latest.
     pub fn next_timeout(&self) -> Option<Instant> {
-        None
+        self.resolver.next_timeout()
     }
 
     /// What does not work on this host, and how to make it work.
     pub fn notes(&self) -> Vec<String> {
-        Vec::new()
+        self.echoes.note().into_iter().chain(self.resolver.note()).collect()
+    }
+
+    /// How many flows the host can bear.
+    pub fn nat_limits(&self) -> HostLimits {
+        self.limits
+    }
+
+    /// Does what the NAT device asks for.
+    fn carry_out(&mut self, now: Instant, nat: &mut Nat) {
+        while let Some(op) = nat.poll_host() {
+            match op {
+                HostOp::TcpConnect { flow, to } => match TcpSocket::connect(&self.epoll, flow, to) {
+                    Ok(mut socket) => {
+                        socket.progress(now, nat, flow);
+                        self.keep(flow, socket);
+                    }
+                    Err(errno) => nat.tcp_failed(now, flow, error::of(errno)),
+                },
+                HostOp::TcpProgress { flow } => self.progress(now, nat, flow),
+                HostOp::TcpClose { flow, reset } => {
+                    if let Some(socket) = self.tcp.remove(&flow) {
+                        socket.close(reset);
+                    }
+                }
+                HostOp::UdpSend { flow, to, payload } => {
+                    UdpSocket::send(&self.epoll, &mut self.udp, now, nat, flow, to, &payload);
+                }
+                HostOp::UdpClose { flow } => drop(self.udp.remove(&flow)),
+                HostOp::EchoSend { flow, to, sequence, payload } => {
+                    if let Err(errno) = self.echoes.send(&self.epoll, flow, to, sequence, &payload) {
+                        nat.echo_failed(now, flow, to, sequence, error::of(errno));
+                    }
+                }
+                HostOp::EchoClose { flow } => self.echoes.close(flow),
+            }
+        }
+    }
+
+    fn keep(&mut self, flow: FlowId, socket: TcpSocket) {
+        if !socket.is_broken() {
+            self.tcp.insert(flow, socket);
+        }
+    }
+
+    fn progress(&mut self, now: Instant, nat: &mut Nat, flow: FlowId) {
+        if let Some(socket) = self.tcp.get_mut(&flow) {
+            socket.progress(now, nat, flow);
+            if socket.is_broken() {
+                self.tcp.remove(&flow);
+            }
+        }
+    }
+
+    /// Takes what the sockets say. What is left over makes the epoll instance readable again.
+    fn take_events(&mut self, now: Instant, services: &mut Services) {
+        self.events.clear();
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        if epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut self.events), Some(&at_once)).is_err() {
+            return; // interrupted: the events stay
+        }
+        for event in std::mem::take(&mut self.events) {
+            let (data, flags) = (event.data.u64(), event.flags);
+            if data == RAW_ECHO {
+                self.echoes.receive_raw(now, services.nat_mut(), &mut self.buffer);
+            } else if data & OWN != 0 {
+                self.resolver.receive(now, data & !OWN, services, &mut self.buffer);
+            } else {
+                self.take_flow_event(now, services.nat_mut(), FlowId::from_bits(data), flags);
+            }
+        }
+        self.events.reserve(EVENTS);
+    }
+
+    fn take_flow_event(&mut self, now: Instant, nat: &mut Nat, flow: FlowId, flags: epoll::EventFlags) {
+        if let Some(socket) = self.tcp.get_mut(&flow) {
+            socket.note(flags);
+            self.progress(now, nat, flow);
+        } else if let Some(socket) = self.udp.get_mut(&flow) {
+            socket.receive(now, nat, flow, &mut self.buffer);
+        } else {
+            self.echoes.receive(now, nat, flow, &mut self.buffer);
+        }
     }
 }
 
@@ -38,4 +190,14 @@ impl AsFd for HostSockets {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.epoll.as_fd()
     }
+}
+
+/// Raises the soft limit of open files as far as it goes, and says how many flows fit.
+fn host_limits(echo: bool) -> HostLimits {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    let files = if setrlimit(Resource::Nofile, raised).is_ok() { limit.maximum } else { limit.current };
+    // Where there is no limit, ours holds.
+    let flows = files.unwrap_or(u64::MAX).saturating_sub(RESERVED_FILES).clamp(16, MAX_FLOWS) as usize;
+    HostLimits { flows, flows_per_guest: flows.div_ceil(GUEST_SHARE), echo }
 }

@@ -20,8 +20,11 @@ pub struct FlowId {
     generation: u32,
 }
 
+/// How often a place in the table is taken until identities come again.
+const MAX_GENERATION: u32 = u32::MAX >> 1;
+
 impl FlowId {
-    /// As one number, for an epoll instance to carry.
+    /// As one number below 2^63, for an epoll instance to carry.
     pub fn to_bits(self) -> u64 {
         u64::from(self.generation) << 32 | u64::from(self.index)
     }
@@ -157,7 +160,7 @@ impl FlowTable {
             return None;
         }
         let flow = slot.flow.take()?;
-        slot.generation = slot.generation.wrapping_add(1);
+        slot.generation = (slot.generation + 1) & MAX_GENERATION;
         self.free.push(id.index);
         self.by_key.remove(&flow.key);
         let guest = (flow.key.network, *flow.key.guest.ip());

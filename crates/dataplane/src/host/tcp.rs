@@ -1,0 +1,153 @@
+//! The host's half of a guest's TCP connection.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::net::SocketAddrV4;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendFlags, Shutdown, SocketFlags, SocketType, connect, sendmsg, shutdown,
+    socket_with, sockopt,
+};
+use weft_services::nat::{FlowId, Nat};
+use weft_types::Instant;
+
+use super::error;
+
+/// A socket of a flow.
+pub(super) struct TcpSocket {
+    fd: OwnedFd,
+    state: State,
+    /// Reading, or writing, was not refused since the last event.
+    is_readable: bool,
+    is_writable: bool,
+    /// The remote side ended its half, or all of it: bytes that wait are the last.
+    is_ending: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Connecting,
+    Connected,
+    /// The NAT device was told that no more comes.
+    Finished,
+    /// The NAT device was told that it failed.
+    Broken,
+}
+
+impl TcpSocket {
+    /// Begins to connect.
+    pub(super) fn connect(epoll: &OwnedFd, flow: FlowId, to: SocketAddrV4) -> Result<Self, Errno> {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let fd = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
+        sockopt::set_tcp_nodelay(&fd, true)?; // the guest's TCP has gathered already
+        sockopt::set_socket_keepalive(&fd, true)?;
+        let events = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+        epoll::add(epoll, &fd, EventData::new_u64(flow.to_bits()), events)?;
+        match connect(&fd, &to) {
+            Ok(()) | Err(Errno::INPROGRESS) => {}
+            Err(errno) => return Err(errno),
+        }
+        let state = State::Connecting;
+        Ok(Self { fd, state, is_readable: false, is_writable: false, is_ending: false })
+    }
+
+    /// An event came.
+    pub(super) fn note(&mut self, flags: EventFlags) {
+        let ends = flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR);
+        self.is_ending |= ends;
+        self.is_readable |= ends || flags.contains(EventFlags::IN);
+        self.is_writable |= flags.intersects(EventFlags::OUT | EventFlags::HUP | EventFlags::ERR);
+    }
+
+    /// Whether it is of no more use.
+    pub(super) fn is_broken(&self) -> bool {
+        self.state == State::Broken
+    }
+
+    /// Moves what can be moved, in both directions.
+    pub(super) fn progress(&mut self, now: Instant, nat: &mut Nat, flow: FlowId) {
+        let result = match self.state {
+            State::Connecting if !self.is_writable => Ok(()),
+            State::Connecting => self.conclude_connect(now, nat, flow),
+            State::Connected | State::Finished | State::Broken => Ok(()),
+        };
+        let result = result.and_then(|()| match self.state {
+            State::Connected => self.write(now, nat, flow).and_then(|()| self.read(now, nat, flow)),
+            State::Finished => self.write(now, nat, flow),
+            State::Connecting | State::Broken => Ok(()),
+        });
+        if let Err(errno) = result {
+            self.state = State::Broken;
+            nat.tcp_failed(now, flow, error::of(errno));
+        }
+    }
+
+    fn conclude_connect(&mut self, now: Instant, nat: &mut Nat, flow: FlowId) -> Result<(), Errno> {
+        sockopt::socket_error(&self.fd)??;
+        self.state = State::Connected;
+        nat.tcp_connected(now, flow);
+        Ok(())
+    }
+
+    /// Writes what the guest sent.
+    fn write(&mut self, now: Instant, nat: &mut Nat, flow: FlowId) -> Result<(), Errno> {
+        while self.is_writable {
+            let outgoing = nat.tcp_outgoing(flow);
+            if outgoing.is_empty() {
+                if outgoing.then_shut {
+                    match shutdown(&self.fd, Shutdown::Write) {
+                        // Not connected any more: reading tells the rest.
+                        Ok(()) | Err(Errno::NOTCONN) => nat.tcp_shut(now, flow),
+                        Err(errno) => return Err(errno),
+                    }
+                }
+                break;
+            }
+            let parts = outgoing.bytes.map(IoSlice::new);
+            match sendmsg(&self.fd, &parts, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL) {
+                Ok(count) => nat.tcp_written(now, flow, count),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => self.is_writable = false,
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads as much as the guest has room for.
+    fn read(&mut self, now: Instant, nat: &mut Nat, flow: FlowId) -> Result<(), Errno> {
+        while self.is_readable {
+            let room = nat.tcp_room(now, flow);
+            let room_bytes = room[0].len() + room[1].len();
+            if room_bytes == 0 {
+                break;
+            }
+            match rustix::io::readv(&self.fd, &mut room.map(IoSliceMut::new)) {
+                Ok(0) => {
+                    self.is_readable = false;
+                    self.state = State::Finished;
+                    nat.tcp_finished(now, flow);
+                }
+                Ok(count) => {
+                    // Less than there was room for: the socket is empty, and the next byte is another event.
+                    self.is_readable = count == room_bytes || self.is_ending;
+                    nat.tcp_read(now, flow, count);
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => self.is_readable = false,
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends it, with a reset where the remote side is to see that something is missing.
+    pub(super) fn close(self, reset: bool) {
+        if reset {
+            let _ = sockopt::set_socket_linger(&self.fd, Some(Duration::ZERO)); // an orderly end is the best we can do
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! The host's socket of a guest's UDP socket.
+
+use std::collections::HashMap;
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::fd::OwnedFd;
+
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, connect, connect_unspec, recvfrom, send,
+    sendto, socket_with,
+};
+use rustix::rand::{GetRandomFlags, getrandom};
+use weft_services::nat::{FlowId, Nat};
+use weft_types::Instant;
+
+use super::{DATAGRAM_TURN, error};
+
+/// Ports that sockets get: those that Linux gives out itself, by default.
+const FIRST_PORT: u16 = 32_768;
+const PORTS: u16 = 28_232;
+/// How many ports are tried before the kernel has to find one.
+const PORT_TRIES: usize = 16;
+/// TFTP: answers come from another port (RFC 1350, section 4).
+const TFTP_PORT: u16 = 69;
+
+/// A socket of a flow.
+pub(super) struct UdpSocket {
+    fd: OwnedFd,
+    peers: Peers,
+}
+
+/// Whom the guest writes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Peers {
+    /// Only to this one: the socket is connected, so that the kernel tells when the peer's port is unreachable.
+    One(SocketAddrV4),
+    Many,
+}
+
+impl UdpSocket {
+    /// Opens a socket. Its port is bound by number, because then it outlives a disconnection.
+    fn open(epoll: &OwnedFd, flow: FlowId, to: SocketAddrV4) -> Result<Self, Errno> {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let fd = socket_with(AddressFamily::INET, SocketType::DGRAM, flags, None)?;
+        bind_random(&fd)?;
+        let peers = match to.port() {
+            TFTP_PORT => Peers::Many,
+            _ => {
+                connect(&fd, &to)?;
+                Peers::One(to)
+            }
+        };
+        epoll::add(epoll, &fd, EventData::new_u64(flow.to_bits()), EventFlags::IN)?;
+        Ok(Self { fd, peers })
+    }
+
+    /// Sends a datagram, from a new socket if need be.
+    pub(super) fn send(
+        epoll: &OwnedFd,
+        sockets: &mut HashMap<FlowId, Self>,
+        now: Instant,
+        nat: &mut Nat,
+        flow: FlowId,
+        to: SocketAddrV4,
+        payload: &[u8],
+    ) {
+        if let std::collections::hash_map::Entry::Vacant(place) = sockets.entry(flow) {
+            match Self::open(epoll, flow, to) {
+                Ok(socket) => drop(place.insert(socket)),
+                Err(errno) => return nat.udp_failed(now, flow, to, error::of(errno)),
+            }
+        }
+        let Some(socket) = sockets.get_mut(&flow) else { return };
+        // The first error may be an earlier datagram's.
+        let result = socket.try_send(to, payload).or_else(|errno| match errno {
+            Errno::AGAIN | Errno::MSGSIZE => Err(errno),
+            _ => {
+                if let Peers::One(peer) = socket.peers {
+                    nat.udp_failed(now, flow, peer, error::of(errno));
+                }
+                socket.try_send(to, payload)
+            }
+        });
+        match result {
+            Ok(()) | Err(Errno::AGAIN) => {} // a full socket loses datagrams, as networks do
+            Err(errno) => nat.udp_failed(now, flow, to, error::of(errno)),
+        }
+    }
+
+    fn try_send(&mut self, to: SocketAddrV4, payload: &[u8]) -> Result<(), Errno> {
+        if let Peers::One(peer) = self.peers
+            && peer != to
+        {
+            connect_unspec(&self.fd)?;
+            self.peers = Peers::Many;
+        }
+        match self.peers {
+            Peers::One(_) => send(&self.fd, payload, SendFlags::NOSIGNAL)?,
+            Peers::Many => sendto(&self.fd, payload, SendFlags::NOSIGNAL, &to)?,
+        };
+        Ok(())
+    }
+
+    /// Takes datagrams and errors from the socket.
+    pub(super) fn receive(&mut self, now: Instant, nat: &mut Nat, flow: FlowId, buffer: &mut [u8]) {
+        for _ in 0..DATAGRAM_TURN {
+            match recvfrom(&self.fd, &mut *buffer, RecvFlags::empty()) {
+                Ok((count, _, from)) => {
+                    if let Some(from) = from.and_then(|from| SocketAddrV4::try_from(from).ok()) {
+                        nat.udp_received(now, flow, from, &buffer[..count]);
+                    }
+                }
+                Err(Errno::AGAIN) => return,
+                Err(Errno::INTR) => {}
+                Err(errno) => match self.peers {
+                    Peers::One(peer) => nat.udp_failed(now, flow, peer, error::of(errno)),
+                    Peers::Many => {}
+                },
+            }
+        }
+    }
+}
+
+/// Binds a socket to a port that nobody can guess.
+fn bind_random(fd: &OwnedFd) -> Result<(), Errno> {
+    let any_at = |port| SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port);
+    for _ in 0..PORT_TRIES {
+        let mut random = [0; 2];
+        getrandom(&mut random, GetRandomFlags::empty())?;
+        match bind(fd, &any_at(FIRST_PORT + u16::from_ne_bytes(random) % PORTS)) {
+            Err(Errno::ADDRINUSE | Errno::ACCESS) => {}
+            result => return result,
+        }
+    }
+    bind(fd, &any_at(0))
+}
