@@ -140,6 +140,10 @@ impl FakeVm {
         link.ask(Request::GetFeatures, &[])?;
         link.ask(Request::GetProtocolFeatures, &[])?;
         link.tell(Request::SetProtocolFeatures, &word(PROTOCOL_FEATURES), &[])?;
+        for index in [0u32, 1] {
+            // QEMU enables the rings of a network adapter once, and before everything else.
+            link.order(Request::SetVringEnable, &[index.to_le_bytes(), 1u32.to_le_bytes()].concat(), &[])?;
+        }
         link.order(Request::SetFeatures, &word(self.features), &[])?;
         link.order(Request::SetMemTable, &Self::memory_table(), &[self.memory.as_fd()])?;
         for (index, queue) in [(0u32, &self.rx), (1, &self.tx)] {
@@ -150,7 +154,6 @@ impl FakeVm {
             link.order(Request::SetVringAddr, &Self::ring_addresses(index, queue), &[])?;
             link.order(Request::SetVringCall, &word(index.into()), &[self.call.as_fd()])?;
             link.order(Request::SetVringKick, &word(index.into()), &[self.kick.as_fd()])?;
-            link.order(Request::SetVringEnable, &state(1), &[])?;
         }
         self.link = Some(link);
         self.kick();

@@ -1,6 +1,7 @@
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 use weft_types::MacAddr;
+use weft_wire::{Protocol, ipv4, udp};
 
 /// A station's address that ends with `last`.
 pub fn mac(last: u8) -> MacAddr {
@@ -25,6 +26,23 @@ pub fn arp_request(from: MacAddr, sender: Ipv4Addr, target: Ipv4Addr) -> Vec<u8>
     arp.extend_from_slice(&[0; 6]);
     arp.extend_from_slice(&target.octets());
     ethernet(MacAddr::BROADCAST, from, 0x0806, &arp)
+}
+
+/// A UDP datagram over IPv4, complete.
+pub fn udp4(to: MacAddr, from: MacAddr, src: SocketAddrV4, dst: SocketAddrV4, payload: &[u8]) -> Vec<u8> {
+    let header = ipv4::Repr {
+        src: *src.ip(),
+        dst: *dst.ip(),
+        protocol: Protocol::UDP,
+        ttl: 64,
+        ident: 0,
+        dont_fragment: true,
+        payload_len: (udp::HEADER_BYTES + payload.len()) as u16,
+    };
+    let mut packet = Vec::new();
+    header.emit(&mut packet);
+    udp::emit(&mut packet, src, dst, payload);
+    ethernet(to, from, 0x0800, &packet)
 }
 
 /// A TCP segment over IPv4 with the pseudo-header's sum in its checksum field, as one that sends it with

@@ -7,7 +7,7 @@ mod netns;
 mod vmm_link;
 
 pub use fake_vm::{FakeVm, MEMORY_BYTES, Received, VM_FEATURES, VMM_ADDRESS};
-pub use frames::{arp_request, ethernet, mac, tcp4};
+pub use frames::{arp_request, ethernet, mac, tcp4, udp4};
 pub use guest::{Guest, SocketHandle, tcp};
 pub use netns::{Netns, in_netns};
 pub use vmm_link::{Request, VmmLink, event, guest_memory};

@@ -1,10 +1,12 @@
-//! A switch in a thread of the test, and configurations for it.
+//! A switch to test, and configurations for it.
 #![allow(dead_code, reason = "each test program uses its own part")]
 
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 use weft_dataplane::{DataplaneError, Options, run};
 use weft_dataplane_protocol::{
@@ -16,15 +18,35 @@ use weft_types::{MacAddr, Provenance};
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The place where a switch runs, and the thread that it runs in.
+/// Tells a test process that it is a switch, and where.
+pub(crate) const SWITCH_AT: &str = "WEFT_TEST_SWITCH_AT";
+
+/// The place where a switch runs, and the switch.
 pub(crate) struct World {
     pub(crate) directory: TempDir,
-    switch: Option<JoinHandle<Result<(), DataplaneError>>>,
+    in_process: bool,
+    switch: Option<Switch>,
+}
+
+/// A switch that runs.
+enum Switch {
+    Thread(JoinHandle<Result<(), DataplaneError>>),
+    Process(Child),
 }
 
 impl World {
+    /// With a switch in a thread of this process.
     pub(crate) fn new() -> Self {
-        let mut world = Self { directory: tempfile::tempdir().unwrap(), switch: None };
+        Self::start_with(false)
+    }
+
+    /// With a switch in a process of its own: this test program, started again as its test `switch_process`.
+    pub(crate) fn in_process() -> Self {
+        Self::start_with(true)
+    }
+
+    fn start_with(in_process: bool) -> Self {
+        let mut world = Self { directory: tempfile::tempdir().unwrap(), in_process, switch: None };
         world.start();
         world
     }
@@ -34,14 +56,27 @@ impl World {
     }
 
     pub(crate) fn options(&self) -> Options {
-        Options { control_socket: self.path("control"), state_dir: self.path("state") }
+        options(self.directory.path())
     }
 
     /// Starts a switch, and waits until it answers.
     pub(crate) fn start(&mut self) {
-        let options = self.options();
-        self.switch = Some(thread::spawn(move || run(&options)));
+        self.switch = Some(if self.in_process {
+            let mut command = Command::new(std::env::current_exe().unwrap());
+            command.args(["--exact", "switch_process", "--test-threads=1"]).env(SWITCH_AT, self.directory.path());
+            Switch::Process(command.stdout(Stdio::null()).spawn().unwrap())
+        } else {
+            let options = self.options();
+            Switch::Thread(thread::spawn(move || run(&options)))
+        });
         eventually("the switch listens", || Client::connect(&self.path("control")).is_ok());
+    }
+
+    /// Ends the switch's process, by SIGKILL for example; whether it ended well.
+    pub(crate) fn signal(&mut self, signal: Signal) -> bool {
+        let Some(Switch::Process(mut child)) = self.switch.take() else { panic!("the switch is no process") };
+        rustix::process::kill_process(Pid::from_child(&child), signal).unwrap();
+        child.wait().unwrap().success()
     }
 
     pub(crate) fn client(&self) -> Client {
@@ -83,19 +118,40 @@ impl World {
     /// Ends the switch, which keeps its state or forgets it.
     pub(crate) fn shut_down(&mut self, forget: bool) {
         assert_eq!(self.ask(&Request::Shutdown { forget }), Response::Done);
-        self.switch.take().unwrap().join().unwrap().unwrap();
+        self.switch.take().unwrap().join();
+    }
+}
+
+impl Switch {
+    fn join(self) {
+        match self {
+            Self::Thread(thread) => thread.join().unwrap().unwrap(),
+            Self::Process(mut child) => assert!(child.wait().unwrap().success()),
+        }
     }
 }
 
 impl Drop for World {
     fn drop(&mut self) {
-        if let Some(switch) = self.switch.take()
-            && let Ok(mut client) = Client::connect(&self.path("control"))
-        {
-            let _ = client.call(&Request::Shutdown { forget: true });
-            let _ = switch.join();
+        match self.switch.take() {
+            Some(Switch::Process(mut child)) => {
+                let _ = child.kill();
+                let _ = child.wait();
+            }
+            Some(Switch::Thread(thread)) => {
+                if let Ok(mut client) = Client::connect(&self.path("control")) {
+                    let _ = client.call(&Request::Shutdown { forget: true });
+                    let _ = thread.join();
+                }
+            }
+            None => {}
         }
     }
+}
+
+/// Where a switch works in a folder of a test.
+pub(crate) fn options(directory: &Path) -> Options {
+    Options { control_socket: directory.join("control"), state_dir: directory.join("state") }
 }
 
 /// Waits for something that happens soon.

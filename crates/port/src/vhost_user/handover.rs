@@ -99,16 +99,12 @@ impl Handover {
         Ok((Self { shared: Arc::new(shared), letters }, mailbox))
     }
 
-    /// Has the worker do `command`, and waits until it is done.
-    pub(crate) fn ask(&self, command: Command) -> io::Result<u16> {
-        let closed = |_| io::Error::other("the port is closed");
+    /// Has the worker do `command`, and waits until it is done; `None` when the port is closed.
+    pub(crate) fn ask(&self, command: Command) -> Option<Answer> {
         let (answer, answered) = sync_channel(1);
-        self.letters.send(Letter { command, answer }).map_err(|_| closed(()))?;
+        self.letters.send(Letter { command, answer }).ok()?;
         self.shared.rung.store(true, Ordering::Release);
         let _ = rustix::io::write(&self.shared.doorbell, &1u64.to_ne_bytes());
-        match answered.recv_timeout(ANSWER_TIMEOUT) {
-            Ok(answer) => answer.map_err(io::Error::other),
-            Err(_) => Err(closed(())),
-        }
+        answered.recv_timeout(ANSWER_TIMEOUT).ok()
     }
 }

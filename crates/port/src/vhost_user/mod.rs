@@ -5,13 +5,13 @@
 
 mod features;
 mod handover;
+mod message;
 mod probe;
 mod regions;
 mod ring;
 mod session;
 
 use std::borrow::Cow;
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
@@ -120,7 +120,7 @@ impl VhostUserPort {
         let session = thread::Builder::new()
             .name("vhost-user".into())
             .stack_size(SESSION_STACK_BYTES)
-            .spawn(move || session::serve(&listener, handover))?;
+            .spawn(move || session::serve(&listener, &handover))?;
         Ok(Self {
             epoll,
             shared,
@@ -422,11 +422,5 @@ impl Drop for VhostUserPort {
         if let Some(session) = self.session.take() {
             let _ = session.join();
         }
-    }
-}
-
-impl From<ring::RingError> for io::Error {
-    fn from(error: ring::RingError) -> Self {
-        io::Error::other(error)
     }
 }

@@ -1,7 +1,6 @@
 //! A guest's memory, as its VMM lends it to us.
 
 use std::fs::File;
-use std::io;
 use std::sync::Arc;
 
 use rustix::fs::{FsWord, SealFlags, fcntl_get_seals, fstat, fstatfs};
@@ -116,10 +115,4 @@ fn map(info: RegionInfo, file: File) -> Result<GuestRegionMmap, MemoryError> {
     let region = GuestRegionMmap::new(mapping, GuestAddress(info.guest_addr)).ok_or(MemoryError::BadPlace)?;
     debug_assert_eq!(region.len(), info.len);
     Ok(region)
-}
-
-impl From<MemoryError> for io::Error {
-    fn from(error: MemoryError) -> Self {
-        io::Error::other(error)
-    }
 }

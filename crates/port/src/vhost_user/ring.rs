@@ -25,6 +25,8 @@ const USED_ENTRY_BYTES: usize = 8;
 pub(crate) enum RingError {
     #[error("a queue of {0} entries was asked for; powers of two from 1 to {MAX_QUEUE_SIZE} are possible")]
     Size(u32),
+    #[error("a ring cannot start at index {0}")]
+    Base(u32),
     #[error("a ring lies outside of the guest's memory")]
     RingOutside,
     #[error("a ring's address is not aligned")]

@@ -1,52 +1,101 @@
-//! The conversation with a VMM (QEMU, docs/interop/vhost-user), on a thread of its own.
+//! The conversation with a VMM, on a thread of its own.
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
-use vhost::vhost_user::message::{
-    VhostTransferStateDirection, VhostTransferStatePhase, VhostUserConfigFlags, VhostUserInflight, VhostUserLog,
-    VhostUserMemoryRegion, VhostUserShMemConfig, VhostUserSharedMsg, VhostUserSingleMemoryRegion,
-    VhostUserVringAddrFlags, VhostUserVringState,
-};
-use vhost::vhost_user::{
-    BackendReqHandler, Error, GpuBackend, Result, VhostUserBackendReqHandlerMut, VhostUserProtocolFeatures,
-    VhostUserVirtioFeatures,
-};
+use vm_memory::GuestAddress;
 
 use super::features::Features;
 use super::handover::{Command, Handover};
-use super::regions::{RegionInfo, Regions};
+use super::message::{MAX_DESCRIPTORS, Message, MessageError};
+use super::regions::{MemoryError, RegionInfo, Regions};
 use super::ring::{RingError, RingLayout};
 use super::{QUEUES, RX_QUEUE, TX_QUEUE};
 
-/// Memory regions that a VMM may announce one by one.
-const MAX_REGIONS: usize = 32;
+/// The requests that we understand, by the standard's names.
+mod request {
+    pub(super) const GET_FEATURES: u32 = 1;
+    pub(super) const SET_FEATURES: u32 = 2;
+    pub(super) const SET_OWNER: u32 = 3;
+    pub(super) const RESET_OWNER: u32 = 4;
+    pub(super) const SET_MEM_TABLE: u32 = 5;
+    pub(super) const SET_VRING_NUM: u32 = 8;
+    pub(super) const SET_VRING_ADDR: u32 = 9;
+    pub(super) const SET_VRING_BASE: u32 = 10;
+    pub(super) const GET_VRING_BASE: u32 = 11;
+    pub(super) const SET_VRING_KICK: u32 = 12;
+    pub(super) const SET_VRING_CALL: u32 = 13;
+    pub(super) const SET_VRING_ERR: u32 = 14;
+    pub(super) const GET_PROTOCOL_FEATURES: u32 = 15;
+    pub(super) const SET_PROTOCOL_FEATURES: u32 = 16;
+    pub(super) const GET_QUEUE_NUM: u32 = 17;
+    pub(super) const SET_VRING_ENABLE: u32 = 18;
+    pub(super) const GET_MAX_MEM_SLOTS: u32 = 36;
+    pub(super) const ADD_MEM_REG: u32 = 37;
+    pub(super) const REM_MEM_REG: u32 = 38;
+}
+
+/// `VHOST_USER_PROTOCOL_F_REPLY_ACK`
+const REPLY_ACK: u64 = 1 << 3;
+/// `VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS`
+const CONFIGURE_MEM_SLOTS: u64 = 1 << 15;
+const PROTOCOL_FEATURES: u64 = REPLY_ACK | CONFIGURE_MEM_SLOTS;
+
+/// In the body of a request that hands a descriptor over: there is none.
+const NO_DESCRIPTOR: u64 = 0x100;
+const RING_INDEX: u64 = 0xff;
+
+/// Why a VMM is sent away.
+#[derive(Debug, thiserror::Error)]
+enum SessionError {
+    #[error(transparent)]
+    Message(#[from] MessageError),
+    #[error(transparent)]
+    Memory(#[from] MemoryError),
+    #[error("the VMM's ring is unusable: {0}")]
+    Ring(#[from] RingError),
+    #[error("the VMM makes request {0}, which we do not understand")]
+    UnknownRequest(u32),
+    #[error("the VMM speaks of ring {0}, and there are two")]
+    NoSuchRing(usize),
+    #[error("the VMM accepted features that were not offered")]
+    NotOffered,
+    #[error("the VMM changes a ring that runs")]
+    RingRuns,
+    #[error("the VMM starts a ring that has no place")]
+    RingWithoutPlace,
+    #[error("the VMM lends more memory regions than {MAX_DESCRIPTORS}")]
+    TooManyRegions,
+    #[error("the VMM hands over a descriptor that is no event counter")]
+    NoEventCounter,
+    #[error("the VMM's descriptors cannot be used: {0}")]
+    System(#[from] io::Error),
+    #[error("the port is closed")]
+    Closed,
+}
+
+type Result<T, E = SessionError> = std::result::Result<T, E>;
 
 /// Serves one VMM after the other until the port is closed.
-pub(crate) fn serve(listener: &OwnedFd, handover: Handover) {
-    let handover = Arc::new(handover);
+pub(crate) fn serve(listener: &OwnedFd, handover: &Handover) {
     while let Some(stream) = next_peer(listener, &handover.shared.stop) {
         let Ok(handle) = stream.try_clone() else { continue };
         handover.shared.set_peer(Some(handle));
-        // A panic would be a bug of ours, or of a library; not even that may cost more than the connection.
-        let error = catch_unwind(AssertUnwindSafe(|| converse(stream, handover.clone())));
+        // A panic would be a bug of ours; not even that may cost more than the connection.
+        let error = catch_unwind(AssertUnwindSafe(|| converse(stream, handover)));
         handover.shared.set_peer(None);
-        let reason = match error {
-            Ok(Error::Disconnected) => "the VMM hung up".to_owned(),
-            Ok(Error::SocketBroken(_) | Error::SocketError(_)) => "the connection to the VMM broke".to_owned(),
-            Ok(Error::ReqHandlerError(error)) => error.to_string(),
-            Ok(error) => format!("the VMM broke the protocol: {error}"),
-            Err(_) => "serving the VMM failed for a reason of our own".to_owned(),
-        };
+        let reason = error.map_or_else(|_| "serving the VMM failed for a reason of our own".into(), |e| e.to_string());
         tracing::debug!(target: "weft::port", reason, "VMM disconnected");
-        if handover.ask(Command::Detach { reason }).is_err() {
+        if handover.ask(Command::Detach { reason }).is_none() {
             return;
         }
     }
@@ -57,57 +106,49 @@ fn next_peer(listener: &OwnedFd, stop: &OwnedFd) -> Option<UnixStream> {
     loop {
         let mut fds = [PollFd::new(listener, PollFlags::IN), PollFd::new(stop, PollFlags::IN)];
         match poll(&mut fds, None) {
-            Err(rustix::io::Errno::INTR) => continue,
+            Err(Errno::INTR) => continue,
             Err(_) => return None,
             Ok(_) if !fds[1].revents().is_empty() => return None,
             Ok(_) => {}
         }
         match accept_with(listener, SocketFlags::CLOEXEC) {
             Ok(stream) => return Some(stream.into()),
+            Err(Errno::AGAIN | Errno::INTR) => {}
             // Out of descriptors, most likely: the peer stays in the backlog.
-            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
-            Err(_) => std::thread::sleep(std::time::Duration::from_millis(100)),
+            Err(_) => thread::sleep(Duration::from_millis(100)),
         }
     }
 }
 
-fn converse(stream: UnixStream, handover: Arc<Handover>) -> Error {
-    let session = Session {
-        handover: handover.clone(),
+/// Does what the VMM says until it leaves, or says something that cannot be.
+fn converse(mut stream: UnixStream, handover: &Handover) -> SessionError {
+    let mut session = Session {
+        handover,
         features: Features::default(),
+        acknowledges: false,
         regions: Regions::default(),
         rings: Default::default(),
     };
-    let mut requests = BackendReqHandler::from_stream(stream, Arc::new(Mutex::new(session)));
     loop {
-        match requests.handle_request() {
-            Ok(()) | Err(Error::SocketRetry(_)) => {}
-            // QEMU enables an adapter's rings when its guest attaches them, which is before it has said which features it
-            // takes; it never disables the rings of an adapter with one pair of queues. The library has swallowed which
-            // ring it was: both are, and they do nothing before they start.
-            Err(Error::InactiveFeature(VhostUserVirtioFeatures::PROTOCOL_FEATURES)) => {
-                for index in 0..QUEUES {
-                    if let Err(error) = handover.ask(Command::Enable { index, enabled: true }) {
-                        return Error::ReqHandlerError(error);
-                    }
-                }
-            }
-            Err(error) => return error,
+        if let Err(error) = session.serve_one(&mut stream) {
+            return error;
         }
     }
 }
 
 /// What one VMM has said so far.
-struct Session {
-    handover: Arc<Handover>,
+struct Session<'a> {
+    handover: &'a Handover,
     features: Features,
+    /// Requests that have no answer are acknowledged when the VMM wants it.
+    acknowledges: bool,
     regions: Regions,
     rings: [RingSetup; QUEUES],
 }
 
 #[derive(Default)]
 struct RingSetup {
-    size: u16,
+    size: u32,
     base: u16,
     /// Where the VMM sees descriptors, available and used ring.
     addresses: Option<[u64; 3]>,
@@ -116,35 +157,171 @@ struct RingSetup {
     started: bool,
 }
 
-impl Session {
+/// What a request is answered with.
+enum Answer {
+    /// Nothing but an acknowledgement.
+    Done,
+    Word(u64),
+}
+
+impl Session<'_> {
+    fn serve_one(&mut self, stream: &mut UnixStream) -> Result<()> {
+        let mut message = Message::recv(stream)?;
+        let answer = self.obey(&mut message);
+        match &answer {
+            Ok(Answer::Word(word)) => message.reply(stream, &word.to_le_bytes())?,
+            _ if message.needs_reply && self.acknowledges => {
+                message.reply(stream, &u64::from(answer.is_err()).to_le_bytes())?;
+            }
+            _ => {}
+        }
+        answer.map(|_| ())
+    }
+
+    fn obey(&mut self, message: &mut Message) -> Result<Answer> {
+        match message.request {
+            request::GET_FEATURES => return Ok(Answer::Word(Features::OFFERED.bits())),
+            request::GET_PROTOCOL_FEATURES => return Ok(Answer::Word(PROTOCOL_FEATURES)),
+            request::GET_QUEUE_NUM => return Ok(Answer::Word(1)),
+            request::GET_MAX_MEM_SLOTS => return Ok(Answer::Word(MAX_DESCRIPTORS as u64)),
+            request::GET_VRING_BASE => {
+                let (index, _) = message.ring_state()?;
+                let base = self.stop(index)?;
+                return Ok(Answer::Word(index as u64 | u64::from(base) << 32));
+            }
+            request::SET_OWNER => {}
+            request::RESET_OWNER => {
+                self.stop(RX_QUEUE)?;
+                self.stop(TX_QUEUE)?;
+            }
+            request::SET_FEATURES => {
+                let [bits] = message.words()?;
+                self.features = Features::accepted(bits).ok_or(SessionError::NotOffered)?;
+                self.ask(Command::Features(self.features))?;
+            }
+            request::SET_PROTOCOL_FEATURES => {
+                let [bits] = message.words()?;
+                if bits & !PROTOCOL_FEATURES != 0 {
+                    return Err(SessionError::NotOffered);
+                }
+                self.acknowledges = bits & REPLY_ACK != 0;
+            }
+            request::SET_MEM_TABLE => self.set_memory(message)?,
+            request::ADD_MEM_REG => {
+                let [_, guest_addr, len, vmm_addr, file_offset] = message.words()?;
+                let info = RegionInfo { guest_addr, len, vmm_addr, file_offset };
+                add_region(&mut self.regions, info, message.descriptor()?)?;
+                self.ask(Command::Memory(self.regions.memory()))?;
+            }
+            request::REM_MEM_REG => {
+                let [_, guest_addr, len, vmm_addr, _] = message.words()?;
+                self.regions.remove(guest_addr, len, vmm_addr)?;
+                self.ask(Command::Memory(self.regions.memory()))?;
+            }
+            request::SET_VRING_NUM => {
+                let (index, size) = message.ring_state()?;
+                self.idle_ring(index)?.size = size;
+            }
+            request::SET_VRING_BASE => {
+                let (index, base) = message.ring_state()?;
+                self.idle_ring(index)?.base = u16::try_from(base).map_err(|_| RingError::Base(base))?;
+            }
+            request::SET_VRING_ADDR => self.set_ring_addresses(message)?,
+            request::SET_VRING_KICK => {
+                let (index, kick) = event_counter(message)?;
+                self.stop(index)?;
+                self.ring(index)?.kick = kick;
+                self.start(index)?;
+            }
+            request::SET_VRING_CALL => {
+                let (index, call) = event_counter(message)?;
+                let copy = duplicate(&call)?;
+                let ring = self.ring(index)?;
+                ring.call = call;
+                if ring.started {
+                    self.ask(Command::Call { index, call: copy })?;
+                }
+            }
+            request::SET_VRING_ERR => {
+                let (index, _) = event_counter(message)?;
+                self.ring(index)?; // our errors end the connection, which is louder
+            }
+            request::SET_VRING_ENABLE => {
+                // QEMU says so before it has said which features it takes, and not again.
+                let (index, enabled) = message.ring_state()?;
+                self.ring(index)?;
+                self.ask(Command::Enable { index, enabled: enabled != 0 })?;
+            }
+            unknown => return Err(SessionError::UnknownRequest(unknown)),
+        }
+        Ok(Answer::Done)
+    }
+
     fn ask(&self, command: Command) -> Result<u16> {
-        self.handover.ask(command).map_err(Error::ReqHandlerError)
+        self.handover.ask(command).ok_or(SessionError::Closed)?.map_err(SessionError::Ring)
     }
 
-    fn ring(&mut self, index: u32) -> Result<&mut RingSetup> {
-        self.rings.get_mut(index as usize).ok_or(Error::InvalidParam)
+    fn ring(&mut self, index: usize) -> Result<&mut RingSetup> {
+        self.rings.get_mut(index).ok_or(SessionError::NoSuchRing(index))
     }
 
-    /// The same, for what may be said about a ring that stands still only.
-    fn idle_ring(&mut self, index: u32) -> Result<&mut RingSetup> {
+    /// The same, for what may be said only about a ring that stands still.
+    fn idle_ring(&mut self, index: usize) -> Result<&mut RingSetup> {
         let ring = self.ring(index)?;
-        if ring.started { Err(Error::InvalidOperation("the ring is running")) } else { Ok(ring) }
+        if ring.started { Err(SessionError::RingRuns) } else { Ok(ring) }
+    }
+
+    fn set_memory(&mut self, message: &mut Message) -> Result<()> {
+        let malformed = || MessageError::Body(message.request);
+        let (words, _) = message.body.as_chunks::<8>();
+        let (count, words) = words.split_first().ok_or_else(malformed)?;
+        let (infos, rest) = words.as_chunks::<4>();
+        // The upper half of the first word is padding.
+        if u64::from_le_bytes(*count) as u32 as usize != infos.len() || !rest.is_empty() {
+            return Err(malformed().into());
+        }
+        if infos.len() != message.descriptors.len() {
+            return Err(MessageError::Descriptors(message.request).into());
+        }
+        let mut regions = Regions::default();
+        for (words, file) in infos.iter().zip(message.descriptors.drain(..)) {
+            let [guest_addr, len, vmm_addr, file_offset] = words.map(u64::from_le_bytes);
+            add_region(&mut regions, RegionInfo { guest_addr, len, vmm_addr, file_offset }, file)?;
+        }
+        self.ask(Command::Memory(regions.memory()))?;
+        self.regions = regions;
+        Ok(())
+    }
+
+    fn set_ring_addresses(&mut self, message: &Message) -> Result<()> {
+        let [index_and_flags, descriptors, used, available, _log] = message.words()?;
+        let addresses = Some([descriptors, available, used]);
+        let ring = self.ring(index_and_flags as u32 as usize)?;
+        // A VMM may repeat itself, to change flags that mean nothing to us.
+        if ring.started && ring.addresses != addresses {
+            return Err(SessionError::RingRuns);
+        }
+        ring.addresses = addresses;
+        Ok(())
     }
 
     fn start(&mut self, index: usize) -> Result<()> {
-        let refused = |error: RingError| Error::ReqHandlerError(io::Error::other(error));
         let ring = &self.rings[index];
-        let addresses = ring.addresses.ok_or(Error::InvalidOperation("the ring has no addresses"))?;
-        let mut guest = [vm_memory::GuestAddress(0); 3];
+        let addresses = ring.addresses.ok_or(SessionError::RingWithoutPlace)?;
+        let mut guest = [GuestAddress(0); 3];
         for (guest, vmm) in guest.iter_mut().zip(addresses) {
-            *guest = self.regions.guest_address(vmm).ok_or(refused(RingError::RingOutside))?;
+            *guest = self.regions.guest_address(vmm).ok_or(RingError::RingOutside)?;
         }
         let [descriptors, available, used] = guest;
-        let event_idx = self.features.event_idx();
-        let layout = RingLayout { size: ring.size, descriptors, available, used, base: ring.base, event_idx };
-        let duplicate = |fd: &Option<OwnedFd>| fd.as_ref().map(OwnedFd::try_clone).transpose();
-        let kick = duplicate(&ring.kick).map_err(Error::ReqHandlerError)?;
-        let call = duplicate(&ring.call).map_err(Error::ReqHandlerError)?;
+        let layout = RingLayout {
+            size: u16::try_from(ring.size).map_err(|_| RingError::Size(ring.size))?,
+            descriptors,
+            available,
+            used,
+            base: ring.base,
+            event_idx: self.features.event_idx(),
+        };
+        let (kick, call) = (duplicate(&ring.kick)?, duplicate(&ring.call)?);
         self.ask(Command::Start { index, layout, kick, call })?;
         self.rings[index].started = true;
         if !self.features.protocol_features() {
@@ -153,233 +330,43 @@ impl Session {
         Ok(())
     }
 
+    /// Stops a ring if it runs, and says where it stands.
     fn stop(&mut self, index: usize) -> Result<u16> {
-        let ring = &mut self.rings[index];
-        if std::mem::take(&mut ring.started) {
-            ring.kick = None;
+        if std::mem::take(&mut self.ring(index)?.started) {
             let base = self.ask(Command::Stop { index })?;
-            self.rings[index].base = base;
+            let ring = self.ring(index)?;
+            (ring.base, ring.kick) = (base, None);
         }
-        Ok(self.rings[index].base)
-    }
-
-    fn stop_all(&mut self) -> Result<()> {
-        self.stop(RX_QUEUE)?;
-        self.stop(TX_QUEUE)?;
-        Ok(())
-    }
-
-    fn add_region(regions: &mut Regions, region: &VhostUserMemoryRegion, file: File) -> Result<()> {
-        let info = RegionInfo {
-            guest_addr: region.guest_phys_addr,
-            len: region.memory_size,
-            vmm_addr: region.user_addr,
-            file_offset: region.mmap_offset,
-        };
-        if regions.count() == MAX_REGIONS {
-            return Err(Error::InvalidOperation("too many memory regions"));
-        }
-        regions.add(info, file).map_err(|error| Error::ReqHandlerError(error.into()))
+        Ok(self.ring(index)?.base)
     }
 }
 
-/// Makes sure that a descriptor from a VMM is an event counter: anything else could make the worker wait when
-/// it is polled or written to. QEMU's do not block; that is restored for one that does.
-fn event_counter(file: Option<File>) -> Result<Option<OwnedFd>> {
-    use std::os::fd::AsRawFd;
-    let Some(file) = file else { return Ok(None) };
-    let link = format!("/proc/self/fd/{}", file.as_fd().as_raw_fd());
-    let kind = std::fs::read_link(link).map_err(Error::ReqHandlerError)?;
-    if kind.as_os_str() != "anon_inode:[eventfd]" {
-        return Err(Error::InvalidOperation("a ring's descriptor is no eventfd"));
+fn add_region(regions: &mut Regions, info: RegionInfo, file: OwnedFd) -> Result<()> {
+    if regions.count() == MAX_DESCRIPTORS {
+        return Err(SessionError::TooManyRegions);
     }
-    let flags = fcntl_getfl(&file).map_err(|error| Error::ReqHandlerError(error.into()))?;
-    fcntl_setfl(&file, flags | OFlags::NONBLOCK).map_err(|error| Error::ReqHandlerError(error.into()))?;
-    Ok(Some(file.into()))
+    Ok(regions.add(info, File::from(file))?)
 }
 
-impl VhostUserBackendReqHandlerMut for Session {
-    fn set_owner(&mut self) -> Result<()> {
-        Ok(())
-    }
-
-    fn reset_owner(&mut self) -> Result<()> {
-        self.stop_all()
-    }
-
-    fn reset_device(&mut self) -> Result<()> {
-        self.stop_all()
-    }
-
-    fn get_features(&mut self) -> Result<u64> {
-        Ok(Features::OFFERED.bits())
-    }
-
-    fn set_features(&mut self, features: u64) -> Result<()> {
-        self.features = Features::accepted(features).ok_or(Error::FeatureMismatch)?;
-        self.ask(Command::Features(self.features)).map(|_| ())
-    }
-
-    fn set_mem_table(
-        &mut self,
-        infos: &[VhostUserMemoryRegion],
-        files: Vec<File>,
-        _postcopy: Option<bool>,
-    ) -> Result<Option<Vec<vhost::VhostUserMemoryRegionBase>>> {
-        let mut regions = Regions::default();
-        for (info, file) in infos.iter().zip(files) {
-            Self::add_region(&mut regions, info, file)?;
-        }
-        self.ask(Command::Memory(regions.memory()))?;
-        self.regions = regions;
-        Ok(None)
-    }
-
-    fn set_vring_num(&mut self, index: u32, num: u32) -> Result<()> {
-        let size = u16::try_from(num).map_err(|_| Error::ReqHandlerError(io::Error::other(RingError::Size(num))))?;
-        self.idle_ring(index)?.size = size;
-        Ok(())
-    }
-
-    fn set_vring_addr(
-        &mut self,
-        index: u32,
-        _flags: VhostUserVringAddrFlags,
-        descriptor: u64,
-        used: u64,
-        available: u64,
-        _log: u64,
-    ) -> Result<()> {
-        let addresses = Some([descriptor, available, used]);
-        let ring = self.ring(index)?;
-        // A VMM may repeat itself, to change flags that mean nothing to us.
-        if ring.started && ring.addresses != addresses {
-            return Err(Error::InvalidOperation("the ring is running"));
-        }
-        ring.addresses = addresses;
-        Ok(())
-    }
-
-    fn set_vring_base(&mut self, index: u32, base: u32) -> Result<()> {
-        self.idle_ring(index)?.base = u16::try_from(base).map_err(|_| Error::InvalidParam)?;
-        Ok(())
-    }
-
-    fn get_vring_base(&mut self, index: u32) -> Result<VhostUserVringState> {
-        self.ring(index)?;
-        let base = self.stop(index as usize)?;
-        Ok(VhostUserVringState::new(index, base.into()))
-    }
-
-    fn set_vring_kick(&mut self, index: u8, fd: Option<File>) -> Result<()> {
-        let kick = event_counter(fd)?;
-        self.ring(index.into())?;
-        self.stop(index.into())?;
-        self.rings[usize::from(index)].kick = kick;
-        self.start(index.into())
-    }
-
-    fn set_vring_call(&mut self, index: u8, fd: Option<File>) -> Result<()> {
-        let call = event_counter(fd)?;
-        let ring = self.ring(index.into())?;
-        ring.call = call;
-        if ring.started {
-            let call = ring.call.as_ref().map(OwnedFd::try_clone).transpose().map_err(Error::ReqHandlerError)?;
-            self.ask(Command::Call { index: index.into(), call })?;
-        }
-        Ok(())
-    }
-
-    fn set_vring_err(&mut self, index: u8, _fd: Option<File>) -> Result<()> {
-        self.ring(index.into()).map(|_| ())
-    }
-
-    fn get_protocol_features(&mut self) -> Result<VhostUserProtocolFeatures> {
-        Ok(VhostUserProtocolFeatures::REPLY_ACK | VhostUserProtocolFeatures::CONFIGURE_MEM_SLOTS)
-    }
-
-    fn set_protocol_features(&mut self, features: u64) -> Result<()> {
-        let offered = self.get_protocol_features()?.bits();
-        if features & !offered == 0 { Ok(()) } else { Err(Error::FeatureMismatch) }
-    }
-
-    fn set_vring_enable(&mut self, index: u32, enable: bool) -> Result<()> {
-        self.ring(index)?;
-        self.ask(Command::Enable { index: index as usize, enabled: enable }).map(|_| ())
-    }
-
-    fn get_max_mem_slots(&mut self) -> Result<u64> {
-        Ok(MAX_REGIONS as u64)
-    }
-
-    fn add_mem_region(
-        &mut self,
-        region: &VhostUserSingleMemoryRegion,
-        file: File,
-        _postcopy: Option<bool>,
-    ) -> Result<Option<vhost::VhostUserMemoryRegionBase>> {
-        Self::add_region(&mut self.regions, region, file)?;
-        self.ask(Command::Memory(self.regions.memory()))?;
-        Ok(None)
-    }
-
-    fn remove_mem_region(&mut self, region: &VhostUserSingleMemoryRegion) -> Result<()> {
-        self.regions
-            .remove(region.guest_phys_addr, region.memory_size, region.user_addr)
-            .map_err(|error| Error::ReqHandlerError(error.into()))?;
-        self.ask(Command::Memory(self.regions.memory())).map(|_| ())
-    }
-
-    // What follows belongs to features that we do not offer.
-
-    fn get_queue_num(&mut self) -> Result<u64> {
-        Ok(1)
-    }
-
-    fn get_config(&mut self, _offset: u32, _size: u32, _flags: VhostUserConfigFlags) -> Result<Vec<u8>> {
-        Err(NOT_OFFERED)
-    }
-
-    fn set_config(&mut self, _offset: u32, _bytes: &[u8], _flags: VhostUserConfigFlags) -> Result<()> {
-        Err(NOT_OFFERED)
-    }
-
-    fn set_gpu_socket(&mut self, _backend: GpuBackend) -> Result<()> {
-        Err(NOT_OFFERED)
-    }
-
-    fn get_shared_object(&mut self, _uuid: VhostUserSharedMsg) -> Result<File> {
-        Err(NOT_OFFERED)
-    }
-
-    fn get_inflight_fd(&mut self, _inflight: &VhostUserInflight) -> Result<(VhostUserInflight, File)> {
-        Err(NOT_OFFERED)
-    }
-
-    fn set_inflight_fd(&mut self, _inflight: &VhostUserInflight, _file: File) -> Result<()> {
-        Err(NOT_OFFERED)
-    }
-
-    fn set_device_state_fd(
-        &mut self,
-        _direction: VhostTransferStateDirection,
-        _phase: VhostTransferStatePhase,
-        _file: File,
-    ) -> Result<Option<File>> {
-        Err(NOT_OFFERED)
-    }
-
-    fn check_device_state(&mut self) -> Result<()> {
-        Err(NOT_OFFERED)
-    }
-
-    fn get_shmem_config(&mut self) -> Result<VhostUserShMemConfig> {
-        Err(NOT_OFFERED)
-    }
-
-    fn set_log_base(&mut self, _log: &VhostUserLog, _file: File) -> Result<()> {
-        Err(NOT_OFFERED)
-    }
+fn duplicate(descriptor: &Option<OwnedFd>) -> io::Result<Option<OwnedFd>> {
+    descriptor.as_ref().map(OwnedFd::try_clone).transpose()
 }
 
-const NOT_OFFERED: Error = Error::InvalidOperation("this was not offered");
+/// The ring that a request is about and the event counter that it hands over, if it does. Anything else than an
+/// event counter could make the worker wait when it is polled or written to. QEMU's do not block; that is
+/// restored for one that does.
+fn event_counter(message: &mut Message) -> Result<(usize, Option<OwnedFd>)> {
+    let [word] = message.words()?;
+    let index = (word & RING_INDEX) as usize;
+    if word & NO_DESCRIPTOR != 0 {
+        return Ok((index, None));
+    }
+    let descriptor = message.descriptor()?;
+    let link = format!("/proc/self/fd/{}", descriptor.as_fd().as_raw_fd());
+    if std::fs::read_link(link)?.as_os_str() != "anon_inode:[eventfd]" {
+        return Err(SessionError::NoEventCounter);
+    }
+    let flags = fcntl_getfl(&descriptor).map_err(io::Error::from)?;
+    fcntl_setfl(&descriptor, flags | OFlags::NONBLOCK).map_err(io::Error::from)?;
+    Ok((index, Some(descriptor)))
+}
