@@ -64,7 +64,7 @@ pub struct DesiredVm {
 }
 
 impl Records {
-    /// Reads them from everything below [`objects::ROOT`].
+    /// Reads them from everything below `/weft/`.
     ///
     /// # Errors
     /// When a record is not understood.

@@ -106,7 +106,9 @@ pub(crate) fn fate_of(exit: Exit, words: &Words) -> Fate {
         Exit::Code(0) | Exit::Unknown if farewell => Fate::Off { reason: "powered off from inside".to_owned() },
         Exit::Code(0) if !signalled => Fate::Off { reason: "powered off from inside".to_owned() },
         _ => {
-            let said = if words.engine.is_empty() { String::new() } else { format!(": {}", words.engine) };
+            // Who is killed has no last words: what it said before was about something else.
+            let silent = words.engine.is_empty() || exit == Exit::Signal(9);
+            let said = if silent { String::new() } else { format!("; its last words: {}", words.engine) };
             Fate::Failed { reason: format!("its engine {exit}{said}") }
         }
     }
@@ -135,8 +137,15 @@ mod tests {
         check(Exit::Unknown, "", &["[   9.1] reboot: Power down"], off);
         check(Exit::Unknown, "", &["login:"], "failed: its engine ended");
         check(Exit::Signal(9), "", &["reboot: Power down"], "failed: its engine was killed (signal 9)");
-        check(Exit::Code(1), "no such device", &[], "failed: its engine exited with code 1: no such device");
+        check(
+            Exit::Code(1),
+            "no such device",
+            &[],
+            "failed: its engine exited with code 1; its last words: no such device",
+        );
         let signal = "terminating on signal 15 from pid 7";
-        check(Exit::Code(0), signal, &[], "failed: its engine exited with code 0: terminating on signal 15 from pid 7");
+        let failed = "failed: its engine exited with code 0; its last words: terminating on signal 15 from pid 7";
+        check(Exit::Code(0), signal, &[], failed);
+        check(Exit::Signal(9), "a warning", &[], "failed: its engine was killed (signal 9)");
     }
 }
