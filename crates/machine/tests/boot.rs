@@ -7,10 +7,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use serde_json::json;
 use weft_machine::{
-    Boot, Built, Exit, Images, LaunchSpec, MachineError, Process, StopOutcome, Uuid, adopt, console_log, find, remove,
-    start, stop,
+    Boot, Built, Exit, Images, LaunchSpec, MachineError, Process, Qmp, Seed, StopOutcome, Uuid, adopt, console_log,
+    find, monitor_socket, remove, start, stop,
 };
+use weft_model::DiskFormat;
 
 /// How long a guest may take to boot on a host that is busy with other tests and emulates its processor.
 const BOOT_PATIENCE: Duration = Duration::from_secs(90);
@@ -43,17 +45,21 @@ struct Bed {
 
 impl Bed {
     fn new(built: &Built) -> Self {
+        Self::with(Boot::Kernel {
+            kernel: built.kernel.clone(),
+            initrd: Some(built.initrd.clone()),
+            cmdline: built.cmdline.clone(),
+        })
+    }
+
+    fn with(boot: Boot) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let spec = LaunchSpec {
             name: "web".parse().unwrap(),
             uuid: Uuid::derive("test/web"),
             memory: "160MiB".parse().unwrap(),
             cpus: 1,
-            boot: Boot::Kernel {
-                kernel: built.kernel.clone(),
-                initrd: Some(built.initrd.clone()),
-                cmdline: built.cmdline.clone(),
-            },
+            boot,
             nics: Vec::new(),
             state_dir: dir.path().join("state"),
             run_dir: dir.path().join("run"),
@@ -129,6 +135,43 @@ fn a_machine_that_is_killed_is_noticed_and_starts_again() {
     assert_eq!(stop(bed.run_dir(), Duration::ZERO).unwrap(), StopOutcome::Quit, "no grace: the guest is not asked");
     remove(&bed.spec.state_dir, &bed.spec.run_dir).unwrap();
     assert_eq!(fs::read_dir(bed.dir.path()).unwrap().count(), 0, "nothing stays");
+}
+
+#[test]
+fn what_a_machine_writes_to_its_disk_stays_its_own() {
+    if let Err(error) = weft_machine::probe().qemu {
+        eprintln!("SKIPPED: {error}");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let base = dir.path().join("base, with a comma.img");
+    fs::write(&base, vec![0x11; 1 << 20]).unwrap();
+    let seed = Seed { hostname: "web".to_owned(), ssh_key: None, user_data: None, nics: Vec::new() };
+    let boot = Boot::Disk {
+        base: base.clone(),
+        format: DiskFormat::Raw,
+        size: Some("8MiB".parse().unwrap()),
+        seed: Some(seed),
+    };
+    let bed = Bed::with(boot);
+    // Runs these commands of QEMU's own tool for reading and writing disks, and says how many of them did what they say.
+    let disk_io = |commands: &[&str]| {
+        start(&bed.spec).unwrap();
+        let mut qmp = Qmp::connect(&monitor_socket(bed.run_dir()), Duration::from_secs(10)).unwrap();
+        for command in commands {
+            let arguments = json!({ "command-line": format!("qemu-io -d disk \"{command}\"") });
+            qmp.execute("human-monitor-command", arguments, Duration::from_secs(10)).unwrap();
+        }
+        drop(qmp);
+        stop(bed.run_dir(), Duration::ZERO).unwrap();
+        let words = fs::read_to_string(bed.spec.state_dir.join("engine.log")).unwrap();
+        assert!(!words.contains("failed"), "{words}");
+        words.matches("65536/65536").count()
+    };
+    let beyond_the_base = "write -P 0x33 7M 64k";
+    assert_eq!(disk_io(&["read -P 0x11 64k 64k", "write -P 0x22 4k 64k", beyond_the_base]), 3);
+    assert_eq!(disk_io(&["read -P 0x22 4k 64k", "read -P 0x11 128k 64k", "read -P 0x33 7M 64k"]), 3);
+    assert!(fs::read(&base).unwrap().iter().all(|byte| *byte == 0x11), "nobody writes to the base");
 }
 
 /// QEMU has no file of ours open.

@@ -118,7 +118,7 @@ impl Args {
                         "file": { "driver": "file", "filename": text(base)?, "read-only": true },
                     },
                 }));
-                self.option("-device", "virtio-blk-pci,addr=0x5,drive=disk,bootindex=1");
+                self.option("-device", "virtio-blk-pci,id=disk,addr=0x5,drive=disk,bootindex=1");
                 if seed.is_some() {
                     self.blockdev(json!({
                         "driver": "raw", "node-name": "seed", "read-only": true,
@@ -304,7 +304,7 @@ mod tests {
                 -device virtio-rng-pci,addr=0x3
                 -device pvpanic-pci,addr=0x4
                 -blockdev {"backing":{"driver":"raw","file":{"driver":"file","filename":"/a,b.img","read-only":true},"read-only":true},"discard":"unmap","driver":"qcow2","file":{"driver":"file","filename":"/s/disk.qcow2"},"node-name":"disk"}
-                -device virtio-blk-pci,addr=0x5,drive=disk,bootindex=1
+                -device virtio-blk-pci,id=disk,addr=0x5,drive=disk,bootindex=1
                 -blockdev {"driver":"raw","file":{"driver":"file","filename":"/s/seed.img","read-only":true},"node-name":"seed","read-only":true}
                 -device virtio-blk-pci,addr=0x6,drive=seed
                 -chardev socket,id=wire0,path=/a,,b.sock,reconnect-ms=100

@@ -63,14 +63,14 @@ impl<'a> Apt<'a> {
         attempt: impl Fn(&Self) -> Result<PathBuf, MachineError>,
     ) -> Result<PathBuf, MachineError> {
         match attempt(self) {
-            Err(MachineError::Download { words, .. }) if !self.own_lists => {
+            Err(MachineError::Download { words, offline: false, .. }) if !self.own_lists => {
                 tracing::debug!(target: "weft::machine", %words, "apt's own lists do not serve");
                 let refreshed = self.refresh()?;
-                attempt(self).map_err(|error| match error {
+                attempt(self).map_err(|error| match self.failed(package, &refreshed) {
                     // If not even the lists could be had, that is the reason for everything after it.
-                    MachineError::Download { .. } if !refreshed.status.success() => self.failed(package, &refreshed),
-                    MachineError::Download { words, .. } if words.is_empty() => self.failed(package, &refreshed),
-                    error => error,
+                    reason @ MachineError::Download { offline: true, .. } => reason,
+                    reason if !refreshed.status.success() => reason,
+                    _ => error,
                 })
             }
             outcome => outcome,

@@ -103,6 +103,9 @@ pub(super) fn write<W: io::Write>(to: W, contents: &Contents<'_>) -> io::Result<
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::process::Command;
 
     use super::*;
 
@@ -117,5 +120,29 @@ mod tests {
         for path in LINKS.iter().map(|(path, _)| *path).chain(FILES.iter().map(|(path, ..)| *path)) {
             assert!(folders.contains(parent(path)), "{path}");
         }
+    }
+
+    /// What the guest's `wget` runs for these arguments.
+    fn check_wget(arguments: &str, expected: &str) {
+        let dir = tempfile::tempdir().unwrap();
+        for program in ["busybox", "timeout"] {
+            let path = dir.path().join(program);
+            fs::write(&path, format!("#!/bin/sh\necho {program} \"$@\"\n")).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", include_str!("rootfs/wget"), "wget"]).args(arguments.split(' '));
+        let output = shell.env("PATH", dir.path()).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), expected, "{output:?}");
+    }
+
+    #[test]
+    fn wget_takes_a_time_limit() {
+        check_wget("-qO- http://web/", "busybox wget -qO- http://web/");
+        check_wget("-T 3 -O f http://web/", "timeout 3 busybox wget -O f http://web/");
+        check_wget("-q -T3 http://web/", "timeout 3 busybox wget -q http://web/");
+        check_wget("-qT 3 http://web/", "timeout 3 busybox wget -q http://web/");
+        check_wget("http://web/ --timeout=3", "timeout 3 busybox wget http://web/");
+        check_wget("http://web/ -T", "");
     }
 }
