@@ -159,7 +159,8 @@ fn what_a_machine_writes_to_its_disk_stays_its_own() {
         start(&bed.spec).unwrap();
         let mut qmp = Qmp::connect(&monitor_socket(bed.run_dir()), Duration::from_secs(10)).unwrap();
         for command in commands {
-            let arguments = json!({ "command-line": format!("qemu-io -d disk \"{command}\"") });
+            let arguments =
+                json!({ "command-line": format!("qemu-io -d /machine/peripheral/disk/virtio-backend \"{command}\"") });
             qmp.execute("human-monitor-command", arguments, Duration::from_secs(10)).unwrap();
         }
         drop(qmp);
