@@ -201,3 +201,6 @@ fn host_limits(echo: bool) -> HostLimits {
     let flows = files.unwrap_or(u64::MAX).saturating_sub(RESERVED_FILES).clamp(16, MAX_FLOWS) as usize;
     HostLimits { flows, flows_per_guest: flows.div_ceil(GUEST_SHARE), echo }
 }
+
+#[cfg(test)]
+mod tests;

@@ -74,6 +74,12 @@ impl Resolver {
         resolver
     }
 
+    /// Name servers in place of the file's, at ports of their own.
+    #[cfg(test)]
+    pub(super) fn set_servers(&mut self, servers: &[SocketAddr]) {
+        self.servers = servers.to_vec();
+    }
+
     /// What does not work, and how to make it work.
     pub(super) fn note(&self) -> Option<String> {
         let path = self.path.display();

@@ -53,7 +53,9 @@ enum State {
     Open,
     /// All is said between guest and us, though the host's socket may not have everything yet. The guest's last FIN
     /// may come again until then; `None` when that is not to be expected any more.
-    TimeWait { until: Option<Instant> },
+    TimeWait {
+        until: Option<Instant>,
+    },
 }
 
 /// What became of a connection by a segment or by time.

@@ -6,8 +6,8 @@ use weft_types::{Instant, Ipv4Net, MacAddr};
 use weft_wire::icmpv4::{self, Message};
 use weft_wire::{EtherType, Offload, Protocol, ethernet, ipv4, segment, tcp, udp};
 
-use crate::nat::{HostLimits, HostOp, Nat, NatNetwork};
 use crate::NetworkId;
+use crate::nat::{HostLimits, HostOp, Nat, NatNetwork};
 
 pub(super) const NET: NetworkId = NetworkId(7);
 pub(super) const GATEWAY_MAC: MacAddr = MacAddr::new([0x52, 0x54, 0, 0, 0, 1]);
@@ -107,7 +107,11 @@ fn describe(bytes: &[u8]) -> String {
     assert!(packet.bytes.len() <= network().mtu.into(), "{} bytes", packet.bytes.len());
     if packet.is_fragment() {
         let more = if packet.more_fragments { "+" } else { "" };
-        return format!("piece {}..{}{more}", packet.fragment_offset, usize::from(packet.fragment_offset) + packet.payload.len());
+        return format!(
+            "piece {}..{}{more}",
+            packet.fragment_offset,
+            usize::from(packet.fragment_offset) + packet.payload.len()
+        );
     }
     match packet.protocol {
         Protocol::TCP => {
