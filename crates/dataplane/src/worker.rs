@@ -9,7 +9,7 @@ use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::rand::{GetRandomFlags, getrandom};
 use weft_dataplane_protocol::{DataplaneConfig, Response};
-use weft_port::{Egress, Frame, SendError};
+use weft_port::{Egress, Frame, Port, SendError};
 use weft_services::{LeaseRecord, NetworkId, Services};
 use weft_switch::{DropReason, Switch, Verdict};
 use weft_types::{Instant, PortId};
@@ -24,6 +24,9 @@ use crate::{DataplaneError, HostSockets, clock};
 
 /// How long the worker polls after the last frame before it sleeps: about what waking up would cost.
 const SPIN: Duration = Duration::from_micros(40);
+
+/// After so long without a frame, ports let go of memory that they hold only to be fast.
+const TRIM_AFTER: Duration = Duration::from_secs(1);
 
 /// While frames keep coming, descriptors are looked at once in so many rounds.
 const ROUNDS_PER_LOOK: u32 = 64;
@@ -64,6 +67,8 @@ pub(crate) struct Worker {
     mailbox: Mailbox,
     _signals: Signals,
     host_ready: bool,
+    /// Nothing happened since the ports were trimmed.
+    trimmed: bool,
     ending: Option<bool>,
 }
 
@@ -105,6 +110,7 @@ impl Worker {
             mailbox,
             _signals: signals,
             host_ready: true,
+            trimmed: true,
             ending: None,
         };
         match state.load()? {
@@ -136,6 +142,7 @@ impl Worker {
             }
             if busy {
                 last_work = now;
+                self.trimmed = false;
                 rounds = rounds.wrapping_add(1);
                 if rounds.is_multiple_of(ROUNDS_PER_LOOK) {
                     self.wait(Some(Duration::ZERO));
@@ -143,7 +150,7 @@ impl Worker {
             } else if now.since(last_work) < SPIN {
                 std::hint::spin_loop();
             } else {
-                self.sleep(now);
+                self.sleep(now, last_work);
             }
         }
     }
@@ -247,16 +254,25 @@ impl Worker {
     }
 
     /// Sleeps until there is work.
-    fn sleep(&mut self, now: Instant) {
-        for slot in &mut self.slots {
-            if let Plug::Port(port) = &mut slot.plug
-                && !port.sleep()
-            {
-                return;
-            }
+    fn sleep(&mut self, now: Instant, last_work: Instant) {
+        if !self.trimmed && now.since(last_work) >= TRIM_AFTER {
+            self.trimmed = true;
+            self.ports().for_each(|port| port.trim());
         }
-        let due = [self.delivery.services.next_timeout(), self.host.next_timeout()].into_iter().flatten().min();
+        if !self.ports().all(|port| port.sleep()) {
+            return;
+        }
+        let trim = (!self.trimmed).then_some(last_work + TRIM_AFTER);
+        let services = self.delivery.services.next_timeout();
+        let due = [services, self.host.next_timeout(), trim].into_iter().flatten().min();
         self.wait(due.map(|due| due.since(now)));
+    }
+
+    fn ports(&mut self) -> impl Iterator<Item = &mut Box<dyn Port>> {
+        self.slots.iter_mut().filter_map(|slot| match &mut slot.plug {
+            Plug::Port(port) => Some(port),
+            Plug::Gateway | Plug::Broken(_) => None,
+        })
     }
 
     /// Waits for descriptors, `None` for ever, and notes which are ready.

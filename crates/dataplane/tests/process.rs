@@ -101,3 +101,29 @@ fn signals() {
     world.start();
     assert_eq!(world.status().revision, 7, "its state stays");
 }
+
+/// What guests have does not stay on our account: a switch that had to touch much of their memory lets go of it
+/// when it has nothing to do.
+#[test]
+fn an_idle_switch_holds_no_memory_of_its_guests() {
+    let world = World::in_process();
+    world.apply(&office(&world));
+    let [mut a, mut b] = ["a-0", "b-0"].map(|name| FakeVm::boot(&world.path(name)).unwrap());
+    let shared_kib = || -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", world.status().pid)).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("RssShmem:")).unwrap();
+        line.trim_end_matches("kB").trim().parse().unwrap()
+    };
+    for round in 0..200u8 {
+        a.send(&ethernet(mac(2), mac(1), 0x88b5, &[round; 9000]));
+        b.recv(PATIENCE).unwrap();
+    }
+    assert!(shared_kib() > 500, "it touched {} KiB", shared_kib());
+    let asked_too_often = std::time::Duration::from_millis(1300); // a question is work, too
+    eventually("it lets go", || {
+        std::thread::sleep(asked_too_often);
+        shared_kib() < 100
+    });
+    a.send(&ethernet(mac(2), mac(1), 0x88b5, b"and takes up again"));
+    assert!(b.recv(PATIENCE).is_some());
+}

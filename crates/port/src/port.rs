@@ -51,6 +51,9 @@ pub trait Port: Send {
 
     /// Asks the peer to spare its wake-ups, and acknowledges those that came.
     fn wake(&mut self);
+
+    /// Lets go of memory that would only make the next frame faster. Called when no frame came for a while.
+    fn trim(&mut self) {}
 }
 
 /// What [`Port::recv`] found.

@@ -413,6 +413,10 @@ impl Port for VhostUserPort {
             self.fault(error);
         }
     }
+
+    fn trim(&mut self) {
+        regions::untouch(&self.guest.memory);
+    }
 }
 
 impl Drop for VhostUserPort {

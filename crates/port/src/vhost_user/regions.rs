@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rustix::fs::{FsWord, SealFlags, fcntl_get_seals, fstat, fstatfs};
 use rustix::io::Errno;
-use rustix::mm::{MapFlags, ProtFlags};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise};
 use vm_memory::mmap::MmapRegionError;
 use vm_memory::{
     FileOffset, GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, GuestRegionMmap, MmapRegion,
@@ -48,6 +48,18 @@ pub(crate) struct RegionInfo {
 pub(crate) struct Regions {
     infos: Vec<RegionInfo>,
     memory: GuestMemoryMmap,
+}
+
+/// Takes a guest's memory out of our page tables: what we have touched counts as ours until then. The guest's
+/// memory itself stays as it is, and comes back page by page when it is touched again.
+#[expect(unsafe_code, reason = "the kernel is told about a mapping")]
+pub(crate) fn untouch(memory: &GuestMemoryMmap) {
+    for region in memory.iter() {
+        let (start, len) = (region.get_mmap().as_ptr(), region.get_mmap().size());
+        // SAFETY: the range is a live shared mapping of a file, of which this changes no byte (madvise(2):
+        // "subsequent accesses of pages in the range will succeed" and find the file's contents).
+        let _ = unsafe { madvise(start.cast(), len, Advice::LinuxDontNeed) };
+    }
 }
 
 impl Regions {
