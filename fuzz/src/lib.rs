@@ -6,6 +6,7 @@
 mod agent;
 mod machine;
 mod model;
+mod nat;
 mod port;
 mod services;
 mod switch;
@@ -27,6 +28,7 @@ pub fn targets() -> Vec<Target> {
         ("gateway_frames", services::gateway_frames),
         ("guest_rings", port::guest_rings),
         ("kernel_module", machine::kernel_module),
+        ("nat_life", nat::nat_life),
         ("package_archive", machine::package_archive),
         ("process_record", machine::process_record),
         ("qcow2_header", machine::qcow2_header),
