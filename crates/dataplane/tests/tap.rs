@@ -2,10 +2,12 @@
 
 mod common;
 
+use std::os::fd::AsFd;
 use std::process::Command;
 
 use common::{World, bare_network, port, vhost_user};
 use weft_dataplane_protocol::{DataplaneConfig, PortKind, Request, Response};
+use weft_port::TapPort;
 use weft_testkit::{FakeVm, Netns, in_netns, mac, skipped};
 
 fn run(command: &mut Command) -> String {
@@ -100,6 +102,30 @@ fn a_kernel_talks_to_a_vm() {
         };
         assert!(received.frame.ends_with(b"hello, guest"));
         assert_eq!(received.header[0], 1, "its checksum is left to the guest");
+    });
+}
+
+/// A daemon with more privileges opens the device, and hands it over beside its request.
+#[test]
+fn a_tap_is_handed_over() {
+    in_netns("a_tap_is_handed_over", || {
+        if !taps_work("a_tap_is_handed_over") {
+            return;
+        }
+        let device = TapPort::create("handed").unwrap();
+        let taken = TapPort::open("handed").err().expect("one cannot open it twice");
+        assert!(!taken.hint().is_empty());
+        let world = World::new();
+        let tap = port("handed", "left", mac(1), PortKind::Tap { name: "handed".into() });
+        let config = DataplaneConfig { revision: 1, networks: vec![bare_network("left")], ports: vec![tap] };
+        assert!(world.refused(&config).starts_with("PortFailed"), "the device is busy");
+        let request = Request::Apply(config.clone());
+        let answer = world.client().call_with(&request, &[device.as_fd()]).unwrap();
+        assert_eq!(answer, Response::Done);
+        drop(device);
+        assert!(world.port("handed").up);
+        assert!(ip("link").contains("handed"), "the switch keeps it");
+        world.apply(&config);
     });
 }
 

@@ -72,6 +72,14 @@ impl TapPort {
     /// # Errors
     /// Without `/dev/net/tun`, or when the device is not ours to use.
     pub fn open(name: &str) -> Result<Self, PortError> {
+        Self::with_device(name, Self::create(name)?)
+    }
+
+    /// Opens the device only, to hand it over to a process with fewer privileges ([`Self::from_device`]).
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn create(name: &str) -> Result<OwnedFd, PortError> {
         let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let device =
             open("/dev/net/tun", flags, Mode::empty()).map_err(|error| PortError::OpenTun { source: error.into() })?;
@@ -79,7 +87,7 @@ impl TapPort {
         request.flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
         let failed = |action| move |error: Errno| PortError::Tap { name: name.into(), action, source: error.into() };
         update::<TUNSETIFF>(&device, &mut request).map_err(failed("open"))?;
-        Self::with_device(name, device)
+        Ok(device)
     }
 
     /// Takes a TAP device that somebody with more privileges opened with `IFF_TAP | IFF_NO_PI | IFF_VNET_HDR`.

@@ -6,6 +6,9 @@ use serde::{Deserialize, Serialize};
 /// The longest label of a host name (RFC 1035, section 2.3.4).
 const MAX_LABEL_BYTES: usize = 63;
 
+/// The longest label, and `-gateway` or the number of a vNIC.
+const MAX_PORT_NAME_BYTES: usize = MAX_LABEL_BYTES + 8;
+
 /// A text that is no host name label.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LabelError {
@@ -41,18 +44,24 @@ impl FromStr for Label {
     type Err = LabelError;
 
     fn from_str(text: &str) -> Result<Self, LabelError> {
-        if text.is_empty() {
-            return Err(LabelError::Empty);
-        }
-        let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
-        if !text.bytes().all(legal) || text.starts_with('-') || text.ends_with('-') {
-            return Err(LabelError::NotAHostName { text: text.to_owned(), suggestion: nearest_label(text) });
-        }
-        if text.len() > MAX_LABEL_BYTES {
-            return Err(LabelError::TooLong(text.to_owned()));
-        }
+        check(text, MAX_LABEL_BYTES)?;
         Ok(Self(text.into()))
     }
+}
+
+/// Whether `text` is written as a label is, and has at most `max_bytes`.
+fn check(text: &str, max_bytes: usize) -> Result<(), LabelError> {
+    if text.is_empty() {
+        return Err(LabelError::Empty);
+    }
+    let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    if !text.bytes().all(legal) || text.starts_with('-') || text.ends_with('-') {
+        return Err(LabelError::NotAHostName { text: text.to_owned(), suggestion: nearest_label(text) });
+    }
+    if text.len() > max_bytes {
+        return Err(LabelError::TooLong(text.to_owned()));
+    }
+    Ok(())
 }
 
 /// The legal label that looks most like `text`.
@@ -141,20 +150,61 @@ label_name! {
     /// A network's name, which is also its DNS zone under `weft`.
     NetworkName
 }
-label_name! {
-    /// A port's name. The port of a VM's vNIC is called `<vm>-<index>`, the gateway's `<network>-gateway`.
-    PortName
-}
+/// A port's name: written like a label, with room for what is put behind the longest one. The port of a VM's vNIC
+/// is called `<vm>-<index>`, the gateway's `<network>-gateway`.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct PortName(Box<str>);
 
 impl PortName {
-    /// The port into which vNIC `index` of `vm` plugs. Longer than a label may be, if the VM's name is.
+    /// The port into which vNIC `index` of `vm` plugs.
     pub fn of_vnic(vm: &VmName, index: usize) -> Self {
-        Self(Label(format!("{vm}-{index}").into()))
+        Self(format!("{vm}-{index}").into())
     }
 
     /// The port behind which a network's services stand.
     pub fn of_gateway(network: &NetworkName) -> Self {
-        Self(Label(format!("{network}-gateway").into()))
+        Self(format!("{network}-gateway").into())
+    }
+
+    /// The name's text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for PortName {
+    type Err = LabelError;
+
+    fn from_str(text: &str) -> Result<Self, LabelError> {
+        check(text, MAX_PORT_NAME_BYTES)?;
+        Ok(Self(text.into()))
+    }
+}
+
+impl TryFrom<String> for PortName {
+    type Error = LabelError;
+
+    fn try_from(text: String) -> Result<Self, LabelError> {
+        text.parse()
+    }
+}
+
+impl From<PortName> for String {
+    fn from(name: PortName) -> Self {
+        name.0.into()
+    }
+}
+
+impl fmt::Display for PortName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(&self.0)
+    }
+}
+
+impl fmt::Debug for PortName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
     }
 }
 
@@ -174,6 +224,16 @@ mod tests {
         }
         assert_eq!("".parse::<Label>(), Err(LabelError::Empty));
         assert!(matches!("a".repeat(64).parse::<Label>(), Err(LabelError::TooLong(_))));
+    }
+
+    #[test]
+    fn the_longest_names_have_ports() {
+        let (vm, network) = ("v".repeat(63).parse().unwrap(), "n".repeat(63).parse().unwrap());
+        for name in [PortName::of_vnic(&vm, 999), PortName::of_gateway(&network)] {
+            let json = serde_json::to_string(&name).unwrap();
+            assert_eq!(serde_json::from_str::<PortName>(&json).unwrap(), name);
+        }
+        assert!("p".repeat(72).parse::<PortName>().is_err() && "p p".parse::<PortName>().is_err());
     }
 
     #[test]
