@@ -36,10 +36,14 @@ def cpu_s(pid):
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def is_start(event):
+    return event["kind"] == "step-done" and event["object_kind"] == "vm"
+
+
 def own_part(started_unix_ms, wall_s):
     """The part of `up` in which no guest was booting: before the first machine ran and after the last was ready."""
     events = json.loads(weft("events", "--json")[1])
-    started = [e["unix_ms"] for e in events if e["kind"] == "vm-started" and e["unix_ms"] >= started_unix_ms]
+    started = [e["unix_ms"] for e in events if is_start(e) and e["unix_ms"] >= started_unix_ms]
     ready = [e["unix_ms"] for e in events if e["kind"] == "vm-ready" and e["unix_ms"] >= started_unix_ms]
     if not started or not ready:
         return None

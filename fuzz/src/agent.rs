@@ -7,7 +7,7 @@ use weft_machine::guest::qga::{Reply, parse_exec_status, parse_reply};
 
 /// A stream on the virtio-serial port: in one piece and byte by byte it gives the same messages, and what can be read
 /// says the same when it is written again.
-pub fn agent_port(data: &[u8]) {
+pub(crate) fn agent_port(data: &[u8]) {
     let mut whole = frame::Decoder::default();
     let mut rest = data;
     let messages: Vec<Vec<u8>> = std::iter::from_fn(|| whole.next(&mut rest)).collect();
@@ -19,7 +19,7 @@ pub fn agent_port(data: &[u8]) {
 }
 
 /// One message, in either direction.
-pub fn agent_message(data: &[u8]) {
+pub(crate) fn agent_message(data: &[u8]) {
     if let Ok(message) = ToGuest::decode(data) {
         assert_eq!(ToGuest::decode(&message.encode()), Ok(message));
     }
@@ -29,7 +29,7 @@ pub fn agent_message(data: &[u8]) {
 }
 
 /// A session's stream, in either direction.
-pub fn agent_session(data: &[u8]) {
+pub(crate) fn agent_session(data: &[u8]) {
     both_ways::<ClientFrame>(data);
     both_ways::<ServerFrame>(data);
 }
@@ -64,7 +64,7 @@ fn both_ways<F: Frame + PartialEq + std::fmt::Debug>(data: &[u8]) {
 }
 
 /// A line from the QEMU guest agent.
-pub fn qemu_guest_agent(data: &[u8]) {
+pub(crate) fn qemu_guest_agent(data: &[u8]) {
     if let Ok(Reply::Return(value)) = parse_reply(data) {
         let _ = parse_exec_status(&value);
     }

@@ -3,26 +3,26 @@
 use weft_machine::fuzz;
 
 /// Lines of QEMU's monitor, as they come in pieces.
-pub fn qmp(data: &[u8]) {
+pub(crate) fn qmp(data: &[u8]) {
     fuzz::qmp(data);
 }
 
 /// The record of a machine's process.
-pub fn process_record(data: &[u8]) {
+pub(crate) fn process_record(data: &[u8]) {
     fuzz::record(data);
 }
 
 /// The header of a disk that somebody gave us.
-pub fn qcow2_header(data: &[u8]) {
+pub(crate) fn qcow2_header(data: &[u8]) {
     fuzz::qcow2(data);
 }
 
 /// What a kernel module says it needs, and whether a program is static.
-pub fn kernel_module(data: &[u8]) {
+pub(crate) fn kernel_module(data: &[u8]) {
     fuzz::elf(data);
 }
 
 /// The archive inside a package.
-pub fn package_archive(data: &[u8]) {
+pub(crate) fn package_archive(data: &[u8]) {
     fuzz::tar(data);
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use weft_model::{HostFacts, parse_world};
 
 /// A world in TOML. Paths in it are never opened outside of the folder given here, which does not exist.
-pub fn world_file(data: &[u8]) {
+pub(crate) fn world_file(data: &[u8]) {
     if let Ok(source) = std::str::from_utf8(data) {
         match parse_world(source, Path::new("/nonexistent/weft.toml"), "weft.toml", &HostFacts::default()) {
             Ok(world) => {

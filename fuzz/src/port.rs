@@ -4,7 +4,7 @@ use weft_port::{FrameSplitter, MAX_FRAME_BYTES, MIN_FRAME_BYTES, probe_guest};
 
 /// A stream is cut into the same frames, whatever the pieces that it comes in. The first byte says how long
 /// the pieces are.
-pub fn frame_stream(data: &[u8]) {
+pub(crate) fn frame_stream(data: &[u8]) {
     let Some((&piece, stream)) = data.split_first() else { return };
     let cut = |piece: usize| {
         let (mut splitter, mut frames, mut rest) = (FrameSplitter::default(), Vec::new(), stream);
@@ -31,6 +31,6 @@ pub fn frame_stream(data: &[u8]) {
 }
 
 /// A guest's memory, rings included, is any bytes.
-pub fn guest_rings(data: &[u8]) {
+pub(crate) fn guest_rings(data: &[u8]) {
     probe_guest(data);
 }

@@ -93,7 +93,7 @@ fn check_frame(bytes: &[u8], offload: Offload) {
 }
 
 /// A DHCP message, from the station that it names.
-pub fn dhcp_message(data: &[u8]) {
+pub(crate) fn dhcp_message(data: &[u8]) {
     let mac = data.get(28..34).and_then(|octets| octets.try_into().ok()).map_or(GUEST_MAC, MacAddr::new);
     let mut services = services();
     for _ in 0..2 {
@@ -105,7 +105,7 @@ pub fn dhcp_message(data: &[u8]) {
 }
 
 /// A DNS query, and the silence of the host's resolvers.
-pub fn dns_query(data: &[u8]) {
+pub(crate) fn dns_query(data: &[u8]) {
     let mut services = services();
     say(&mut services, GUEST_MAC, SocketAddrV4::new(GUEST, 5353), 53, data);
     while let Some(forward) = services.poll_dns() {
@@ -116,7 +116,7 @@ pub fn dns_query(data: &[u8]) {
 }
 
 /// What a resolver answers to a query for `www.example.org`; once as it is, once with the id that was asked.
-pub fn dns_answer(data: &[u8]) {
+pub(crate) fn dns_answer(data: &[u8]) {
     let mut query = vec![0xbe, 0xef, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
     query.extend_from_slice(b"\x03www\x07example\x03org\0\0\x01\0\x01");
     let mut services = services();
@@ -132,7 +132,7 @@ pub fn dns_answer(data: &[u8]) {
 }
 
 /// Frames for a gateway, each behind two bytes with its length; between them time passes.
-pub fn gateway_frames(data: &[u8]) {
+pub(crate) fn gateway_frames(data: &[u8]) {
     let mut services = services();
     let mut now = Instant::ZERO;
     let mut rest = data;

@@ -17,23 +17,23 @@ const FRESH_UID: u32 = 61_234;
 static TURN: Mutex<()> = Mutex::new(());
 
 /// A world's home, and the right to boot machines while it lives.
-pub struct Home {
+pub(crate) struct Home {
     dir: PathBuf,
     uid: Option<u32>,
     _turn: MutexGuard<'static, ()>,
 }
 
 /// What a command said and how it ended.
-pub struct Said {
-    pub code: i32,
-    pub out: String,
-    pub err: String,
+pub(crate) struct Said {
+    pub(crate) code: i32,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 impl Said {
     /// The output of a command that must have succeeded.
     #[track_caller]
-    pub fn ok(self) -> String {
+    pub(crate) fn ok(self) -> String {
         assert_eq!(self.code, 0, "stdout: {}\nstderr: {}", self.out, self.err);
         self.out
     }
@@ -41,12 +41,12 @@ impl Said {
 
 impl Home {
     /// A home for the user who runs the test.
-    pub fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         Self::build(name, None)
     }
 
     /// A home for a user without any capability; the user who runs the test, unless that is root.
-    pub fn rootless(name: &str) -> Self {
+    pub(crate) fn rootless(name: &str) -> Self {
         Self::build(name, rustix::process::geteuid().is_root().then_some(FRESH_UID))
     }
 
@@ -65,12 +65,12 @@ impl Home {
         Self { dir, uid, _turn: turn }
     }
 
-    pub fn dir(&self) -> &Path {
+    pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }
 
     /// A command that runs `program` as this home's user, in its folder.
-    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+    pub(crate) fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
         let mut command = match self.uid {
             None => Command::new(program),
             Some(uid) => {
@@ -88,18 +88,18 @@ impl Home {
     }
 
     /// Starts `weft` with these words.
-    pub fn spawn(&self, args: &[&str]) -> Child {
+    pub(crate) fn spawn(&self, args: &[&str]) -> Child {
         let mut command = self.command(self.dir.join("weft"));
         command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("weft starts")
     }
 
     /// Runs `weft` with these words.
-    pub fn weft(&self, args: &[&str]) -> Said {
+    pub(crate) fn weft(&self, args: &[&str]) -> Said {
         said(self.spawn(args).wait_with_output().expect("weft ends"))
     }
 
     /// Runs `weft` with these words and this on its standard input.
-    pub fn weft_with_input(&self, args: &[&str], input: &[u8]) -> Output {
+    pub(crate) fn weft_with_input(&self, args: &[&str], input: &[u8]) -> Output {
         let mut command = self.command(self.dir.join("weft"));
         let mut child =
             command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -112,25 +112,25 @@ impl Home {
     }
 
     /// Writes a file of the world.
-    pub fn write(&self, name: &str, text: &str) {
+    pub(crate) fn write(&self, name: &str, text: &str) {
         fs::write(self.dir.join(name), text).unwrap();
     }
 
     /// Runs a command in a machine.
-    pub fn exec(&self, vm: &str, args: &[&str]) -> Said {
+    pub(crate) fn exec(&self, vm: &str, args: &[&str]) -> Said {
         self.weft(&[&["exec", vm, "--"], args].concat())
     }
 
     /// A listing as JSON.
     #[track_caller]
-    pub fn json(&self, args: &[&str]) -> serde_json::Value {
+    pub(crate) fn json(&self, args: &[&str]) -> serde_json::Value {
         let out = self.weft(&[args, &["--json"]].concat()).ok();
         serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error} in {out}"))
     }
 
     /// The pid of the world's daemon, switch or machine, from the listing.
     #[track_caller]
-    pub fn pid(&self, what: &str) -> i32 {
+    pub(crate) fn pid(&self, what: &str) -> i32 {
         let world = self.json(&["ls"]);
         let pid = match what {
             "daemon" | "switch" => &world[what]["pid"],
@@ -140,7 +140,7 @@ impl Home {
     }
 
     /// Every process that belongs to this home.
-    pub fn processes(&self) -> Vec<(i32, String)> {
+    pub(crate) fn processes(&self) -> Vec<(i32, String)> {
         let needle = self.dir.as_os_str().as_encoded_bytes();
         let holds = |text: &[u8]| text.windows(needle.len()).any(|window| window == needle);
         let pids = fs::read_dir("/proc").unwrap().flatten().filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok());
@@ -155,7 +155,7 @@ impl Home {
 
     /// Nothing of the world is left but its image cache, its history and its logs.
     #[track_caller]
-    pub fn assert_gone(&self) {
+    pub(crate) fn assert_gone(&self) {
         eventually("every process ends", Duration::from_secs(5), || self.processes().is_empty());
         let mut sockets = Vec::new();
         walk(&self.dir, &mut |path, metadata| {
@@ -198,7 +198,7 @@ impl Drop for Home {
 }
 
 /// Ends a process of a test's own home, as `kill -9` does.
-pub fn kill(pid: i32) {
+pub(crate) fn kill(pid: i32) {
     if let Some(pid) = rustix::process::Pid::from_raw(pid) {
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
     }
@@ -206,7 +206,7 @@ pub fn kill(pid: i32) {
 
 /// Waits until something holds.
 #[track_caller]
-pub fn eventually(what: &str, limit: Duration, mut holds: impl FnMut() -> bool) {
+pub(crate) fn eventually(what: &str, limit: Duration, mut holds: impl FnMut() -> bool) {
     let start = Instant::now();
     while !holds() {
         assert!(start.elapsed() < limit, "this did not happen in {limit:?}: {what}");
@@ -214,7 +214,7 @@ pub fn eventually(what: &str, limit: Duration, mut holds: impl FnMut() -> bool) 
     }
 }
 
-pub fn said(output: Output) -> Said {
+pub(crate) fn said(output: Output) -> Said {
     Said {
         code: output.status.code().unwrap_or(-1),
         out: String::from_utf8_lossy(&output.stdout).into_owned(),

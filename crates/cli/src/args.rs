@@ -1,0 +1,247 @@
+//! The command line's definition; help, completions and man pages follow from it.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueHint};
+use clap_complete::Shell;
+use weft_types::{PortName, VmName};
+
+const EXIT_CODES: &str = "Exit codes: 0 it is done, 1 it failed, 2 the command line or the file is wrong. \
+`exec` exits as its command did, with 128 and the signal's number if one killed it, and with 125 if it could not run it.
+
+WEFT_HOME=DIR keeps a world of its own in DIR.";
+
+/// Virtual machines and the networks between them, from one file.
+#[derive(Debug, Parser)]
+#[command(name = "weft", version, after_help = EXIT_CODES, max_term_width = 100)]
+pub(crate) struct Cli {
+    /// Write data as JSON to stdout, and errors as JSON to stderr.
+    #[arg(long, global = true, display_order = 900)]
+    pub(crate) json: bool,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make the world what a file says, and wait until every machine is ready.
+    ///
+    /// Shows the plan and carries it out. Run again, it changes nothing; after an edit, it changes the difference.
+    Up(FileArg),
+    /// Show what `up` would do, and what has drifted from the file. Changes nothing.
+    Plan(FileArg),
+    /// Remove everything that a file made.
+    ///
+    /// The file itself may be gone or broken.
+    Down {
+        #[command(flatten)]
+        file: FileArg,
+        /// Remove what all files made.
+        #[arg(long, conflicts_with = "file")]
+        all: bool,
+    },
+    /// Show everything.
+    Ls,
+    /// Work with machines.
+    #[command(subcommand)]
+    Vm(VmCommand),
+    /// Work with networks.
+    #[command(subcommand)]
+    Network(NetworkCommand),
+    /// Work with ports: where machines plug into networks.
+    #[command(subcommand)]
+    Port(PortCommand),
+    /// Work with DHCP leases.
+    #[command(subcommand)]
+    Lease(LeaseCommand),
+    /// Work with images.
+    #[command(subcommand)]
+    Image(ImageCommand),
+    /// Run a command in a machine.
+    ///
+    /// stdin, stdout, stderr and the exit code pass through, and so do SIGINT, SIGTERM, SIGHUP and SIGQUIT.
+    Exec(ExecArgs),
+    /// Connect to a machine's serial console; Ctrl-] leaves.
+    Console {
+        /// The machine.
+        vm: VmName,
+    },
+    /// Show what a machine's serial console has said since its last start.
+    Logs {
+        /// The machine.
+        vm: VmName,
+        /// Go on with what it will say.
+        #[arg(short, long)]
+        follow: bool,
+        /// Only the last N lines.
+        #[arg(short = 'n', long, value_name = "N")]
+        lines: Option<usize>,
+    },
+    /// Show what happened.
+    Events {
+        /// Go on with what will happen.
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// Explain what the switch would do with a packet, and which declarations make it so. No packet is sent.
+    Why {
+        /// The machine that would send it, or one of its ports (like `web-0`).
+        from: String,
+        /// Where to: a machine, or an IPv4 address.
+        to: String,
+    },
+    /// Say what this host can and cannot do, and what to install.
+    Doctor,
+    /// Write a shell's completions to stdout.
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+    /// Write the man pages into a folder, or `weft(1)` to stdout.
+    Man {
+        /// The folder.
+        #[arg(value_hint = ValueHint::DirPath)]
+        dir: Option<PathBuf>,
+    },
+    /// The role that looks after machines and networks; started when needed.
+    #[command(hide = true)]
+    Daemon,
+    /// The role that moves frames; started by the daemon.
+    #[command(hide = true)]
+    Switch {
+        /// Where to listen for the daemon.
+        #[arg(long)]
+        control: PathBuf,
+        /// The folder for what must last.
+        #[arg(long)]
+        state: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct FileArg {
+    /// The file; `weft.toml` in this folder if left out.
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) file: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum VmCommand {
+    /// List machines.
+    #[command(visible_alias = "list")]
+    Ls,
+    /// Start machines that were stopped or have died, and wait until they are ready.
+    Start(VmNames),
+    /// Stop machines; their disks stay.
+    Stop {
+        #[command(flatten)]
+        vms: VmNames,
+        /// At once, without asking the guests.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Stop machines and start them, and wait until they are ready.
+    Restart(VmNames),
+    /// Remove machines with their disks. The next `up` of their file makes them anew.
+    Rm(VmNames),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VmNames {
+    /// The machines.
+    #[arg(value_name = "VM", required = true)]
+    pub(crate) names: Vec<VmName>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NetworkCommand {
+    /// List networks.
+    #[command(visible_alias = "list")]
+    Ls,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PortCommand {
+    /// List ports and their counters.
+    #[command(visible_alias = "list")]
+    Ls,
+    /// Show everything about one port.
+    Show {
+        /// The port, like `web-0`.
+        name: PortName,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum LeaseCommand {
+    /// List leases.
+    #[command(visible_alias = "list")]
+    Ls,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ImageCommand {
+    /// List images: those in the cache, those that are built in, and those that files describe.
+    #[command(visible_alias = "list")]
+    Ls,
+    /// Build an image if it is not there.
+    Build {
+        /// The image.
+        #[arg(default_value = weft_model::MICRO)]
+        name: String,
+    },
+    /// Remove an image from the cache.
+    Rm {
+        /// The image.
+        name: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExecArgs {
+    /// Give the command a terminal. Done without being asked where no command is named and this is a terminal.
+    #[arg(short, long)]
+    pub(crate) tty: bool,
+    /// Pass stdin on, as is done anyway; for fingers that are used to it.
+    #[arg(short, long, hide = true)]
+    pub(crate) interactive: bool,
+    /// Give the command no input.
+    #[arg(short = 'n', long, conflicts_with = "interactive")]
+    pub(crate) no_stdin: bool,
+    /// Set a variable.
+    #[arg(short, long, value_name = "NAME=VALUE", value_parser = variable)]
+    pub(crate) env: Vec<(String, String)>,
+    /// The folder to run it in.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) cwd: Option<String>,
+    /// The machine.
+    pub(crate) vm: VmName,
+    /// The command and its arguments; a shell if left out.
+    #[arg(value_name = "CMD", trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) argv: Vec<String>,
+}
+
+fn variable(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("write NAME=VALUE".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_holds_together() {
+        <Cli as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn the_commands_own_flags_are_its_own() {
+        let cli = Cli::parse_from(["weft", "exec", "-t", "web", "ls", "-l", "--json"]);
+        let Command::Exec(exec) = cli.command else { panic!("{cli:?}") };
+        assert_eq!((exec.tty, exec.argv, cli.json), (true, ["ls", "-l", "--json"].map(str::to_owned).into(), false));
+    }
+}

@@ -1,0 +1,165 @@
+//! The listings of what there is.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use weft_model::Mode;
+use weft_model::view::{VmState, VmView, WorldView};
+
+use crate::commands::Context;
+use crate::failure::Result;
+use crate::output::{self, Style};
+use crate::table::Table;
+
+/// `weft ls`
+pub(crate) async fn everything(context: &Context) -> Result {
+    let world = context.world().await?;
+    if context.json {
+        return output::json(&world);
+    }
+    if world.networks.is_empty() && world.vms.is_empty() {
+        output::say("there is nothing; `weft up FILE` makes something");
+        return Ok(());
+    }
+    let mut text = String::new();
+    if !world.networks.is_empty() {
+        text += &network_table(&world).render();
+    }
+    if !world.vms.is_empty() {
+        let space = if text.is_empty() { "" } else { "\n" };
+        text += &format!("{space}{}", vm_table(&world).render());
+    }
+    output::data(&text)?;
+    for note in world.switch.iter().flat_map(|switch| &switch.notes) {
+        output::say(format!("{}: {}", Style::Warning.paint("note"), output::printable(note)));
+    }
+    Ok(())
+}
+
+/// `weft network ls`
+pub(crate) async fn networks(context: &Context) -> Result {
+    let world = context.world().await?;
+    if context.json {
+        return output::json(&world.networks);
+    }
+    output::data(&network_table(&world).render())
+}
+
+/// `weft vm ls`
+pub(crate) async fn vms(context: &Context) -> Result {
+    let world = context.world().await?;
+    if context.json {
+        return output::json(&world.vms);
+    }
+    output::data(&vm_table(&world).render())
+}
+
+/// `weft lease ls`
+pub(crate) async fn leases(context: &Context) -> Result {
+    let world = context.world().await?;
+    if context.json {
+        return output::json(&world.leases);
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let mut table = Table::new(&["NETWORK", "ADDRESS", "MAC", "VM", "CALLS ITSELF", "ENDS IN"]);
+    for lease in &world.leases {
+        table.row([
+            lease.network.to_string(),
+            lease.ip.to_string(),
+            lease.mac.to_string(),
+            lease.vm.as_ref().map(ToString::to_string).unwrap_or_default(),
+            output::printable(lease.client_name.as_deref().unwrap_or_default()),
+            span(lease.expires_unix_s.saturating_sub(now)),
+        ]);
+    }
+    output::data(&table.render())
+}
+
+fn network_table(world: &WorldView) -> Table {
+    let mut table = Table::new(&["NETWORK", "MODE", "SUBNET", "GATEWAY", "HOST ACCESS", "VMS", "FROM"]);
+    for network in &world.networks {
+        let mode = match network.mode {
+            Mode::Nat => "nat",
+            Mode::Internal => "internal",
+        };
+        table.row([
+            network.name.to_string(),
+            mode.to_owned(),
+            network.subnet.to_string(),
+            network.gateway.to_string(),
+            if network.host_access { "yes" } else { "no" }.to_owned(),
+            output::list(&network.vms),
+            network.provenance.to_string(),
+        ]);
+    }
+    table
+}
+
+fn vm_table(world: &WorldView) -> Table {
+    let mut table = Table::new(&["VM", "STATE", "ADDRESSES", "IMAGE", "MEMORY", "CPUS", "ENGINE", "FROM", "WHY"]);
+    let explained = world.vms.iter().any(|vm| vm.reason.is_some());
+    if !explained {
+        table = Table::new(&["VM", "STATE", "ADDRESSES", "IMAGE", "MEMORY", "CPUS", "ENGINE", "FROM"]);
+    }
+    for vm in &world.vms {
+        let accelerator = vm.accelerator.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();
+        let mut row = vec![
+            vm.name.to_string(),
+            state(vm.state),
+            addresses(vm),
+            vm.image.clone(),
+            vm.memory.to_string(),
+            vm.cpus.to_string(),
+            format!("qemu{accelerator}"),
+            vm.provenance.to_string(),
+        ];
+        if explained {
+            row.push(output::printable(vm.reason.as_deref().unwrap_or_default()));
+        }
+        table.row(row);
+    }
+    table
+}
+
+/// A machine's state in a word.
+pub(crate) fn state(state: VmState) -> String {
+    match state {
+        VmState::Stopped => Style::Dim.paint("stopped"),
+        VmState::Starting => Style::Warning.paint("starting"),
+        VmState::Ready => Style::Good.paint("ready"),
+        VmState::Stopping => Style::Warning.paint("stopping"),
+        VmState::Failed => Style::Error.paint("failed"),
+    }
+}
+
+/// A machine's addresses, each with its network.
+pub(crate) fn addresses(vm: &VmView) -> String {
+    let address = |nic: &weft_model::view::NicView| match nic.ip {
+        Some(ip) => format!("{ip} ({})", nic.network),
+        None => format!("none ({})", nic.network),
+    };
+    output::list(&vm.nics.iter().map(address).collect::<Vec<_>>())
+}
+
+/// A span of time in its largest units.
+fn span(seconds: u64) -> String {
+    match seconds {
+        0 => "ended".to_owned(),
+        1..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min", seconds / 60),
+        3600..86_400 => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
+        _ => format!("{} d {} h", seconds / 86_400, seconds % 86_400 / 3600),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans() {
+        for (seconds, text) in [(0, "ended"), (59, "59 s"), (3599, "59 min"), (3660, "1 h 1 min"), (90_000, "1 d 1 h")]
+        {
+            assert_eq!(span(seconds), text);
+        }
+    }
+}

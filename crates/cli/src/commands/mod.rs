@@ -1,0 +1,119 @@
+//! What each command does, a file for each group.
+
+mod console;
+mod doctor;
+mod down;
+mod events;
+mod exec;
+mod generate;
+mod image;
+mod logs;
+mod ls;
+mod plan;
+mod port;
+mod roles;
+mod scratch;
+mod up;
+mod vm;
+mod why;
+
+use std::process::ExitCode;
+
+use weft_control::Paths;
+use weft_model::view::WorldView;
+use weft_types::VmName;
+
+use crate::args::{Cli, Command};
+use crate::failure::{Failure, Result};
+use crate::link::Link;
+
+/// What every command knows.
+pub(crate) struct Context {
+    /// Where things are.
+    pub(crate) paths: Paths,
+    /// Whether data is written as JSON.
+    pub(crate) json: bool,
+}
+
+impl Context {
+    /// Whether there is nothing that a daemon would have to be asked about, or started for.
+    fn is_dormant(&self) -> bool {
+        weft_control::is_dormant(&self.paths)
+    }
+
+    /// The daemon, to ask it about a machine: where nothing is declared there is none.
+    async fn link_to_vm(&self, vm: &VmName) -> Result<Link> {
+        match Link::to_running(&self.paths).await {
+            Some(link) => Ok(link),
+            None if self.is_dormant() => {
+                let title = format!("there is no VM `{vm}`");
+                Err(Failure::new("no-such-vm", title, "`weft up FILE` makes those that a file declares"))
+            }
+            None => Link::open(&self.paths).await,
+        }
+    }
+
+    /// Everything at once; of a world without objects, without starting a daemon.
+    async fn world(&self) -> Result<WorldView> {
+        let mut link = match Link::to_running(&self.paths).await {
+            Some(link) => link,
+            None if self.is_dormant() => return Ok(WorldView::default()),
+            None => Link::open(&self.paths).await?,
+        };
+        link.ask(async |client| client.world().await).await
+    }
+}
+
+/// Does what the command line asks for.
+pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
+    match cli.command {
+        Command::Completions { shell } => return done(generate::completions(shell)),
+        Command::Man { dir } => return done(generate::man(dir.as_deref())),
+        Command::Switch { control, state } => return done(roles::switch(control, state)),
+        _ => {}
+    }
+    let context = Context { paths: Paths::discover()?, json: cli.json };
+    match cli.command {
+        Command::Daemon => done(roles::daemon(&context.paths)),
+        Command::Doctor => doctor::run(&context),
+        Command::Exec(args) => exec::run(&context, args),
+        Command::Console { vm } => done(console::run(&context, &vm)),
+        command => done(block_on(talk(&context, command))?),
+    }
+}
+
+/// The commands that talk to the daemon and are done.
+async fn talk(context: &Context, command: Command) -> Result {
+    match command {
+        Command::Up(file) => up::run(context, file).await,
+        Command::Plan(file) => plan::run(context, file).await,
+        Command::Down { file, all } => down::run(context, file, all).await,
+        Command::Ls => ls::everything(context).await,
+        Command::Vm(command) => vm::run(context, command).await,
+        Command::Network(_) => ls::networks(context).await,
+        Command::Port(command) => port::run(context, command).await,
+        Command::Lease(_) => ls::leases(context).await,
+        Command::Image(command) => image::run(context, command).await,
+        Command::Logs { vm, follow, lines } => logs::run(context, &vm, follow, lines).await,
+        Command::Events { follow } => events::run(context, follow).await,
+        Command::Why { from, to } => why::run(context, &from, &to).await,
+        Command::Completions { .. }
+        | Command::Man { .. }
+        | Command::Switch { .. }
+        | Command::Daemon
+        | Command::Doctor
+        | Command::Exec(_)
+        | Command::Console { .. } => unreachable!("these need no conversation"),
+    }
+}
+
+fn done(result: Result) -> Result<ExitCode> {
+    result.map(|()| ExitCode::SUCCESS)
+}
+
+/// Runs a conversation on this thread.
+fn block_on<T>(future: impl Future<Output = T>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::of("runtime", &error, ""))?;
+    Ok(runtime.block_on(future))
+}

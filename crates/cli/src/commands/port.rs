@@ -1,0 +1,68 @@
+//! `weft port …`: where machines plug into networks, and what passes there.
+
+use weft_model::view::PortView;
+use weft_types::PortName;
+
+use crate::args::PortCommand;
+use crate::commands::Context;
+use crate::failure::{Failure, Result};
+use crate::output::{self, Style, human_bytes};
+use crate::table::Table;
+
+pub(crate) async fn run(context: &Context, command: PortCommand) -> Result {
+    let ports = context.world().await?.ports;
+    match command {
+        PortCommand::Ls if context.json => output::json(&ports),
+        PortCommand::Ls => output::data(&table(&ports)),
+        PortCommand::Show { name } => {
+            let port = ports.iter().find(|port| port.name == name).ok_or_else(|| no_such_port(&name))?;
+            if context.json { output::json(port) } else { output::data(&show(port)) }
+        }
+    }
+}
+
+fn no_such_port(name: &PortName) -> Failure {
+    Failure::new("no-such-port", format!("there is no port `{name}`"), "`weft port ls` lists them")
+}
+
+fn table(ports: &[PortView]) -> String {
+    let mut table = Table::new(&["PORT", "NETWORK", "DRIVER", "STATE", "IN", "OUT", "DROPPED"]);
+    for port in ports {
+        table.row([
+            port.name.to_string(),
+            port.network.to_string(),
+            port.driver.clone(),
+            state(port),
+            traffic(port.rx_frames, port.rx_bytes),
+            traffic(port.tx_frames, port.tx_bytes),
+            port.drops.iter().map(|drop| drop.frames).sum::<u64>().to_string(),
+        ]);
+    }
+    table.render()
+}
+
+fn show(port: &PortView) -> String {
+    let mut table = Table::plain();
+    let mut row = |name: &str, value: String| table.row([Style::Dim.paint(name), value]);
+    row("port", port.name.to_string());
+    row("network", port.network.to_string());
+    row("driver", port.driver.clone());
+    row("machine", port.vm.as_ref().map(ToString::to_string).unwrap_or_default());
+    row("MAC addresses", output::list(&port.macs));
+    row("state", format!("{}{}", state(port), port.reason.as_ref().map(|why| format!(": {why}")).unwrap_or_default()));
+    row("in", traffic(port.rx_frames, port.rx_bytes));
+    row("out", traffic(port.tx_frames, port.tx_bytes));
+    for drop in &port.drops {
+        row(&format!("dropped, {}", drop.reason), format!("{} frames", drop.frames));
+    }
+    row("from", port.provenance.to_string());
+    table.render()
+}
+
+fn state(port: &PortView) -> String {
+    if port.up { Style::Good.paint("up") } else { Style::Warning.paint("down") }
+}
+
+fn traffic(frames: u64, bytes: u64) -> String {
+    format!("{frames} ({})", human_bytes(bytes))
+}

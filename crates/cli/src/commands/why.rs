@@ -1,0 +1,204 @@
+//! `weft why`: what the switch would do with a packet, and which declarations make it so.
+
+use std::net::Ipv4Addr;
+
+use weft_api::{ExplainBody, ExplanationView};
+use weft_model::view::{NetworkView, NicView, PortView, WorldView};
+use weft_types::MacAddr;
+
+use crate::commands::Context;
+use crate::failure::{Failure, Result};
+use crate::link::Link;
+use crate::output::{self, Style};
+use crate::table::Table;
+
+pub(crate) async fn run(context: &Context, from: &str, to: &str) -> Result {
+    let world = context.world().await?;
+    let question = Question::find(&world, from, to)?;
+    let body = ExplainBody { port: question.nic.port.clone(), frame: hex(&question.frame()) };
+    let mut link = Link::open(&context.paths).await?;
+    let explanation = link.ask(async |client| client.explain(&body).await).await?;
+    if context.json {
+        return output::json(&explanation);
+    }
+    output::say(question.sentence());
+    if question.shares_no_network {
+        output::say(format!("`{from}` and `{to}` share no network: it goes to the gateway, which joins no networks"));
+    }
+    output::data(&render(&explanation))
+}
+
+/// An ICMP echo request that somebody would send, and how it would leave its machine.
+#[derive(Debug)]
+struct Question<'a> {
+    nic: &'a NicView,
+    source: Ipv4Addr,
+    target: Ipv4Addr,
+    /// Whom the frame is for.
+    next_hop: MacAddr,
+    /// Who that is, in words.
+    next_hop_is: String,
+    /// Whether the target is a machine of ours on other networks.
+    shares_no_network: bool,
+}
+
+impl<'a> Question<'a> {
+    fn find(world: &'a WorldView, from: &str, to: &str) -> Result<Self> {
+        let nics = source_nics(world, from)?;
+        let targets = target_addresses(world, to)?;
+        // Directly where there is a common network, through a gateway otherwise.
+        let direct = nics.iter().find_map(|nic| {
+            let network = network_of(world, nic)?;
+            Some((*nic, *targets.iter().find(|target| network.subnet.contains(*target))?))
+        });
+        let by_gateway = || {
+            let reaches = |nic: &&&NicView| network_of(world, nic).is_some_and(|n| n.mode == weft_model::Mode::Nat);
+            Some((*nics.iter().find(reaches).or(nics.first())?, *targets.first()?))
+        };
+        let (nic, target) = direct.or_else(by_gateway).ok_or_else(|| {
+            Failure::new(
+                "no-route",
+                format!("`{from}` has no adapter"),
+                "give it one in its file: nics = [\"NETWORK\"]",
+            )
+        })?;
+        let gateway = gateway_port(world, nic);
+        let is_gateway = network_of(world, nic).is_some_and(|network| network.gateway == target);
+        let neighbour = world.vms.iter().flat_map(|vm| vm.nics.iter().map(move |nic| (vm, nic)));
+        let mut neighbour = neighbour.filter(|(_, other)| other.network == nic.network && other.ip == Some(target));
+        let (next_hop, next_hop_is) = match (neighbour.next(), gateway.and_then(|port| port.macs.first())) {
+            (Some((vm, other)), _) => (other.mac, vm.name.to_string()),
+            (None, Some(mac)) if direct.is_none() || is_gateway => (*mac, format!("the gateway of {}", nic.network)),
+            _ => {
+                let title =
+                    format!("nobody has {target} on network `{}`, so `{from}` finds no one to send to", nic.network);
+                return Err(Failure::new("no-neighbour", title, "`weft lease ls` lists who has which address"));
+            }
+        };
+        let shares_no_network = direct.is_none() && to.parse::<Ipv4Addr>().is_err();
+        let source = nic.ip.unwrap_or(Ipv4Addr::UNSPECIFIED);
+        Ok(Self { nic, source, target, next_hop, next_hop_is, shares_no_network })
+    }
+
+    fn sentence(&self) -> String {
+        let Self { nic, source, target, next_hop, next_hop_is, .. } = self;
+        format!("a ping from {source} to {target} leaves by {} for {next_hop} ({next_hop_is}):", nic.port)
+    }
+
+    /// The frame: Ethernet II, IPv4 (RFC 791), ICMP echo request (RFC 792).
+    fn frame(&self) -> Vec<u8> {
+        let icmp = with_checksum(vec![8, 0, 0, 0, 0, 1, 0, 1], 2);
+        let length = (20 + icmp.len()) as u16;
+        let mut ip = vec![0x45, 0];
+        ip.extend(length.to_be_bytes());
+        ip.extend([0, 0, 0x40, 0, 64, 1, 0, 0]);
+        ip.extend(self.source.octets());
+        ip.extend(self.target.octets());
+        let mut frame = Vec::from(self.next_hop.octets());
+        frame.extend(self.nic.mac.octets());
+        frame.extend([8, 0]);
+        frame.extend(with_checksum(ip, 10));
+        frame.extend(icmp);
+        frame.resize(frame.len().max(60), 0);
+        frame
+    }
+}
+
+fn network_of<'a>(world: &'a WorldView, nic: &NicView) -> Option<&'a NetworkView> {
+    world.networks.iter().find(|network| network.name == nic.network)
+}
+
+fn gateway_port<'a>(world: &'a WorldView, nic: &NicView) -> Option<&'a PortView> {
+    world.ports.iter().find(|port| port.network == nic.network && port.vm.is_none() && port.driver == "gateway")
+}
+
+/// The adapters of the machine or the port of this name.
+fn source_nics<'a>(world: &'a WorldView, from: &str) -> Result<Vec<&'a NicView>> {
+    if let Some(vm) = world.vms.iter().find(|vm| vm.name.as_str() == from) {
+        return Ok(vm.nics.iter().collect());
+    }
+    let all = world.vms.iter().flat_map(|vm| &vm.nics);
+    match all.into_iter().find(|nic| nic.port.as_str() == from) {
+        Some(nic) => Ok(vec![nic]),
+        None => {
+            let title = format!("there is no machine and no machine's port `{from}`");
+            Err(Failure::new("no-such-vm", title, "`weft vm ls` and `weft port ls` list them"))
+        }
+    }
+}
+
+/// The addresses that are meant.
+fn target_addresses(world: &WorldView, to: &str) -> Result<Vec<Ipv4Addr>> {
+    if let Ok(address) = to.parse() {
+        return Ok(vec![address]);
+    }
+    let Some(vm) = world.vms.iter().find(|vm| vm.name.as_str() == to) else {
+        let title = format!("`{to}` is neither a machine nor an IPv4 address");
+        return Err(Failure::new("no-such-vm", title, "`weft vm ls` lists the machines"));
+    };
+    let addresses: Vec<_> = vm.nics.iter().filter_map(|nic| nic.ip).collect();
+    match addresses.is_empty() {
+        false => Ok(addresses),
+        true => Err(Failure::new("no-address", format!("`{to}` holds no address"), "is it ready? see `weft vm ls`")),
+    }
+}
+
+/// The bytes with the Internet checksum (RFC 1071) over them at `at`, where there were zeros.
+fn with_checksum(mut bytes: Vec<u8>, at: usize) -> Vec<u8> {
+    let mut sum: u32 =
+        bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | pair.get(1).map_or(0, |b| u32::from(*b))).sum();
+    while sum > 0xffff {
+        sum = (sum >> 16) + (sum & 0xffff);
+    }
+    bytes[at..at + 2].copy_from_slice(&(!(sum as u16)).to_be_bytes());
+    bytes
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn render(explanation: &ExplanationView) -> String {
+    let mut table = Table::plain();
+    for step in &explanation.steps {
+        let because = step.because.as_ref().map(|place| format!("  ({place})")).unwrap_or_default();
+        table.row([Style::Dim.paint(&step.stage), format!("{}{because}", step.finding)]);
+    }
+    let leaves = match &explanation.egress[..] {
+        [] => String::new(),
+        ports => format!("\nit leaves by {}", output::list(ports)),
+    };
+    format!("{}{}{leaves}\n", table.render(), Style::Bold.paint(&explanation.verdict))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_frame_is_a_ping() {
+        let nic = NicView {
+            network: "office".parse().unwrap(),
+            port: "web-0".parse().unwrap(),
+            mac: MacAddr::new([2, 0, 0, 0, 0, 1]),
+            ip: None,
+        };
+        let question = Question {
+            nic: &nic,
+            source: Ipv4Addr::new(10, 20, 0, 10),
+            target: Ipv4Addr::new(10, 20, 0, 11),
+            next_hop: MacAddr::new([2, 0, 0, 0, 0, 2]),
+            next_hop_is: String::new(),
+            shares_no_network: false,
+        };
+        let frame = question.frame();
+        let sums_up = |bytes: &[u8]| {
+            let sum: u32 = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
+            (sum >> 16) + (sum & 0xffff) == 0xffff
+        };
+        assert_eq!(frame.len(), 60);
+        assert_eq!(hex(&frame[..14]), "0200000000020200000000010800");
+        assert!(sums_up(&frame[14..34]) && sums_up(&frame[34..42]));
+        assert_eq!(frame[26..34], [10, 20, 0, 10, 10, 20, 0, 11]);
+    }
+}
