@@ -156,7 +156,8 @@ impl Life {
         let ip = [REMOTE, GATEWAY, Ipv4Addr::new(10, 30, 0, 1), Ipv4Addr::new(198, 51, 100, to)][usize::from(to % 4)];
         let mut bytes = Vec::new();
         if to & 0x80 != 0 {
-            Message::EchoRequest { ident: (port % PORTS).into(), seq: 0, payload: &vec![1; len.into()] }.emit(&mut bytes);
+            Message::EchoRequest { ident: (port % PORTS).into(), seq: 0, payload: &vec![1; len.into()] }
+                .emit(&mut bytes);
             return self.send(ip, Protocol::ICMP, &bytes, 0, Offload::default());
         }
         let from = SocketAddrV4::new(GUEST, port.into());
@@ -189,8 +190,7 @@ impl Life {
         let Some(&flow) = self.flows.get(usize::from(flow) % self.flows.len().max(1)) else { return };
         let (nat, now) = (&mut self.nat, self.now);
         let count = usize::from(count) * 300;
-        let errors =
-            [HostError::Refused, HostError::HostUnreachable, HostError::NetUnreachable, HostError::TimedOut];
+        let errors = [HostError::Refused, HostError::HostUnreachable, HostError::NetUnreachable, HostError::TimedOut];
         let error = errors[count % errors.len()];
         let remote = SocketAddrV4::new(REMOTE, 80);
         match what % 10 {

@@ -25,6 +25,7 @@ pub(super) struct TcpSocket {
     is_writable: bool,
     /// The remote side ended its half, or all of it: bytes that wait are the last.
     is_ending: bool,
+    has_error: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,13 +52,14 @@ impl TcpSocket {
             Err(errno) => return Err(errno),
         }
         let state = State::Connecting;
-        Ok(Self { fd, state, is_readable: false, is_writable: false, is_ending: false })
+        Ok(Self { fd, state, is_readable: false, is_writable: false, is_ending: false, has_error: false })
     }
 
     /// An event came.
     pub(super) fn note(&mut self, flags: EventFlags) {
         let ends = flags.intersects(EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR);
         self.is_ending |= ends;
+        self.has_error |= flags.contains(EventFlags::ERR);
         self.is_readable |= ends || flags.contains(EventFlags::IN);
         self.is_writable |= flags.intersects(EventFlags::OUT | EventFlags::HUP | EventFlags::ERR);
     }
@@ -76,13 +78,18 @@ impl TcpSocket {
         };
         let result = result.and_then(|()| match self.state {
             State::Connected => self.write(now, nat, flow).and_then(|()| self.read(now, nat, flow)),
-            State::Finished => self.write(now, nat, flow),
+            State::Finished => self.check_error().and_then(|()| self.write(now, nat, flow)),
             State::Connecting | State::Broken => Ok(()),
         });
         if let Err(errno) = result {
             self.state = State::Broken;
             nat.tcp_failed(now, flow, error::of(errno));
         }
+    }
+
+    /// An error that no read will tell, because all was read.
+    fn check_error(&mut self) -> Result<(), Errno> {
+        if std::mem::take(&mut self.has_error) { sockopt::socket_error(&self.fd)? } else { Ok(()) }
     }
 
     fn conclude_connect(&mut self, now: Instant, nat: &mut Nat, flow: FlowId) -> Result<(), Errno> {

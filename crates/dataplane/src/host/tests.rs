@@ -270,6 +270,27 @@ fn resets_pass_both_ways() {
     assert!(bench.host.tcp.is_empty());
 }
 
+/// A server may answer, and end with a reset because it did not read everything.
+#[test]
+fn what_came_before_a_reset_arrives() {
+    let (port, server) = serve(|mut stream| {
+        stream.peek(&mut [0]).expect("a byte");
+        stream.write_all(&pattern(20_000)).expect("room");
+    });
+    let mut bench = Bench::new();
+    let handle = bench.connect(40_000, port);
+    bench.run(|bench| bench.tcp(handle).may_send());
+    bench.tcp(handle).send_slice(b"more than the server wants").unwrap();
+    bench.turn();
+    server.join().unwrap(); // answer and reset are there before the next turn
+    bench.run(|bench| bench.tcp(handle).state() == tcp::State::Closed);
+    let mut received = 0;
+    while bench.tcp(handle).can_recv() {
+        received += bench.tcp(handle).recv(|bytes| (bytes.len(), bytes.len())).unwrap();
+    }
+    assert_eq!(received, 20_000);
+}
+
 #[test]
 fn datagrams_and_closed_ports() {
     let server = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();

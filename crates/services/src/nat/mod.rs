@@ -228,23 +228,25 @@ impl Nat {
 
     /// The next frame for a guest. To be called until it gives `None` after each call that takes something in.
     pub fn poll_frame(&mut self) -> Option<(NetworkId, OutFrame)> {
-        if let Some((network, frame)) = self.queue.pop_front() {
-            self.queue_bytes -= frame.bytes.len();
-            return Some((network, frame));
-        }
-        while let Some(id) = self.ready.pop_front() {
-            let frame = self.poll_tcp(id);
-            match (&frame, self.flows.get_mut(id)) {
-                (Some(_), _) => self.ready.push_back(id),
-                (None, Some(flow)) => flow.is_ready = false,
-                (None, None) => {}
+        loop {
+            if let Some((network, frame)) = self.queue.pop_front() {
+                self.queue_bytes -= frame.bytes.len();
+                return Some((network, frame));
             }
+            let id = self.ready.pop_front()?;
+            let frame = self.poll_tcp(id);
             self.arm(id);
             if frame.is_some() {
+                self.ready.push_back(id);
                 return frame;
             }
+            if let Some(Flow { kind: Kind::Tcp(connection), is_ready, .. }) = self.flows.get_mut(id) {
+                *is_ready = false;
+                if connection.is_broken_off() {
+                    self.abort(id); // the reset stands in the queue now
+                }
+            }
         }
-        None
     }
 
     /// The next piece of work for the driver of the host's sockets.

@@ -175,11 +175,13 @@ impl Nat {
     /// The socket did not connect, or broke. The driver has closed it.
     pub fn tcp_failed(&mut self, now: Instant, flow: FlowId, error: HostError) {
         self.now = now;
+        self.counters.count(error.cause());
         let Some(connection) = self.connection(flow) else { return };
-        connection.has_socket = false;
+        if connection.break_off() {
+            return self.settle(flow);
+        }
         let answer = if connection.is_connecting() { unreachable(error) } else { None };
         let is_silent = connection.is_connecting() && error == HostError::TimedOut;
-        self.counters.count(error.cause());
         match (answer, self.flows.get(flow)) {
             (Some(code), Some(Flow { key, mac, .. })) => {
                 let (key, mac) = (*key, *mac);

@@ -51,6 +51,8 @@ enum State {
     /// Our SYN-ACK is under way.
     SynReceived,
     Open,
+    /// The host's socket broke: the guest gets what came before that, and then a reset.
+    Broken,
     /// All is said between guest and us, though the host's socket may not have everything yet. The guest's last FIN
     /// may come again until then; `None` when that is not to be expected any more.
     TimeWait {
@@ -163,6 +165,7 @@ impl Connection {
         match self.state {
             State::Connecting => self.handle_while_connecting(segment),
             State::TimeWait { .. } => self.handle_in_time_wait(segment),
+            State::Broken => self.handle_while_broken(now, segment),
             State::SynReceived | State::Open => self.handle_synchronized(now, segment, memory),
         }
     }
@@ -179,6 +182,16 @@ impl Connection {
             true => (Fate::Reborn, None), // the guest began anew: its earlier try is forgotten
             false => (Fate::Alive, Some(Cause::OutsideWindow)),
         }
+    }
+
+    /// Nobody is there for what the guest sends.
+    fn handle_while_broken(&mut self, now: Instant, segment: &Segment<'_>) -> (Fate, Option<Cause>) {
+        if segment.has(Flags::RST) {
+            return (Fate::ResetByGuest, None);
+        }
+        let mss = self.mss();
+        let acknowledged = segment.acknowledges().map(|ack| self.transmitter.acknowledge(now, segment, ack, mss));
+        (Fate::Alive, acknowledged.and_then(Result::err))
     }
 
     fn handle_in_time_wait(&mut self, segment: &Segment<'_>) -> (Fate, Option<Cause>) {
@@ -340,6 +353,22 @@ impl Connection {
         self.transmitter.is_finished = true;
     }
 
+    /// The host's socket broke. Whether bytes of it have to go out before the guest hears of that.
+    pub(super) fn break_off(&mut self) -> bool {
+        self.has_socket = false;
+        let must_drain = self.state == State::Open && self.transmitter.has_unsent_bytes();
+        if must_drain {
+            self.state = State::Broken;
+            self.transmitter.is_finished = false; // the reset comes in the FIN's place
+        }
+        must_drain
+    }
+
+    /// Whether a reset is all that is left.
+    pub(super) fn is_broken_off(&self) -> bool {
+        self.state == State::Broken && !self.transmitter.has_unsent_bytes()
+    }
+
     /// Whether the host's socket has nothing left to do.
     pub(super) fn is_host_done(&self) -> bool {
         self.transmitter.is_finished && self.to_host == HostHalf::Shut
@@ -419,7 +448,7 @@ impl Connection {
         match self.state {
             State::Connecting => return None,
             State::SynReceived => return std::mem::take(&mut self.owes_syn).then(|| self.syn_ack(memory)),
-            State::Open | State::TimeWait { .. } => {}
+            State::Open | State::Broken | State::TimeWait { .. } => {}
         }
         if let Some(piece) = self.transmitter.poll(now, mss) {
             self.owes_ack = false;

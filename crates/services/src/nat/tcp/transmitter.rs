@@ -124,6 +124,11 @@ impl Transmitter {
         all.saturating_sub(self.in_flight())
     }
 
+    /// Whether bytes wait to be sent.
+    pub(super) fn has_unsent_bytes(&self) -> bool {
+        self.ring.len() > self.in_flight()
+    }
+
     /// The SYN-ACK goes out: the guest has some time to answer.
     pub(super) fn arm_handshake(&mut self, now: Instant) {
         self.timer = Some(now + self.rto.get());

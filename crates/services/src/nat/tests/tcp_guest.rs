@@ -217,9 +217,9 @@ impl Bench {
         busy
     }
 
-    /// Runs until `done`, with `guest` acting after each step; whether that was before the virtual hour was over.
+    /// Runs until `done`, with `guest` acting after each step; whether that was before a virtual day was over.
     fn run(&mut self, mut guest: impl FnMut(&mut Self) -> bool) -> bool {
-        let end = self.now + Duration::from_secs(3600);
+        let end = self.now + Duration::from_secs(24 * 3600);
         let mut idle = 0;
         while self.now < end {
             let mut busy = self.step();

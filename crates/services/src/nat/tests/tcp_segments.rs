@@ -454,6 +454,41 @@ fn what_the_guest_sent_reaches_a_slow_host_after_the_end() {
 }
 
 #[test]
+fn what_the_host_sent_comes_before_its_reset() {
+    let mut bench = Bench::open();
+    bench.host_sends(5000);
+    bench.nat.tcp_failed(NOW, bench.flow, HostError::Refused);
+    bench.expect(expect![[r#"
+        ACK 1460 bytes
+        ACK 1460 bytes
+        ACK 1460 bytes
+        PSH|ACK 620 bytes
+        RST|ACK 0 bytes
+        host-refused 1"#]]);
+    assert_eq!((bench.nat.flows(), bench.nat.buffer_bytes()), (0, 0));
+
+    // A closed window holds both back.
+    let mut bench = Bench::open();
+    let window = |bench: &mut Bench, ack: u32, window| {
+        let (seq, ack) = (FIRST.wrapping_add(1), bench.ours.wrapping_add(ack));
+        take(&mut bench.nat, NOW, [segment_with(1, REMOTE, Flags::ACK, seq, ack, b"too late", window)]);
+    };
+    window(&mut bench, 0, 100);
+    ops(&mut bench.nat);
+    bench.host_sends(150);
+    bench.nat.tcp_failed(NOW, bench.flow, HostError::Refused);
+    bench.expect(expect![[r#"
+        ACK 100 bytes
+        host-refused 1"#]]);
+    window(&mut bench, 100, 100);
+    bench.expect(expect![[r#"
+        PSH|ACK 50 bytes
+        RST|ACK 0 bytes
+        host-refused 1"#]]);
+    assert_eq!(bench.nat.flows(), 0);
+}
+
+#[test]
 fn numbers_cannot_be_guessed() {
     let first = |seed: u8, at: Instant, port: u16| {
         let mut nat = Nat::new([seed; 32]);
