@@ -168,8 +168,10 @@ impl Transmitter {
             return Ok(()); // old news
         }
         let window_before = self.window;
+        // A new acknowledgement always brings a window with it: what came early may have told another one before.
         let (from_seq, from_ack) = self.window_from;
-        if from_seq.is_before(segment.first()) || (from_seq == segment.first() && !ack.is_before(from_ack)) {
+        let is_newer = from_seq.is_before(segment.first()) || (from_seq == segment.first() && !ack.is_before(from_ack));
+        if is_newer || ack.is_after(self.una) {
             self.set_window(segment, ack);
         }
         if ack == self.una {
