@@ -225,6 +225,6 @@ mod tests {
     fn a_folder_that_is_not_there_is_judged_by_the_one_above() {
         let dir = tempfile::tempdir().unwrap();
         assert_eq!(nearest(&dir.path().join("a/b/c")), dir.path());
-        assert_eq!(folder("state", &dir.path().join("a/b")).state == State::Missing, false);
+        assert_ne!(folder("state", &dir.path().join("a/b")).state, State::Missing);
     }
 }
