@@ -169,7 +169,7 @@ impl Life {
     fn send_piece(&mut self, [place, more, len]: [u8; 3]) {
         let more = if more & 1 != 0 { 0x2000 } else { 0 };
         let payload = vec![0; usize::from(len) * 8];
-        self.send(REMOTE, Protocol::UDP, &payload, more | u16::from(place) * 32, Offload::default());
+        self.send(REMOTE, Protocol::UDP, &payload, more | (u16::from(place) * 32), Offload::default());
     }
 
     fn take_work(&mut self) {

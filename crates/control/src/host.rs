@@ -2,6 +2,7 @@
 //! two implementations, a simulated one with faults is the other.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -66,6 +67,11 @@ pub trait Host: Send + Sync {
 
     /// Whether the machine's agent answers, waiting up to `wait` for it.
     fn agent_answers(&self, vm: &VmName, wait: Duration) -> bool;
+
+    /// The addresses that the machine's own adapters have, as its agent sees them; `None` where no agent can tell.
+    fn guest_addresses(&self, _vm: &VmName) -> Option<Vec<IpAddr>> {
+        None
+    }
 
     /// What a machine has said so far.
     fn words(&self, vm: &VmName) -> Words;

@@ -1,5 +1,6 @@
 //! Waiting for a machine to be ready, as long as it makes progress.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -140,17 +141,28 @@ fn pause(inner: &Inner, time: Duration) {
     }
 }
 
-/// What leases a machine does not hold yet, in words; `None` when it needs no more.
+/// What leases a machine does not hold yet, or has not taken, in words; `None` when it needs no more. A lease may be
+/// older than the machine's process, so where the agent can be asked, its word counts.
 fn missing_leases(inner: &Inner, desired: &Desired, vm: &VmName) -> Option<String> {
     let declared = desired.vms.get(vm)?;
     let mut needs = desired.lease_needs(&declared.spec);
     if needs.is_empty() || declared.spec.ready == Ready::Running {
         return None;
     }
+    let mut held = Vec::new();
     if let Ok(status) = inner.host.switch_status() {
         for lease in status.leases {
-            needs.remove(&(lease.network, lease.mac));
+            let ip = IpAddr::V4(lease.ip);
+            let need = (lease.network, lease.mac);
+            if needs.remove(&need) {
+                held.push((need.0, ip));
+            }
         }
+    }
+    if needs.is_empty() && declared.spec.ready == Ready::Agent {
+        let taken = inner.host.guest_addresses(vm)?;
+        let (network, ip) = held.into_iter().find(|(_, ip)| !taken.contains(ip))?;
+        return Some(format!("its adapter on {network} to take {ip}"));
     }
     let networks: Vec<_> = needs.iter().map(|(network, _)| network.as_str()).collect();
     (!networks.is_empty()).then(|| format!("a lease on {}", networks.join(", ")))

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -230,6 +231,12 @@ impl Host for RealHost {
             }
             Err(_) => false,
         }
+    }
+
+    fn guest_addresses(&self, vm: &VmName) -> Option<Vec<IpAddr>> {
+        let info = self.agent(vm).and_then(|agent| agent.info()).ok()?;
+        let addresses = info.interfaces.into_iter().flat_map(|interface| interface.addresses);
+        Some(addresses.map(|address| address.ip).collect())
     }
 
     fn words(&self, vm: &VmName) -> Words {

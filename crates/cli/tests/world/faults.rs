@@ -141,8 +141,11 @@ fn two_ups_at_once_both_succeed() {
 fn a_host_without_qemu_is_told_what_to_install() {
     let home = Home::new("no-qemu");
     home.write("weft.toml", PAIR);
+    let bin = home.dir().join("bin");
+    std::fs::create_dir(&bin).unwrap();
+    std::os::unix::fs::symlink("/usr/bin/setsid", bin.join("setsid")).unwrap();
     let mut up = home.command(home.dir().join("weft"));
-    let result = said(up.arg("up").env("PATH", home.dir()).output().unwrap());
+    let result = said(up.arg("up").env("PATH", &bin).output().unwrap());
     assert_eq!(result.code, 1, "{}", result.err);
     assert!(result.err.contains("qemu-system-x86"), "{}", result.err);
     home.weft(&["down"]).ok();
