@@ -35,8 +35,8 @@ pub(super) fn unreachable(error: HostError) -> Option<Unreachable> {
 }
 
 /// The start of a packet of a flow, made up from what is known: an error quotes it, and a guest looks at nothing in
-/// it but addresses and ports (or an identifier).
-pub(super) fn quote(key: &Key, transport: &[u8]) -> Vec<u8> {
+/// it but addresses and the start of the transport header.
+pub(super) fn quote(key: &Key, transport: &[u8; QUOTED_TRANSPORT_BYTES]) -> Vec<u8> {
     let header = ipv4::Repr {
         src: *key.guest.ip(),
         dst: *key.remote.ip(),
@@ -46,12 +46,16 @@ pub(super) fn quote(key: &Key, transport: &[u8]) -> Vec<u8> {
         dont_fragment: true,
         payload_len: QUOTED_TRANSPORT_BYTES as u16,
     };
-    let mut ports = [0; QUOTED_TRANSPORT_BYTES];
-    ports[..2].copy_from_slice(&key.guest.port().to_be_bytes());
-    ports[2..4].copy_from_slice(&key.remote.port().to_be_bytes());
-    let mut bytes = header.header().to_vec();
-    bytes.extend_from_slice(transport.first_chunk().unwrap_or(&ports));
-    bytes
+    [&header.header()[..], transport].concat()
+}
+
+/// The start of a transport header: the ports, and what follows them.
+pub(super) fn quote_ports(key: &Key, rest: u32) -> Vec<u8> {
+    let mut transport = [0; QUOTED_TRANSPORT_BYTES];
+    transport[..2].copy_from_slice(&key.guest.port().to_be_bytes());
+    transport[2..4].copy_from_slice(&key.remote.port().to_be_bytes());
+    transport[4..].copy_from_slice(&rest.to_be_bytes());
+    quote(key, &transport)
 }
 
 impl Nat {
@@ -154,7 +158,8 @@ impl Nat {
         if let Some(code) = unreachable(error) {
             let mut request = Vec::new();
             Message::EchoRequest { ident: key.guest.port(), seq: sequence, payload: &[] }.emit(&mut request);
-            self.send_unreachable(key.network, mac, code, &quote(&key, &request));
+            let transport = request.first_chunk().unwrap_or(&[0; QUOTED_TRANSPORT_BYTES]);
+            self.send_unreachable(key.network, mac, code, &quote(&key, transport));
         }
     }
 }

@@ -10,7 +10,7 @@ use weft_wire::{Csum, GsoKind, Offload, Protocol, ipv4, udp};
 
 use super::emit::TRANSPORT_AT;
 use super::flows::{ANY_REMOTE, Flow, FlowId, Key, Kind};
-use super::icmp::{quote, unreachable};
+use super::icmp::{quote_ports, unreachable};
 use super::{Arrival, Cause, HostError, HostOp, Nat, policy};
 use crate::OutFrame;
 
@@ -150,9 +150,8 @@ impl Nat {
         self.counters.count(error.cause());
         let code = if error == HostError::Refused { Some(Unreachable::PORT) } else { unreachable(error) };
         if let Some(code) = code {
-            let mut header = Vec::new();
-            udp::emit(&mut header, key.guest, key.remote, &[]);
-            self.send_unreachable(key.network, mac, code, &quote(&key, &header));
+            let empty = (udp::HEADER_BYTES as u32) << 16; // its length, and no checksum
+            self.send_unreachable(key.network, mac, code, &quote_ports(&key, empty));
         }
     }
 }

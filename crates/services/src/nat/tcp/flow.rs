@@ -11,7 +11,7 @@ use weft_wire::{Csum, Protocol, ipv4};
 use super::segment::{Numbers, Outgoing};
 use super::{Connection, Fate, HostHalf, Seq};
 use crate::nat::flows::{Flow, FlowId, Key, Kind};
-use crate::nat::icmp::{quote, unreachable};
+use crate::nat::icmp::{quote_ports, unreachable};
 use crate::nat::{Arrival, Cause, HostError, HostOp, Nat, policy};
 use crate::{NetworkId, OutFrame};
 
@@ -181,11 +181,12 @@ impl Nat {
             return self.settle(flow);
         }
         let answer = if connection.is_connecting() { unreachable(error) } else { None };
+        let syn = connection.first_number(); // guests look whether an error knows it
         let is_silent = connection.is_connecting() && error == HostError::TimedOut;
         match (answer, self.flows.get(flow)) {
             (Some(code), Some(Flow { key, mac, .. })) => {
                 let (key, mac) = (*key, *mac);
-                self.send_unreachable(key.network, mac, code, &quote(&key, &[]));
+                self.send_unreachable(key.network, mac, code, &quote_ports(&key, syn.0));
             }
             _ if is_silent => {} // as silent as the remote side
             _ => self.reset_guest(flow),

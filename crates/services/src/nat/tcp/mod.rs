@@ -143,6 +143,11 @@ impl Connection {
         self.link_mss = link_mss(mtu);
     }
 
+    /// The number of the guest's SYN, while the host's socket is not connected yet.
+    fn first_number(&self) -> Seq {
+        self.receiver.next.previous()
+    }
+
     /// Whether the host's socket is not connected yet.
     pub(super) fn is_connecting(&self) -> bool {
         self.state == State::Connecting
@@ -172,7 +177,7 @@ impl Connection {
 
     /// The guest waits for an answer to its SYN: it repeats it, or gives up.
     fn handle_while_connecting(&mut self, segment: &Segment<'_>) -> (Fate, Option<Cause>) {
-        let first = self.receiver.next.previous();
+        let first = self.first_number();
         if segment.has(Flags::RST) {
             let is_its = segment.first() == first || segment.first() == self.receiver.next;
             return if is_its { (Fate::ResetByGuest, None) } else { (Fate::Alive, Some(Cause::OutsideWindow)) };

@@ -153,6 +153,18 @@ fn answers_of_the_host_are_passed_on() {
     );
 }
 
+/// Linux believes no error that does not know its SYN's number.
+#[test]
+fn errors_know_the_number_of_the_syn() {
+    let mut bench = Bench::asking();
+    bench.nat.tcp_failed(NOW, bench.flow, HostError::NetUnreachable);
+    let (_, error) = bench.nat.poll_frame().expect("an ICMP error");
+    let quoted = &error.bytes[ethernet::HEADER_BYTES + ipv4::HEADER_BYTES + 8..];
+    let packet = ipv4::Packet { payload: &quoted[ipv4::HEADER_BYTES..], ..ipv4::parse(quoted).unwrap() };
+    assert_eq!((packet.src, packet.dst, packet.protocol), (GUEST, *REMOTE.ip(), Protocol::TCP));
+    assert_eq!(packet.payload, [&[0, 1, 0, 80][..], &FIRST.to_be_bytes()].concat());
+}
+
 #[test]
 fn while_the_host_connects() {
     let mut bench = Bench::asking();
