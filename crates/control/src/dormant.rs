@@ -8,11 +8,12 @@ use crate::desired::Records;
 use crate::{ControlError, Paths, objects};
 
 /// Whether there is nothing in this home that a daemon would look after: no object, no unfinished operation, nothing
-/// left of a machine or a switch. Starts and changes nothing. What cannot be read is left to the daemon to complain about.
+/// left of a machine, a switch or a killed daemon. Starts and changes nothing. What cannot be read is left to the daemon to complain about.
 pub fn is_dormant(paths: &Paths) -> bool {
     let has_remains = || {
         let vms = fs::read_dir(paths.vm_states()).is_ok_and(|mut folders| folders.next().is_some());
-        vms || paths.switch_process().exists() || paths.switch_socket().exists()
+        let left = [paths.switch_process(), paths.switch_socket(), paths.daemon_socket()];
+        vms || left.iter().any(|path| path.exists())
     };
     let is_idle = || -> Result<bool, ControlError> {
         let records = Records::read(&SqliteStore::open(paths.store())?.range(objects::ROOT)?)?;
