@@ -99,7 +99,7 @@ fn ten_machines_on_five_networks() {
                 script += &format!(
                     "p=no; ping -c 1 -W {wait} {ip} >/dev/null 2>&1 && p=yes; \
                      d=no; nslookup m{j}.n{n}.weft 2>/dev/null | grep -q {ip} && d=yes; \
-                     h=no; [ \"$(wget -q -T {wait} -O - http://{ip}/ 2>/dev/null)\" = 'i am m{j}' ] && h=yes; \
+                     h=no; [ \"$(/bin/wget -q -T {wait} -O - http://{ip}/ 2>/dev/null)\" = 'i am m{j}' ] && h=yes; \
                      echo m{j} {ip} $p $d $h\n",
                     wait = if shared { 5 } else { 1 }
                 );

@@ -39,7 +39,7 @@ fn quickstart(home: &Home) {
     let db_ip = db["nics"][0]["ip"].as_str().unwrap().to_owned();
 
     // Neighbours, by every form of their names.
-    for name in ["web", "web.office", "web.office.weft", "10.20.0.10"] {
+    for name in ["web", "web.office.weft", "10.20.0.10"] {
         home.exec("laptop", &["ping", "-c", "1", "-W", "5", name]).ok();
     }
     home.exec("web", &["ping", "-c", "1", "-W", "5", "db"]).ok();
