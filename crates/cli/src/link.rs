@@ -7,12 +7,13 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
-use weft_api::{Client, ClientError};
+use weft_api::{About, Client, ClientError};
 use weft_control::Paths;
 use weft_model::view::ProblemView;
 
 use crate::descriptors;
 use crate::failure::{Failure, Result};
+use crate::output::{self, Style};
 
 /// How long a new daemon may take until it answers.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -35,14 +36,23 @@ pub(crate) struct Link {
 impl Link {
     /// Connects to the daemon if one answers; starts none.
     pub(crate) async fn to_running(paths: &Paths) -> Option<Self> {
-        let client = Client::connect(&paths.daemon_socket()).await.ok()?;
-        Some(Self { paths: paths.clone(), client })
+        Client::connect(&paths.daemon_socket()).await.ok().map(|client| Self::over(paths, client))
     }
 
     /// Connects to the daemon, which is started if none answers.
     pub(crate) async fn open(paths: &Paths) -> Result<Self> {
-        let client = connect(paths).await?;
-        Ok(Self { paths: paths.clone(), client })
+        connect(paths).await.map(|client| Self::over(paths, client))
+    }
+
+    fn over(paths: &Paths, client: Client) -> Self {
+        let About { version, pid } = client.about();
+        if version != env!("CARGO_PKG_VERSION") {
+            let note = Style::Warning.paint("note");
+            output::say(format!(
+                "{note}: the daemon that runs is version {version}; `kill {pid}` lets this version's take over"
+            ));
+        }
+        Self { paths: paths.clone(), client }
     }
 
     /// The client itself, for streams.

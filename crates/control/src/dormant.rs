@@ -8,7 +8,8 @@ use crate::desired::Records;
 use crate::{ControlError, Paths, objects};
 
 /// Whether there is nothing in this home that a daemon would look after: no object, no unfinished operation, nothing
-/// left of a machine, a switch or a killed daemon. Starts and changes nothing. What cannot be read is left to the daemon to complain about.
+/// left of a machine, a switch or a killed daemon. Starts and changes nothing. What cannot be read is left to the daemon
+/// to complain about.
 pub fn is_dormant(paths: &Paths) -> bool {
     let has_remains = || {
         let vms = fs::read_dir(paths.vm_states()).is_ok_and(|mut folders| folders.next().is_some());

@@ -102,7 +102,7 @@ impl Drop for FakeDaemon {
 }
 
 fn routes(machine: impl Fn(UnixStream) + Clone + Send + Sync + 'static) -> Router {
-    let about = || async { Json(About { version: "0".to_owned(), pid: 1 }) };
+    let about = || async { Json(About { version: env!("CARGO_PKG_VERSION").to_owned(), pid: 1 }) };
     let join = move |protocol: &'static str| {
         let machine = machine.clone();
         move |mut request: Request| async move {
