@@ -111,9 +111,7 @@ fn converse(tunnel: Tunnel, tty: bool, with_stdin: bool, raw: bool) -> Result<En
     let closer = tunnel.writer().map_err(lost)?;
     let input = writer.clone();
     std::thread::spawn(move || send_input(&input, with_stdin));
-    let (tell, told) = oneshot::channel();
-    std::thread::spawn(move || drop(tell.send(receive(tunnel))));
-    let end = block_on(wait(told, &writer, tty, raw))?;
+    let end = block_on(wait(tunnel, &writer, tty, raw))?;
     // Whatever still blocks on it may go.
     let _ = closer.shutdown(Shutdown::Both);
     end
@@ -156,10 +154,13 @@ fn receive(mut tunnel: Tunnel) -> End {
 
 /// Waits for the end, and passes signals on meanwhile. In raw mode the terminal's own keys reach the command as bytes, so
 /// a signal is meant for us.
-async fn wait(mut told: oneshot::Receiver<End>, writer: &Mutex<UnixStream>, tty: bool, raw: bool) -> Result<End> {
+async fn wait(tunnel: Tunnel, writer: &Mutex<UnixStream>, tty: bool, raw: bool) -> Result<End> {
     let cannot = |error: io::Error| Failure::of("signal", &error, "");
     let mut signals = FORWARDED.map(signal).into_iter().collect::<io::Result<Vec<_>>>().map_err(cannot)?;
     let mut resized = signal(SignalKind::window_change()).map_err(cannot)?;
+    // Only now: whoever sees the command's first output may send a signal at once.
+    let (tell, mut told) = oneshot::channel();
+    std::thread::spawn(move || drop(tell.send(receive(tunnel))));
     loop {
         tokio::select! {
             end = &mut told => return Ok(end.unwrap_or(End::Lost(None))),
