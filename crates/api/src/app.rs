@@ -13,6 +13,7 @@ use weft_control::Controller;
 use crate::Problem;
 use crate::extract::MAX_BODY_BYTES;
 use crate::routes::{events, images, operations, vms, world};
+use crate::seats::Seats;
 
 /// How many requests wait for something to happen at a time; more wait for their turn. Each holds a thread.
 const MAX_WAITERS: usize = 64;
@@ -24,6 +25,7 @@ pub(crate) const MAX_WAIT: Duration = Duration::from_secs(60);
 pub(crate) struct App {
     controller: Controller,
     waiters: Arc<Semaphore>,
+    pub(crate) seats: Seats,
 }
 
 impl App {
@@ -52,7 +54,7 @@ impl App {
 
 /// The whole API over this controller.
 pub fn router(controller: Controller) -> Router {
-    let app = App { controller, waiters: Arc::new(Semaphore::new(MAX_WAITERS)) };
+    let app = App { controller, waiters: Arc::new(Semaphore::new(MAX_WAITERS)), seats: Seats::default() };
     Router::new()
         .route("/v1", get(world::about))
         .route("/v1/world", get(world::world).put(world::apply))

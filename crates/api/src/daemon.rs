@@ -17,8 +17,10 @@ use crate::router;
 const FIRST_GRACE: Duration = Duration::from_secs(2);
 /// How long an empty daemon stays when the last of its clients has left.
 const GRACE: Duration = Duration::from_millis(100);
-/// How often a daemon that nobody talks to looks whether its work has ended.
-const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// When a daemon that nobody talks to looks whether its work has ended; then after twice that time, and so on.
+const FIRST_LOOK: Duration = Duration::from_secs(1);
+/// The longest time between two looks.
+const MAX_LOOK: Duration = Duration::from_secs(60);
 /// Threads for calls that block; see [`crate::app`] for how many of them may wait.
 const MAX_BLOCKING_THREADS: usize = 96;
 /// How long an idle one of them is kept.
@@ -137,10 +139,11 @@ fn asked_to_end() -> io::Result<impl Future<Output = &'static str>> {
 /// Returns when there is nobody to serve and nothing to look after.
 async fn idle(controller: Controller, attendance: Attendance) {
     let mut grace = FIRST_GRACE;
+    let mut look = FIRST_LOOK;
     loop {
         if attendance.somebody_within(grace).await {
             attendance.nobody().await;
-            grace = GRACE;
+            (grace, look) = (GRACE, FIRST_LOOK);
             continue;
         }
         let controller = controller.clone();
@@ -148,6 +151,7 @@ async fn idle(controller: Controller, attendance: Attendance) {
         if empty && !attendance.somebody_within(Duration::ZERO).await {
             return;
         }
-        grace = LOOK_INTERVAL;
+        grace = look;
+        look = (look * 2).min(MAX_LOOK);
     }
 }

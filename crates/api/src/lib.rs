@@ -23,6 +23,7 @@ mod openapi;
 mod pipe;
 mod problem;
 mod routes;
+mod seats;
 mod tunnel;
 
 pub use app::router;

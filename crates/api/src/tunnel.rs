@@ -34,11 +34,16 @@ pub(crate) fn check(headers: &HeaderMap, protocol: &'static str) -> Result<(), P
     Err(Problem::new(StatusCode::UPGRADE_REQUIRED, "upgrade-required", title, hint))
 }
 
-/// Agrees to `upgrade`, and joins the connection with `peer` until both directions have ended.
+/// Agrees to `upgrade`, and joins the connection with `peer` until both directions have ended; then `held` is dropped.
 ///
 /// # Errors
 /// When the peer's socket cannot be used.
-pub fn accept(upgrade: Option<OnUpgrade>, protocol: &'static str, peer: UnixStream) -> Result<Response, Problem> {
+pub fn accept(
+    upgrade: Option<OnUpgrade>,
+    protocol: &'static str,
+    peer: UnixStream,
+    held: impl Send + 'static,
+) -> Result<Response, Problem> {
     let upgrade = upgrade.ok_or_else(|| Problem::internal("the connection cannot be upgraded"))?;
     let peer = peer.set_nonblocking(true).and_then(|()| tokio::net::UnixStream::from_std(peer));
     let peer = peer.map_err(Problem::internal)?;
@@ -47,6 +52,7 @@ pub fn accept(upgrade: Option<OnUpgrade>, protocol: &'static str, peer: UnixStre
             Ok(client) => join(TokioIo::new(client), peer).await,
             Err(error) => tracing::debug!(protocol, %error, "a connection was not upgraded"),
         }
+        drop(held);
     });
     let agreed = Response::builder()
         .status(StatusCode::SWITCHING_PROTOCOLS)

@@ -20,6 +20,17 @@ use crate::observed::ObservedVm;
 /// What is called once when a process has ended.
 pub type OnExit = Box<dyn FnOnce(Exit) + Send>;
 
+/// What is known of the addresses that a machine's adapters have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GuestAddresses {
+    /// What the machine's own agent sees.
+    Seen(Vec<IpAddr>),
+    /// The agent that could tell does not answer just now.
+    Unseen,
+    /// The machine has no agent that could tell.
+    Unknowable,
+}
+
 /// The host, as far as the controller touches it. Every function may be called from any thread, and those that change
 /// something may be called again without harm.
 pub trait Host: Send + Sync {
@@ -68,10 +79,8 @@ pub trait Host: Send + Sync {
     /// Whether the machine's agent answers, waiting up to `wait` for it.
     fn agent_answers(&self, vm: &VmName, wait: Duration) -> bool;
 
-    /// The addresses that the machine's own adapters have, as its agent sees them; `None` where no agent can tell.
-    fn guest_addresses(&self, _vm: &VmName) -> Option<Vec<IpAddr>> {
-        None
-    }
+    /// The addresses that the machine's own adapters have.
+    fn guest_addresses(&self, vm: &VmName) -> GuestAddresses;
 
     /// What a machine has said so far.
     fn words(&self, vm: &VmName) -> Words;

@@ -11,7 +11,7 @@ use weft_types::VmName;
 
 use crate::desired::Desired;
 use crate::events::Happening;
-use crate::host::{Trouble, Words};
+use crate::host::{GuestAddresses, Trouble, Words};
 use crate::inner::{Inner, Settings};
 use crate::objects::Fate;
 use crate::state::Phase;
@@ -160,7 +160,11 @@ fn missing_leases(inner: &Inner, desired: &Desired, vm: &VmName) -> Option<Strin
         }
     }
     if needs.is_empty() && declared.spec.ready == Ready::Agent {
-        let taken = inner.host.guest_addresses(vm)?;
+        let taken = match inner.host.guest_addresses(vm) {
+            GuestAddresses::Seen(taken) => taken,
+            GuestAddresses::Unseen => return Some("its agent to tell its addresses".to_owned()),
+            GuestAddresses::Unknowable => return None,
+        };
         let (network, ip) = held.into_iter().find(|(_, ip)| !taken.contains(ip))?;
         return Some(format!("its adapter on {network} to take {ip}"));
     }

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
-use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -17,7 +16,7 @@ use weft_model::ImageSource;
 use weft_types::{ByteSize, Label, VmName};
 
 use crate::Paths;
-use crate::host::{Host, OnExit, Trouble, Words};
+use crate::host::{GuestAddresses, Host, OnExit, Trouble, Words};
 use crate::launch::{Launch, NicSetup};
 use crate::observed::ObservedVm;
 use crate::switch_process::SwitchProcess;
@@ -233,10 +232,15 @@ impl Host for RealHost {
         }
     }
 
-    fn guest_addresses(&self, vm: &VmName) -> Option<Vec<IpAddr>> {
-        let info = self.agent(vm).and_then(|agent| agent.info()).ok()?;
-        let addresses = info.interfaces.into_iter().flat_map(|interface| interface.addresses);
-        Some(addresses.map(|address| address.ip).collect())
+    fn guest_addresses(&self, vm: &VmName) -> GuestAddresses {
+        match self.agent(vm).and_then(|agent| agent.info()) {
+            Ok(info) => {
+                let addresses = info.interfaces.into_iter().flat_map(|interface| interface.addresses);
+                GuestAddresses::Seen(addresses.map(|address| address.ip).collect())
+            }
+            Err(_) if self.has_foreign_image(vm) => GuestAddresses::Unknowable,
+            Err(_) => GuestAddresses::Unseen,
+        }
     }
 
     fn words(&self, vm: &VmName) -> Words {

@@ -16,7 +16,7 @@ use weft_model::ImageSource;
 use weft_store::{Entry, MemoryStore, Revision, Snapshot, Store, StoreError, Txn, TxnOutcome, Watch};
 use weft_types::{ByteSize, Label, VmName};
 
-use crate::host::{Host, OnExit, STALE, Trouble, Words};
+use crate::host::{GuestAddresses, Host, OnExit, STALE, Trouble, Words};
 use crate::launch::Launch;
 use crate::observed::ObservedVm;
 
@@ -32,6 +32,8 @@ pub(crate) struct World {
     pub(crate) broken: BTreeSet<VmName>,
     /// Machines whose agent never answers.
     pub(crate) mute: BTreeSet<VmName>,
+    /// Machines whose agent does not tell their addresses just now.
+    pub(crate) unseen: BTreeSet<VmName>,
     pub(crate) memory: Option<ByteSize>,
     /// What was done, in order.
     pub(crate) log: Vec<String>,
@@ -283,6 +285,13 @@ impl Host for SimulatedHost {
             std::thread::sleep(wait.min(Duration::from_millis(5)));
         }
         !mute
+    }
+
+    fn guest_addresses(&self, vm: &VmName) -> GuestAddresses {
+        match lock(&self.world).unseen.contains(vm) {
+            true => GuestAddresses::Unseen,
+            false => GuestAddresses::Unknowable,
+        }
     }
 
     fn words(&self, _: &VmName) -> Words {

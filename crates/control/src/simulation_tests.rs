@@ -506,6 +506,20 @@ fn a_machine_that_is_never_ready_is_named_with_its_last_words() {
 }
 
 #[test]
+fn an_agent_that_is_silent_for_a_moment_makes_no_machine_ready() {
+    let bed = Bed::new();
+    lock(&bed.world).unseen.insert(vm("db"));
+    let controller = bed.open();
+    controller.apply(request(THREE)).unwrap();
+    eventually("the others are ready", || states(&controller).matches("ready").count() == 2);
+    std::thread::sleep(Duration::from_millis(100));
+    assert!(controller.view().vms.iter().any(|vm| vm.name.as_str() == "db" && vm.state == VmState::Starting));
+    lock(&bed.world).unseen.clear();
+    eventually("db is ready too", || controller.view().vms.iter().all(|vm| vm.state == VmState::Ready));
+    controller.shutdown();
+}
+
+#[test]
 fn down_does_not_wait_for_an_up_that_waits() {
     let bed = Bed::new();
     lock(&bed.world).mute.insert(vm("db"));

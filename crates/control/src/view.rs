@@ -165,6 +165,7 @@ fn port_view(port: &PortStatus) -> PortView {
         tx_frames: port.tx_frames,
         tx_bytes: port.tx_bytes,
         drops: port.drops.iter().map(drop).collect(),
+        refusals: port.refusals.iter().map(drop).collect(),
         provenance: port.provenance.clone(),
     }
 }

@@ -114,6 +114,10 @@ pub struct PortStatus {
     pub tx_bytes: u64,
     /// Frames that came in and were dropped, per named reason, none of them zero.
     pub drops: Vec<DropCount>,
+    /// What the services behind a gateway's port dropped, refused or gave up, per named reason (those of the NAT
+    /// device begin with `nat-`), none of them zero.
+    #[serde(default)]
+    pub refusals: Vec<DropCount>,
     /// Where the port was declared.
     pub provenance: Provenance,
 }

@@ -5,6 +5,7 @@ use weft_dataplane_protocol::{
     SwitchStatus,
 };
 use weft_port::{HEAD_BYTES, Link, MAX_FRAME_BYTES};
+use weft_services::{NetworkId, Services};
 use weft_types::Instant;
 
 use crate::slot::{Counters, Plug, Slot};
@@ -16,7 +17,7 @@ impl Worker {
         let stats = self.switch.stats();
         let mut ports: Vec<_> = self.slots.iter().map(|slot| self.port_status(slot)).collect();
         ports.sort_by(|a, b| a.name.cmp(&b.name));
-        let services = &mut self.delivery.services;
+        let services = &self.delivery.services;
         let leases = services.leases(now).map(|lease| LeaseStatus {
             network: lease.network,
             ip: lease.ip,
@@ -26,7 +27,7 @@ impl Worker {
             expires_unix_s: lease.expires_unix_s,
         });
         let leases = leases.collect();
-        let nat_flows = services.nat_mut().flows() as u64;
+        let nat_flows = services.nat().flows() as u64;
         let mut notes = self.host.notes();
         notes.extend(self.start_notes.iter().chain(&self.lease_note).cloned());
         SwitchStatus {
@@ -66,6 +67,10 @@ impl Worker {
             tx_frames,
             tx_bytes,
             drops: drops.map(|(reason, frames)| DropCount { reason: reason.name().to_owned(), frames }).collect(),
+            refusals: match slot.plug {
+                Plug::Gateway => refusals(&self.delivery.services, slot.about.network_id),
+                _ => Vec::new(),
+            },
             provenance: slot.about.provenance.clone(),
         }
     }
@@ -97,6 +102,17 @@ impl Worker {
                 .collect(),
         })
     }
+}
+
+/// What the services of a network have counted.
+fn refusals(services: &Services, network: NetworkId) -> Vec<DropCount> {
+    let of_gateway = services.counters(network).into_iter().flat_map(|counters| counters.iter());
+    let of_nat = services.nat().counters(network).into_iter().flat_map(|counters| counters.iter());
+    of_gateway
+        .map(|(reason, frames)| DropCount { reason: reason.name().to_owned(), frames })
+        .chain(of_nat.map(|(cause, frames)| DropCount { reason: format!("nat-{}", cause.name()), frames }))
+        .filter(|count| count.frames > 0)
+        .collect()
 }
 
 /// The driver's name of a port that could not be opened.

@@ -144,6 +144,7 @@ impl Process {
 #[derive(Debug, PartialEq, Eq)]
 struct Stat {
     state: u8,
+    threads: u32,
     start_ticks: u64,
 }
 
@@ -157,13 +158,18 @@ impl Stat {
         let end = line.iter().rposition(|b| *b == b')')?;
         let mut fields = std::str::from_utf8(line.get(end + 1..)?).ok()?.split_ascii_whitespace();
         let state = *fields.next()?.as_bytes().first()?;
-        let start_ticks = fields.nth(18)?.parse().ok()?;
-        Some(Self { state, start_ticks })
+        let threads = fields.nth(16)?.parse().ok()?;
+        let start_ticks = fields.nth(1)?.parse().ok()?;
+        Some(Self { state, threads, start_ticks })
     }
 
-    /// Whether it is neither a zombie nor dead.
+    /// Whether it is neither a zombie nor dead. While a process is killed its first thread may be a zombie before the
+    /// others have ended: then it still holds its files, and its parent is not told yet.
     fn runs(&self) -> bool {
-        !matches!(self.state, b'Z' | b'X' | b'x')
+        match self.state {
+            b'Z' => self.threads > 1,
+            state => !matches!(state, b'X' | b'x'),
+        }
     }
 }
 
@@ -176,9 +182,16 @@ mod tests {
     #[test]
     fn a_name_with_parentheses_does_not_confuse() {
         let line = b"42 (a) R 1 (x) S 1 42 42 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 777 1 2 3";
-        assert_eq!(Stat::parse(line), Some(Stat { state: b'S', start_ticks: 777 }));
+        assert_eq!(Stat::parse(line), Some(Stat { state: b'S', threads: 1, start_ticks: 777 }));
         for bad in [&b""[..], b"42", b"42 (a)", b"42 (a) S 1 2 3", b"42 (a) S \xff"] {
             assert_eq!(Stat::parse(bad), None);
+        }
+    }
+
+    #[test]
+    fn a_process_runs_until_its_last_thread_has_ended() {
+        for (state, threads, runs) in [(b'S', 3, true), (b'Z', 3, true), (b'Z', 1, false), (b'X', 1, false)] {
+            assert_eq!(Stat { state, threads, start_ticks: 1 }.runs(), runs, "{} {threads}", state as char);
         }
     }
 

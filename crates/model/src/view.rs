@@ -244,6 +244,9 @@ pub struct PortView {
     pub tx_bytes: u64,
     /// Frames that came in here and were dropped, by reason.
     pub drops: Vec<DropView>,
+    /// What the services behind a gateway dropped, refused or gave up, by reason; `nat-…` is the NAT device.
+    #[serde(default)]
+    pub refusals: Vec<DropView>,
     /// Where it is declared.
     pub provenance: Provenance,
 }

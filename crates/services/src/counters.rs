@@ -23,7 +23,7 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// The frame names a network that is not configured.
+    /// The frame is of a network that is not configured, so that nobody's counters have it.
     UnknownNetwork = "unknown-network",
     /// Too short, or with lengths that contradict each other.
     Malformed = "malformed",

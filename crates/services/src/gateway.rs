@@ -13,7 +13,7 @@ use crate::dhcp::{self, Grant, Leases, Pool, ReplyTo};
 use crate::dns::{self, Asker, Lookups, View, Zone};
 use crate::frame::Link;
 use crate::services::Services;
-use crate::{NetworkId, NetworkServices, Reason};
+use crate::{Counters, NetworkId, NetworkServices, Reason};
 
 /// How often the log says that a pool is exhausted.
 const EXHAUSTION_LOG_INTERVAL: Duration = Duration::from_secs(60);
@@ -25,15 +25,16 @@ pub(crate) struct Gateway {
     pub(crate) zone: Zone,
     pub(crate) leases: Leases,
     pub(crate) pool: Option<Pool>,
+    pub(crate) counters: Counters,
     errors: Budget,
     exhaustion_logged: Option<Instant>,
 }
 
 impl Gateway {
-    pub(crate) fn new(now: Instant, config: NetworkServices, leases: Leases) -> Self {
+    pub(crate) fn new(now: Instant, config: NetworkServices, leases: Leases, counters: Counters) -> Self {
         let pool = config.dhcp.as_ref().map(|dhcp| Pool::new(&config, dhcp));
         let zone = Zone::new(&config);
-        Self { config, zone, leases, pool, errors: Budget::new(now), exhaustion_logged: None }
+        Self { config, zone, leases, pool, counters, errors: Budget::new(now), exhaustion_logged: None }
     }
 
     /// The network as DNS sees it.
@@ -238,7 +239,7 @@ impl Services {
         }
         let gateway = self.gateway(arrival.net)?;
         if !gateway.errors.take(arrival.now) {
-            self.counters.count(Reason::IcmpRateLimited);
+            gateway.counters.count(Reason::IcmpRateLimited);
             return Ok(());
         }
         let answer = gateway.back(&arrival.frame).icmp(gateway.config.ip, packet.src, error);

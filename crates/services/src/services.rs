@@ -4,7 +4,7 @@ use std::time::Duration;
 use weft_types::{Instant, Ipv4Net};
 use weft_wire::Offload;
 
-use crate::dhcp::{self, Change, Journal, Leases};
+use crate::dhcp::{self, Change, Journal};
 use crate::dns::{self, Forwarder};
 use crate::gateway::Gateway;
 use crate::nat::{Nat, NatNetwork};
@@ -21,7 +21,6 @@ pub struct Services {
     pub(crate) journal: Journal,
     pub(crate) forwarder: Forwarder,
     pub(crate) nat: Nat,
-    pub(crate) counters: Counters,
     queue: VecDeque<(NetworkId, OutFrame)>,
 }
 
@@ -35,7 +34,6 @@ impl Services {
             journal: Journal::default(),
             forwarder: Forwarder::new(Random::new(&seed, "dns ids")),
             nat: Nat::new(seed),
-            counters: Counters::default(),
             queue: VecDeque::new(),
         }
     }
@@ -50,8 +48,8 @@ impl Services {
         for config in networks {
             let before = old.remove(&config.name);
             let known: BTreeSet<_> = before.iter().flat_map(|gateway| gateway.zone.adapters()).collect();
-            let leases = before.map_or_else(Leases::default, |gateway| gateway.leases);
-            let mut gateway = Gateway::new(now, config, leases);
+            let (leases, counters) = before.map_or_else(Default::default, |gateway| (gateway.leases, gateway.counters));
+            let mut gateway = Gateway::new(now, config, leases, counters);
             let gone = known.into_iter().filter(|mac| gateway.zone.machine(*mac).is_none()).collect();
             let ended = match &gateway.pool {
                 Some(pool) => gateway.leases.reconcile(pool, &gone, unix_s),
@@ -102,7 +100,7 @@ impl Services {
     /// Takes in a frame that the switch sent to the gateway port of `net`.
     pub fn handle_frame(&mut self, now: Instant, net: NetworkId, frame: &[u8], offload: Offload) {
         if let Err(reason) = self.take_frame(now, net, frame, offload) {
-            self.counters.count(reason);
+            self.count(net, reason);
         }
     }
 
@@ -135,7 +133,7 @@ impl Services {
             if gateway.is_some_and(|gateway| gateway.leases.held_by(grant.mac, unix_s) == Some(grant.ip))
                 && let Err(reason) = self.send(grant.network, grant.frame)
             {
-                self.counters.count(reason);
+                self.count(grant.network, reason);
             }
         }
     }
@@ -159,20 +157,25 @@ impl Services {
     /// right answer may still come.
     pub fn dns_answer(&mut self, _now: Instant, id: u64, answer: Option<&[u8]>) -> bool {
         let Some(waiting) = self.forwarder.get(id) else { return true };
+        let asker = waiting.asker;
         let back = dns::pass_back(&waiting.message, waiting.upstream_id, waiting.max_bytes, answer);
         let Some(back) = back else {
-            self.counters.count(Reason::DnsBadAnswer);
+            self.count(asker.network, Reason::DnsBadAnswer);
             return false;
         };
         if answer.is_none() {
-            self.counters.count(Reason::DnsTimeout);
+            self.count(asker.network, Reason::DnsTimeout);
         }
-        let asker = waiting.asker;
         self.forwarder.finish(id);
         if let Err(reason) = self.send_dns(asker, &back) {
-            self.counters.count(reason);
+            self.count(asker.network, reason);
         }
         true
+    }
+
+    /// The NAT device, to look at.
+    pub fn nat(&self) -> &Nat {
+        &self.nat
     }
 
     /// The NAT device, for the driver of its host sockets.
@@ -208,9 +211,15 @@ impl Services {
         })
     }
 
-    /// What was dropped or refused, and why.
-    pub fn counters(&self) -> &Counters {
-        &self.counters
+    /// What was dropped or refused at the gateway of `net`, and why; `None` for a network that is not configured.
+    pub fn counters(&self, net: NetworkId) -> Option<&Counters> {
+        Some(&self.gateways.get(&net)?.counters)
+    }
+
+    fn count(&mut self, net: NetworkId, reason: Reason) {
+        if let Some(gateway) = self.gateways.get_mut(&net) {
+            gateway.counters.count(reason);
+        }
     }
 
     /// Seconds since the Unix epoch.

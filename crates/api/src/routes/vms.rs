@@ -77,7 +77,7 @@ pub(crate) async fn exec(
 ) -> Result<Response, Problem> {
     tunnel::check(&headers, tunnel::EXEC)?;
     let session = app.call(move |controller| controller.exec(&vm, body.into())).await??;
-    tunnel::accept(upgrade.0, tunnel::EXEC, session)
+    tunnel::accept(upgrade.0, tunnel::EXEC, session, ())
 }
 
 /// A machine's serial console: with `Upgrade: weft-console` the connection becomes its line. One at a time.
@@ -90,8 +90,9 @@ pub(crate) async fn console(
     upgrade: Upgrade,
 ) -> Result<Response, Problem> {
     tunnel::check(&headers, tunnel::CONSOLE)?;
+    let seat = app.seats.take(vm.clone())?;
     let line = app.call(move |controller| controller.console(&vm)).await??;
-    tunnel::accept(upgrade.0, tunnel::CONSOLE, line)
+    tunnel::accept(upgrade.0, tunnel::CONSOLE, line, seat)
 }
 
 /// What a machine's serial console has said since its last start.

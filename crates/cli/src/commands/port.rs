@@ -55,6 +55,9 @@ fn show(port: &PortView) -> String {
     for drop in &port.drops {
         row(&format!("dropped, {}", drop.reason), format!("{} frames", drop.frames));
     }
+    for refusal in &port.refusals {
+        row(&format!("refused, {}", refusal.reason), refusal.frames.to_string());
+    }
     row("from", port.provenance.to_string());
     table.render()
 }

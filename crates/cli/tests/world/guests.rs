@@ -58,6 +58,8 @@ fn the_console_is_left_with_its_key() {
         assert!(n > 0, "the console ended: {seen}");
         seen.push_str(&String::from_utf8_lossy(&buffer[..n]));
     }
+    let second = home.weft(&["console", "a"]);
+    assert!(second.code != 0 && second.err.contains("somebody else is at the console of `a`"), "{}", second.err);
     stdin.write_all(b"\x1d").unwrap();
     assert!(console.wait().unwrap().success());
     home.weft(&["down"]).ok();
@@ -99,7 +101,7 @@ fn ten_machines_on_five_networks() {
                 script += &format!(
                     "p=no; ping -c 1 -W {wait} {ip} >/dev/null 2>&1 && p=yes; \
                      d=no; nslookup m{j}.n{n}.weft 2>/dev/null | grep -q {ip} && d=yes; \
-                     h=no; [ \"$(/bin/wget -q -T {wait} -O - http://{ip}/ 2>/dev/null)\" = 'i am m{j}' ] && h=yes; \
+                     h=no; [ \"$(wget -q -T {wait} -O - http://{ip}/ 2>/dev/null)\" = 'i am m{j}' ] && h=yes; \
                      echo m{j} {ip} $p $d $h\n",
                     wait = if shared { 5 } else { 1 }
                 );

@@ -121,7 +121,7 @@ impl Bench {
     fn run(&mut self, mut done: impl FnMut(&mut Self) -> bool) {
         let end = Clock::now() + Duration::from_secs(60);
         while !done(self) {
-            assert!(Clock::now() < end, "{:?}", self.services.nat_mut().counters());
+            assert!(Clock::now() < end, "{:?}", self.services.nat_mut().counters(NET));
             if !self.turn() {
                 let mut fds = [PollFd::new(&self.host, PollFlags::IN)];
                 poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 2_000_000 })).expect("poll works");

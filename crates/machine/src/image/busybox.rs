@@ -14,6 +14,11 @@ use crate::host;
 const NEEDED: [&str; 12] =
     ["acpid", "cat", "init", "ip", "mkdir", "modprobe", "mount", "poweroff", "sh", "sleep", "udhcpc", "xzcat"];
 
+/// Where the names of busybox's programs stand in it, `wget` among its neighbours.
+const WGET_AMONG_NAMES: &[u8] = b"\0wc\0wget\0which\0";
+/// A name that stands at the same place in the alphabet, which busybox looks names up by.
+const WGET_ASIDE: &[u8; 4] = b"wgEt";
+
 /// A static busybox with all that a micro guest needs.
 #[derive(Clone, Debug)]
 pub(super) struct Busybox {
@@ -69,10 +74,34 @@ impl Busybox {
         format!("{} {:?}", self.path.display(), stamp.ok())
     }
 
-    /// The program's bytes.
-    pub(super) fn read(&self) -> Result<Vec<u8>, MachineError> {
-        fs::read(&self.path).map_err(MachineError::io("read", &self.path))
+    /// The program's bytes, and the name that its `wget` has in them.
+    ///
+    /// Debian's busybox crashes when its `wget` is given a time limit, and its shell prefers programs of its own to
+    /// those in `/bin`. Under another name it stays out of the way of ours, which goes around the crash.
+    pub(super) fn read(&self) -> Result<(Vec<u8>, &'static str), MachineError> {
+        let mut bytes = fs::read(&self.path).map_err(MachineError::io("read", &self.path))?;
+        let wget = set_wget_aside(&mut bytes);
+        Ok((bytes, wget))
     }
+}
+
+/// Renames the program `wget` if its name stands where it is expected, once; returns the name that it has then.
+fn set_wget_aside(busybox: &mut [u8]) -> &'static str {
+    let mut places = memmem(busybox, WGET_AMONG_NAMES);
+    match (places.next(), places.next()) {
+        (Some(place), None) => {
+            drop(places);
+            let name = place + b"\0wc\0".len();
+            busybox[name..name + WGET_ASIDE.len()].copy_from_slice(WGET_ASIDE);
+            "wgEt"
+        }
+        _ => "wget",
+    }
+}
+
+/// Where `needle` begins in `bytes`.
+fn memmem(bytes: &[u8], needle: &[u8]) -> impl Iterator<Item = usize> {
+    bytes.windows(needle.len()).enumerate().filter(move |(_, window)| *window == needle).map(|(place, _)| place)
 }
 
 #[cfg(test)]
@@ -88,5 +117,18 @@ mod tests {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         assert!(Busybox::open(&path).is_none());
         assert!(Busybox::open(Path::new("/bin/ls")).is_none(), "not static");
+    }
+
+    #[test]
+    fn wget_is_set_aside_only_where_it_is_sure_to_be_a_name() {
+        let names = b"..\0wc\0wget\0which\0.."; // of Debian's
+        let check = |bytes: &[u8], renamed: &[u8], name: &str| {
+            let mut bytes = bytes.to_vec();
+            assert_eq!((set_wget_aside(&mut bytes), &bytes[..]), (name, renamed));
+        };
+        check(names, b"..\0wc\0wgEt\0which\0..", "wgEt");
+        check(&[names, &names[..]].concat(), &[names, &names[..]].concat(), "wget");
+        check(b"..\0wget\0", b"..\0wget\0", "wget");
+        check(b"", b"", "wget");
     }
 }

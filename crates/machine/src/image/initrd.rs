@@ -55,6 +55,8 @@ pub(super) struct Contents<'a> {
     pub(super) load: &'a [&'a str],
     /// A static busybox.
     pub(super) busybox: &'a [u8],
+    /// The name of its `wget`.
+    pub(super) wget: &'a str,
     /// The names of busybox's programs.
     pub(super) applets: &'a [String],
     /// A static agent.
@@ -81,7 +83,10 @@ pub(super) fn write<W: io::Write>(to: W, contents: &Contents<'_>) -> io::Result<
     archive.device("dev/console", 0o600, 5, 1)?;
     archive.device("dev/null", 0o666, 1, 3)?;
     for (path, permissions, text) in FILES {
-        archive.file(path, permissions, text.as_bytes())?;
+        match path {
+            "bin/wget" => archive.file(path, permissions, wget(contents.wget).as_bytes())?,
+            _ => archive.file(path, permissions, text.as_bytes())?,
+        }
     }
     archive.file("etc/modules", 0o644, format!("{}\n", contents.load.join(" ")).as_bytes())?;
     archive.file("bin/busybox", 0o755, contents.busybox)?;
@@ -98,6 +103,11 @@ pub(super) fn write<W: io::Write>(to: W, contents: &Contents<'_>) -> io::Result<
         archive.file(&format!("{folder}/{file}"), 0o644, module)?;
     }
     archive.finish()
+}
+
+/// The guest's `wget`; busybox knows its own as `name`.
+fn wget(name: &str) -> String {
+    include_str!("rootfs/wget").replace("busybox wget", &format!("busybox {name}"))
 }
 
 #[cfg(test)]
@@ -131,18 +141,18 @@ mod tests {
             fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         }
         let mut shell = Command::new("/bin/sh");
-        shell.args(["-c", include_str!("rootfs/wget"), "wget"]).args(arguments.split(' '));
+        shell.args(["-c", &wget("wgEt"), "wget"]).args(arguments.split(' '));
         let output = shell.env("PATH", dir.path()).output().unwrap();
         assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), expected, "{output:?}");
     }
 
     #[test]
     fn wget_takes_a_time_limit() {
-        check_wget("-qO- http://web/", "busybox wget -qO- http://web/");
-        check_wget("-T 3 -O f http://web/", "timeout 3 busybox wget -O f http://web/");
-        check_wget("-q -T3 http://web/", "timeout 3 busybox wget -q http://web/");
-        check_wget("-qT 3 http://web/", "timeout 3 busybox wget -q http://web/");
-        check_wget("http://web/ --timeout=3", "timeout 3 busybox wget http://web/");
+        check_wget("-qO- http://web/", "busybox wgEt -qO- http://web/");
+        check_wget("-T 3 -O f http://web/", "timeout 3 busybox wgEt -O f http://web/");
+        check_wget("-q -T3 http://web/", "timeout 3 busybox wgEt -q http://web/");
+        check_wget("-qT 3 http://web/", "timeout 3 busybox wgEt -q http://web/");
+        check_wget("http://web/ --timeout=3", "timeout 3 busybox wgEt http://web/");
         check_wget("http://web/ -T", "");
     }
 }

@@ -192,12 +192,14 @@ impl Images {
     fn write_initrd(&self, kernel: &Kernel, busybox: &Busybox) -> Result<PathBuf, MachineError> {
         let path = self.initrd(kernel, busybox);
         let (modules_dep, modules) = kernel.modules()?;
+        let (program, wget) = busybox.read()?;
         let contents = initrd::Contents {
             release: &kernel.release,
             modules: &modules,
             modules_dep: &modules_dep,
             load: &kernel::WANTED,
-            busybox: &busybox.read()?,
+            busybox: &program,
+            wget,
             applets: &busybox.applets,
             agent: AGENT,
         };

@@ -25,7 +25,7 @@ causes! {
     Malformed = "malformed",
     /// A checksum that is wrong.
     BadChecksum = "bad-checksum",
-    /// From a network that has no NAT.
+    /// From a network that has no NAT, so that nobody's counters have it.
     UnknownNetwork = "unknown-network",
     /// Neither TCP nor UDP nor an ICMP echo request.
     Protocol = "protocol",

@@ -83,7 +83,7 @@ impl Nat {
         let Some(network) = self.networks.get_mut(&id) else { return };
         let Some(&[a, b, c, d]) = packet.get(12..16) else { return };
         if !network.errors.take(now) {
-            self.counters.count(Cause::IcmpRateLimited);
+            network.counters.count(Cause::IcmpRateLimited);
             return;
         }
         let envelope = network.envelope(mac, network.config.ip, Ipv4Addr::new(a, b, c, d), Protocol::ICMP);
@@ -137,7 +137,8 @@ impl Nat {
         self.now = now;
         let Some(Flow { kind: Kind::Echo(echo), key, mac, .. }) = self.flows.get(flow) else { return };
         if !echo.remotes.contains(from) {
-            self.counters.count(Cause::Unsolicited);
+            let network = key.network;
+            self.count(network, Cause::Unsolicited);
             return;
         }
         let (key, mac) = (*key, *mac);
@@ -154,7 +155,7 @@ impl Nat {
         let Some(Flow { kind: Kind::Echo(_), key, mac, .. }) = self.flows.get(flow) else { return };
         let (mut key, mac) = (*key, *mac);
         key.remote = SocketAddrV4::new(to, 0);
-        self.counters.count(error.cause());
+        self.count(key.network, error.cause());
         if let Some(code) = unreachable(error) {
             let mut request = Vec::new();
             Message::EchoRequest { ident: key.guest.port(), seq: sequence, payload: &[] }.emit(&mut request);

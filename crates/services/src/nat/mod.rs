@@ -80,6 +80,7 @@ struct Network {
     errors: Budget,
     /// Of the last packet that was sent in pieces.
     identification: u16,
+    counters: Counters,
 }
 
 impl Network {
@@ -116,7 +117,6 @@ pub struct Nat {
     queue_bytes: usize,
     ops: VecDeque<HostOp>,
     datagram_bytes: usize,
-    counters: Counters,
 }
 
 impl Nat {
@@ -139,7 +139,6 @@ impl Nat {
             queue_bytes: 0,
             ops: VecDeque::new(),
             datagram_bytes: 0,
-            counters: Counters::default(),
         }
     }
 
@@ -150,11 +149,16 @@ impl Nat {
         self.subnets = all_subnets.to_vec();
         let mut old = std::mem::take(&mut self.networks);
         for config in networks {
-            let (errors, identification) = match old.remove(&config.id) {
-                Some(network) => (network.errors, network.identification),
-                None => (Budget::new(now), 0),
+            let network = match old.remove(&config.id) {
+                Some(network) => Network { config: config.clone(), ..network },
+                None => Network {
+                    config: config.clone(),
+                    errors: Budget::new(now),
+                    identification: 0,
+                    counters: Counters::default(),
+                },
             };
-            self.networks.insert(config.id, Network { config: config.clone(), errors, identification });
+            self.networks.insert(config.id, network);
         }
         let ended: Vec<FlowId> =
             self.flows.iter().filter(|(_, flow)| !self.is_permitted(flow)).map(|(id, _)| id).collect();
@@ -195,7 +199,7 @@ impl Nat {
     pub fn handle_packet(&mut self, now: Instant, network: NetworkId, frame: &[u8], offload: Offload) {
         self.now = now;
         if let Err(cause) = self.take_packet(now, network, frame, offload) {
-            self.counters.count(cause);
+            self.count(network, cause);
         }
     }
 
@@ -292,9 +296,15 @@ impl Nat {
         self.flows.len()
     }
 
-    /// What was dropped, refused or ended, and why.
-    pub fn counters(&self) -> &Counters {
-        &self.counters
+    /// What was dropped, refused or ended of a network's traffic, and why; `None` for a network without NAT.
+    pub fn counters(&self, network: NetworkId) -> Option<&Counters> {
+        Some(&self.networks.get(&network)?.counters)
+    }
+
+    fn count(&mut self, network: NetworkId, cause: Cause) {
+        if let Some(network) = self.networks.get_mut(&network) {
+            network.counters.count(cause);
+        }
     }
 
     /// Bytes that the buffers of all connections take.
@@ -371,7 +381,7 @@ impl Nat {
             of_guest.filter_map(|(id, flow)| Some((flow.expires()?, id))).collect();
         oldest.sort_unstable();
         for (_, id) in oldest.into_iter().take(evictable.div_ceil(EVICTED_SHARE)) {
-            self.counters.count(Cause::Evicted);
+            self.count(network, Cause::Evicted);
             self.forget(id);
         }
         Ok(())
@@ -380,7 +390,7 @@ impl Nat {
     /// Queues a frame, if there is room.
     fn send(&mut self, network: NetworkId, frame: OutFrame) {
         if self.queue.len() >= MAX_QUEUED_FRAMES || self.queue_bytes + frame.bytes.len() > MAX_QUEUED_BYTES {
-            self.counters.count(Cause::QueueFull);
+            self.count(network, Cause::QueueFull);
             return;
         }
         self.queue_bytes += frame.bytes.len();

@@ -115,12 +115,14 @@ impl Nat {
         let Some(network) = self.networks.get(&key.network) else { return };
         let from = policy::as_guest_sees(&network.config, from);
         if !mapping.remotes.contains(*from.ip()) {
-            self.counters.count(Cause::Unsolicited);
+            let network = key.network;
+            self.count(network, Cause::Unsolicited);
             return;
         }
         mapping.refresh(now);
         let Ok(len) = u16::try_from(udp::HEADER_BYTES + payload.len()) else {
-            self.counters.count(Cause::Malformed);
+            let network = key.network;
+            self.count(network, Cause::Malformed);
             return;
         };
         let (key, mtu) = (*key, network.config.mtu);
@@ -147,7 +149,7 @@ impl Nat {
         let (mut key, mac) = (*key, *mac);
         let Some(network) = self.networks.get(&key.network) else { return };
         key.remote = policy::as_guest_sees(&network.config, to);
-        self.counters.count(error.cause());
+        self.count(key.network, error.cause());
         let code = if error == HostError::Refused { Some(Unreachable::PORT) } else { unreachable(error) };
         if let Some(code) = code {
             let empty = (udp::HEADER_BYTES as u32) << 16; // its length, and no checksum

@@ -10,7 +10,9 @@ use smoltcp::wire::{
     ArpOperation, ArpPacket, ArpRepr, EthernetAddress, EthernetFrame, EthernetProtocol, Icmpv4Packet, Icmpv4Repr,
     IpAddress, IpProtocol, Ipv4Packet, Ipv4Repr, UdpPacket, UdpRepr,
 };
-use weft_services::{DhcpServer, LeaseRecord, NetworkId, NetworkServices, PersistRequest, Reservation, Services};
+use weft_services::{
+    DhcpServer, LeaseRecord, NetworkId, NetworkServices, PersistRequest, Reason, Reservation, Services,
+};
 use weft_types::{Instant, MacAddr};
 use weft_wire::Offload;
 
@@ -144,10 +146,11 @@ impl Bed {
 
     /// The counters that are not zero.
     pub(crate) fn counted(&self) -> String {
-        let counters = self.services.counters();
-        let lines: Vec<_> =
-            counters.iter().filter(|(_, n)| *n > 0).map(|(reason, n)| format!("{} {n}", reason.name())).collect();
-        lines.join(", ")
+        let nets = [OFFICE, BACKSTAGE];
+        let counters: Vec<_> = nets.iter().filter_map(|net| self.services.counters(*net)).collect();
+        let of_all = |reason| counters.iter().map(|counters| counters.get(reason)).sum();
+        let counts = Reason::ALL.iter().map(|&reason| (reason, of_all(reason))).filter(|(_, n): &(_, u64)| *n > 0);
+        counts.map(|(reason, n)| format!("{} {n}", reason.name())).collect::<Vec<_>>().join(", ")
     }
 
     pub(crate) fn leases(&self) -> String {

@@ -141,7 +141,7 @@ impl Nat {
             Fate::Alive => self.settle(id),
             Fate::ResetByGuest | Fate::Over | Fate::Reborn => self.forget(id),
             Fate::Lost => {
-                self.counters.count(Cause::GuestSilent);
+                self.count_of(id, Cause::GuestSilent);
                 self.abort(id);
             }
         }
@@ -154,6 +154,12 @@ impl Nat {
         let outgoing = connection.poll(self.now, &self.memory)?;
         let envelope = network.envelope(*mac, *key.remote.ip(), *key.guest.ip(), Protocol::TCP);
         Some((key.network, outgoing.frame(&envelope, key.remote.port(), key.guest.port())))
+    }
+
+    fn count_of(&mut self, id: FlowId, cause: Cause) {
+        if let Some(network) = self.flows.get(id).map(|flow| flow.key.network) {
+            self.count(network, cause);
+        }
     }
 
     fn connection(&mut self, id: FlowId) -> Option<&mut Connection> {
@@ -175,7 +181,7 @@ impl Nat {
     /// The socket did not connect, or broke. The driver has closed it.
     pub fn tcp_failed(&mut self, now: Instant, flow: FlowId, error: HostError) {
         self.now = now;
-        self.counters.count(error.cause());
+        self.count_of(flow, error.cause());
         let Some(connection) = self.connection(flow) else { return };
         if connection.break_off() {
             return self.settle(flow);

@@ -94,7 +94,7 @@ pub(super) fn ops(nat: &mut Nat) -> Vec<String> {
 
 /// The causes that were counted.
 pub(super) fn causes(nat: &Nat) -> Vec<String> {
-    let counted = nat.counters().iter().filter(|(_, count)| *count > 0);
+    let counted = nat.networks.values().flat_map(|network| network.counters.iter()).filter(|(_, count)| *count > 0);
     counted.map(|(cause, count)| format!("{} {count}", cause.name())).collect()
 }
 
