@@ -59,6 +59,16 @@ def verify(places):
                 assert reached == (name in networks), f"{vm} {'did not reach' if not reached else 'reached'} {other} at {ip}"
 
 
+def tell_state():
+    """What a person needs to find out what went wrong."""
+    for args in (["ls"], ["port", "ls"], ["lease", "ls"], ["events"]):
+        print(f"--- weft {' '.join(args)}\n{weft(*args, check=False).stdout[-6000:]}", flush=True)
+    for vm in json.loads(weft("vm", "ls", "--json", check=False).stdout or "[]"):
+        for script in ("ip addr; ip route; ip neigh", "tail -n 40 /proc/net/dev; ps | grep udhcpc"):
+            said = weft("exec", vm["name"], "--", "sh", "-c", script, check=False)
+            print(f"--- {vm['name']}: {script}\n{said.stdout}{said.stderr}", flush=True)
+
+
 def main():
     dice = random.Random(SEED)
     end = time.monotonic() + MINUTES * 60
@@ -91,6 +101,9 @@ ENV = dict(os.environ, WEFT_HOME=HOME)
 print(f"seed {SEED}, home {HOME}", flush=True)
 try:
     main()
+except AssertionError:
+    tell_state()
+    raise
 finally:
     subprocess.run([WEFT, "down"], capture_output=True, env=ENV, cwd=HOME)
     shutil.rmtree(HOME, ignore_errors=True)

@@ -12,7 +12,7 @@ use weft_machine::guest::ExecRequest;
 use weft_machine::{Exit, ImageInfo, Process, Running};
 use weft_model::ImageSource;
 use weft_model::view::ProblemView;
-use weft_types::{ByteSize, Label, VmName};
+use weft_types::{ByteSize, Label, MacAddr, VmName};
 
 use crate::launch::Launch;
 use crate::observed::ObservedVm;
@@ -81,6 +81,9 @@ pub trait Host: Send + Sync {
 
     /// The addresses that the machine's own adapters have.
     fn guest_addresses(&self, vm: &VmName) -> GuestAddresses;
+
+    /// Lets a machine's adapters ask for new leases at once, as far as that is in the host's power.
+    fn renew_leases(&self, vm: &VmName, adapters: &BTreeSet<MacAddr>);
 
     /// What a machine has said so far.
     fn words(&self, vm: &VmName) -> Words;

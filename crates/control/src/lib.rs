@@ -37,6 +37,7 @@ mod plan_tests;
 mod propose;
 mod ready;
 mod real_host;
+mod renew;
 #[cfg(test)]
 mod sample;
 #[cfg(test)]

@@ -69,6 +69,7 @@ impl Inner {
         let plan = plan(&records.desired, &self.observe(records), &self.paths);
         let run = Run { inner: self, id, desired: &records.desired, failures: Mutex::default() };
         execute(&plan.tasks, self.settings.parallel, &run);
+        self.renew_lost_leases(id);
         run.failures.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 

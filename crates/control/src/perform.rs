@@ -145,7 +145,7 @@ impl Inner {
         self.notify();
     }
 
-    fn await_ready(self: &Arc<Self>, vm: &VmName, process: Process, operation: Option<u64>) {
+    pub(crate) fn await_ready(self: &Arc<Self>, vm: &VmName, process: Process, operation: Option<u64>) {
         let vm = vm.clone();
         self.spawn("ready", move |inner| ready::wait(inner, &vm, process, operation));
     }

@@ -13,7 +13,7 @@ use weft_dataplane_protocol::{DataplaneConfig, ExplainRequest, Explanation, Swit
 use weft_machine::guest::{Agent, ExecRequest, GuestError, QemuGuestAgent};
 use weft_machine::{Boot, Exit, ImageInfo, Images, LaunchNic, LaunchSpec, Process, Running, Seed, SeedNic, Uuid};
 use weft_model::ImageSource;
-use weft_types::{ByteSize, Label, VmName};
+use weft_types::{ByteSize, Label, MacAddr, VmName};
 
 use crate::Paths;
 use crate::host::{GuestAddresses, Host, OnExit, Trouble, Words};
@@ -240,6 +240,23 @@ impl Host for RealHost {
             }
             Err(_) if self.has_foreign_image(vm) => GuestAddresses::Unknowable,
             Err(_) => GuestAddresses::Unseen,
+        }
+    }
+
+    fn renew_leases(&self, vm: &VmName, adapters: &BTreeSet<MacAddr>) {
+        let run_dir = self.paths.vm_run(vm);
+        // A cable that is pulled and put back makes most guests ask; ours do not look at it.
+        let Some(launch) = read_launch(&self.paths.vm_state(vm)) else { return };
+        if launch.source.is_some() {
+            let nics = launch.nics.iter().enumerate().filter(|(_, nic)| adapters.contains(&nic.mac));
+            let nics: Vec<_> = nics.map(|(index, _)| index).collect();
+            if let Err(error) = weft_machine::replug(&run_dir, &nics) {
+                tracing::warn!(%error, %vm, "its adapters cannot be plugged in again");
+            }
+            return;
+        }
+        if let Err(error) = self.agent(vm).and_then(|agent| agent.renew_leases(adapters.iter().copied())) {
+            tracing::warn!(%error, %vm, "its adapters cannot be asked to renew their leases");
         }
     }
 

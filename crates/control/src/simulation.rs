@@ -14,7 +14,7 @@ use weft_machine::guest::ExecRequest;
 use weft_machine::{Accelerator, Exit, ImageInfo, Process, Running};
 use weft_model::ImageSource;
 use weft_store::{Entry, MemoryStore, Revision, Snapshot, Store, StoreError, Txn, TxnOutcome, Watch};
-use weft_types::{ByteSize, Label, VmName};
+use weft_types::{ByteSize, Label, MacAddr, VmName};
 
 use crate::host::{GuestAddresses, Host, OnExit, STALE, Trouble, Words};
 use crate::launch::Launch;
@@ -32,6 +32,8 @@ pub(crate) struct World {
     pub(crate) broken: BTreeSet<VmName>,
     /// Machines whose agent never answers.
     pub(crate) mute: BTreeSet<VmName>,
+    /// Machines that have lost their leases.
+    pub(crate) lost: BTreeSet<VmName>,
     /// Machines whose agent does not tell their addresses just now.
     pub(crate) unseen: BTreeSet<VmName>,
     pub(crate) memory: Option<ByteSize>,
@@ -183,7 +185,7 @@ impl Host for SimulatedHost {
         let world = lock(&self.world);
         let Some(process) = world.switch else { return Err(Trouble::new("switch-absent", "no switch", "")) };
         let config = world.config.clone().unwrap_or_default();
-        let runs = |vm: &VmName| world.vms.get(vm).is_some_and(|vm| vm.process.is_some());
+        let runs = |vm: &VmName| !world.lost.contains(vm) && world.vms.get(vm).is_some_and(|vm| vm.process.is_some());
         let lease = |port: &weft_dataplane_protocol::PortConfig| LeaseStatus {
             network: port.network.clone(),
             ip: Ipv4Addr::LOCALHOST,
@@ -292,6 +294,10 @@ impl Host for SimulatedHost {
             true => GuestAddresses::Unseen,
             false => GuestAddresses::Unknowable,
         }
+    }
+
+    fn renew_leases(&self, vm: &VmName, _: &BTreeSet<MacAddr>) {
+        lock(&self.world).lost.remove(vm);
     }
 
     fn words(&self, _: &VmName) -> Words {

@@ -520,6 +520,22 @@ fn an_agent_that_is_silent_for_a_moment_makes_no_machine_ready() {
 }
 
 #[test]
+fn who_has_lost_a_lease_asks_for_a_new_one_before_up_returns() {
+    let bed = Bed::new();
+    let controller = bed.open();
+    assert_done(&apply(&controller, THREE));
+    lock(&bed.world).lost.insert(vm("db"));
+    let operation = apply(&controller, THREE);
+    assert_done(&operation);
+    assert!(lock(&bed.world).lost.is_empty());
+    let told: Vec<_> = controller.events(0, Some(operation.id), Duration::ZERO);
+    let told: Vec<_> = told.iter().filter(|event| event.object_kind.as_deref() == Some("vm")).collect();
+    let told: Vec<_> = told.iter().map(|event| (&event.kind[..], &event.message[..])).collect();
+    assert_eq!(told, [("vm-renews", "db asks for a new lease on backstage"), ("vm-ready", "db is ready")]);
+    controller.shutdown();
+}
+
+#[test]
 fn down_does_not_wait_for_an_up_that_waits() {
     let bed = Bed::new();
     lock(&bed.world).mute.insert(vm("db"));

@@ -16,7 +16,7 @@ mod whole;
 pub use disk::disk_format;
 pub use engine::{
     Accelerator, Qmp, QmpError, QmpEvent, Running, StopOutcome, adopt, agent_socket, bound_logs, console_log,
-    console_socket, engine_words, find, guest_agent_socket, monitor_socket, prepare, remove, start, stop,
+    console_socket, engine_words, find, guest_agent_socket, monitor_socket, prepare, remove, replug, start, stop,
 };
 pub use error::{MAX_SOCKET_PATH_BYTES, MachineError};
 pub use host::{HostReport, KvmState, QemuReport, Tool, probe};

@@ -13,6 +13,11 @@ use rustix::process::{
 };
 use serde::{Deserialize, Serialize};
 
+/// How long a process that was killed may take to end.
+const DYING_PATIENCE: Duration = Duration::from_secs(5);
+/// How often it is looked at meanwhile.
+const DYING_INTERVAL: Duration = Duration::from_millis(2);
+
 /// A process by identity. It need not be a child of this one, and it may have ended since.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -61,6 +66,21 @@ impl Process {
     /// Whether it still runs. One that has ended and only waits for its parent does not.
     pub fn alive(&self) -> bool {
         Stat::read(self.pid).is_some_and(|stat| stat.runs() && stat.start_ticks == self.start_ticks)
+    }
+
+    /// Whether it runs, and goes on to: one that was killed a moment ago is waited for, and not reaped.
+    pub fn stays(&self) -> bool {
+        let deadline = Instant::now() + DYING_PATIENCE;
+        while self.is_dying() && Instant::now() < deadline {
+            std::thread::sleep(DYING_INTERVAL);
+        }
+        self.alive()
+    }
+
+    /// Whether it is between the signal that kills it and its end, in which much memory is given back.
+    fn is_dying(&self) -> bool {
+        let Some(stat) = Stat::read(self.pid).filter(|stat| stat.start_ticks == self.start_ticks) else { return false };
+        stat.runs() && (stat.is_ending() || is_killed(self.pid))
     }
 
     /// Ends it at once (SIGKILL). One that has ended already is no error.
@@ -144,6 +164,7 @@ impl Process {
 #[derive(Debug, PartialEq, Eq)]
 struct Stat {
     state: u8,
+    flags: u32,
     threads: u32,
     start_ticks: u64,
 }
@@ -158,9 +179,10 @@ impl Stat {
         let end = line.iter().rposition(|b| *b == b')')?;
         let mut fields = std::str::from_utf8(line.get(end + 1..)?).ok()?.split_ascii_whitespace();
         let state = *fields.next()?.as_bytes().first()?;
-        let threads = fields.nth(16)?.parse().ok()?;
+        let flags = fields.nth(5)?.parse().ok()?;
+        let threads = fields.nth(10)?.parse().ok()?;
         let start_ticks = fields.nth(1)?.parse().ok()?;
-        Some(Self { state, threads, start_ticks })
+        Some(Self { state, flags, threads, start_ticks })
     }
 
     /// Whether it is neither a zombie nor dead. While a process is killed its first thread may be a zombie before the
@@ -171,6 +193,21 @@ impl Stat {
             state => !matches!(state, b'X' | b'x'),
         }
     }
+
+    /// Whether its first thread is on its way out.
+    fn is_ending(&self) -> bool {
+        /// `include/linux/sched.h`: getting shut down.
+        const PF_EXITING: u32 = 0x4;
+        self.state == b'Z' || self.flags & PF_EXITING != 0
+    }
+}
+
+/// Whether a SIGKILL waits to be seen by a process (`proc_pid_status(5)`, pending signals).
+fn is_killed(pid: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let masks = status.lines().filter_map(|line| line.strip_prefix("SigPnd:").or(line.strip_prefix("ShdPnd:")));
+    let kill = 1u64 << (Signal::KILL.as_raw() - 1);
+    masks.filter_map(|mask| u64::from_str_radix(mask.trim(), 16).ok()).any(|mask| mask & kill != 0)
 }
 
 #[cfg(test)]
@@ -182,7 +219,7 @@ mod tests {
     #[test]
     fn a_name_with_parentheses_does_not_confuse() {
         let line = b"42 (a) R 1 (x) S 1 42 42 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 777 1 2 3";
-        assert_eq!(Stat::parse(line), Some(Stat { state: b'S', threads: 1, start_ticks: 777 }));
+        assert_eq!(Stat::parse(line), Some(Stat { state: b'S', flags: 4_194_560, threads: 1, start_ticks: 777 }));
         for bad in [&b""[..], b"42", b"42 (a)", b"42 (a) S 1 2 3", b"42 (a) S \xff"] {
             assert_eq!(Stat::parse(bad), None);
         }
@@ -191,7 +228,27 @@ mod tests {
     #[test]
     fn a_process_runs_until_its_last_thread_has_ended() {
         for (state, threads, runs) in [(b'S', 3, true), (b'Z', 3, true), (b'Z', 1, false), (b'X', 1, false)] {
-            assert_eq!(Stat { state, threads, start_ticks: 1 }.runs(), runs, "{} {threads}", state as char);
+            assert_eq!(Stat { state, flags: 0, threads, start_ticks: 1 }.runs(), runs, "{} {threads}", state as char);
+        }
+    }
+
+    /// Memory takes time to give back: a process with much of it is there for a while after it was killed.
+    #[test]
+    fn a_process_that_was_killed_does_not_stay() {
+        for _ in 0..5 {
+            let script = "import sys; m = bytearray(b'x') * (256 << 20); print(len(m), flush=True); sys.stdin.read()";
+            let mut child = Command::new("python3")
+                .args(["-c", script])
+                .stdin(std::process::Stdio::piped())
+                .stdout(std::process::Stdio::piped())
+                .spawn()
+                .unwrap();
+            let process = Process::of_pid(child.id()).unwrap();
+            std::io::Read::read(child.stdout.as_mut().unwrap(), &mut [0; 16]).unwrap();
+            assert!(process.stays());
+            process.kill().unwrap();
+            assert!(!process.stays());
+            assert_eq!(process.wait_exit(Duration::ZERO), Some(Exit::Signal(9)), "its parent is still told");
         }
     }
 

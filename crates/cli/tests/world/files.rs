@@ -42,6 +42,33 @@ fn an_edit_changes_only_the_difference() {
 }
 
 #[test]
+fn a_machine_that_runs_follows_its_network_to_other_addresses() {
+    let home = Home::new("move");
+    let world = |subnet: &str, ip: &str| {
+        format!(
+            "[network.lan]\nsubnet = '{subnet}'\n[vm.a]\nnics = [{{ network = 'lan'{ip} }}]\n[vm.b]\nnics = ['lan']\n"
+        )
+    };
+    home.write("weft.toml", &world("10.50.0.0/24", ""));
+    home.weft(&["up"]).ok();
+    let pids = (home.pid("a"), home.pid("b"));
+    for (subnet, ip, address) in [
+        ("10.50.0.0/24", ", ip = '10.50.0.99'", "inet 10.50.0.99/24"),
+        ("10.51.0.0/24", ", ip = '10.51.0.7'", "inet 10.51.0.7/24"),
+    ] {
+        home.write("weft.toml", &world(subnet, ip));
+        home.weft(&["up"]).ok();
+        let addresses = home.exec("a", &["ip", "-4", "addr", "show", "dev", "eth0"]).ok();
+        assert!(addresses.contains(address), "{addresses}");
+        home.exec("b", &["ping", "-c", "1", "-W", "5", "a"]).ok();
+        assert_eq!(home.weft(&["up"]).ok(), "", "and nothing is left to do");
+    }
+    assert_eq!((home.pid("a"), home.pid("b")), pids);
+    home.weft(&["down"]).ok();
+    home.assert_gone();
+}
+
+#[test]
 fn owners_and_overrides() {
     let home = Home::new("owners");
     home.write("one.toml", BASE);

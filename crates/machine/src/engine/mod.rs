@@ -10,6 +10,7 @@ mod files;
 mod log;
 mod qmp;
 mod record;
+mod replug;
 mod start;
 mod stop;
 
@@ -21,6 +22,7 @@ pub(crate) use accel::kvm_state;
 pub use log::{bound_logs, console_log, engine_words};
 pub use qmp::{Qmp, QmpError, QmpEvent, fuzz as fuzz_qmp};
 pub use record::fuzz as fuzz_record;
+pub use replug::replug;
 pub use start::{prepare, start};
 pub use stop::{StopOutcome, remove, stop};
 

@@ -59,7 +59,7 @@ pub(super) fn find(run_dir: &Path) -> Option<Running> {
     match Record::decode(&read(run_dir)?) {
         Some(Record { boot_id: then, .. }) if then != boot_id() => None,
         Some(Record { accelerator, process: Some(process), .. }) => {
-            process.alive().then_some(Running { process, accelerator })
+            process.stays().then_some(Running { process, accelerator })
         }
         // Whoever was about to start it did not live to write down how that went.
         Some(Record { accelerator, process: None, .. }) => {
@@ -84,7 +84,7 @@ fn scan(run_dir: &Path) -> Option<Process> {
         let pid = entry.file_name().to_str()?.parse().ok()?;
         let process = Process::of_pid(pid)?;
         let cmdline = fs::read(entry.path().join("cmdline")).ok()?;
-        (locks(&cmdline, lock.as_os_str()) && process.alive()).then_some(process)
+        (locks(&cmdline, lock.as_os_str()) && process.stays()).then_some(process)
     })
 }
 

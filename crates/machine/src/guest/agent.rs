@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::OwnedFd;
-use weft_agent::message::{MESSAGE_BYTES_MAX, SESSIONS_MAX, VERSION};
+use weft_agent::message::{ExitStatus, MESSAGE_BYTES_MAX, SESSIONS_MAX, VERSION};
+use weft_agent::session::{self, ServerFrame};
+use weft_types::MacAddr;
 
 use super::link::{Link, Order};
 use super::{AgentInfo, ExecRequest, GuestError, GuestInfo, Result, Shutdown};
@@ -113,6 +115,21 @@ impl Agent {
         server.set_nonblocking(true).map_err(GuestError::Host)?;
         self.order(Order::Open(request, server))?;
         Ok(client)
+    }
+
+    /// Lets adapters of a guest of Weft's own image, by their MAC addresses, ask for new leases.
+    pub fn renew_leases(&self, adapters: impl IntoIterator<Item = MacAddr>) -> Result<()> {
+        let argv = std::iter::once("renew-leases".to_owned()).chain(adapters.into_iter().map(|mac| mac.to_string()));
+        let mut session = self.exec(ExecRequest { argv: argv.collect(), ..ExecRequest::default() })?;
+        loop {
+            match session::read(&mut session) {
+                Ok(Some(ServerFrame::Exit(ExitStatus::Code(0)))) => return Ok(()),
+                Ok(Some(ServerFrame::Started | ServerFrame::Stdout(_) | ServerFrame::Stderr(_))) => {}
+                Ok(Some(ServerFrame::Exit(status))) => return Err(GuestError::Refused(format!("{status:?}"))),
+                Ok(Some(ServerFrame::Error(why))) => return Err(GuestError::Refused(why)),
+                Ok(None) | Err(_) => return Err(GuestError::Lost),
+            }
+        }
     }
 
     /// Asks the guest to end itself; returns when it has begun to.
