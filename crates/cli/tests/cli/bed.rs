@@ -108,7 +108,7 @@ fn routes(machine: impl Fn(UnixStream) + Clone + Send + Sync + 'static) -> Route
         move |mut request: Request| async move {
             let (ours, theirs) = UnixStream::pair().unwrap();
             std::thread::spawn(move || machine(theirs));
-            accept(request.extensions_mut().remove::<OnUpgrade>(), protocol, ours)
+            accept(request.extensions_mut().remove::<OnUpgrade>(), protocol, ours, ())
         }
     };
     Router::new()
