@@ -9,7 +9,7 @@ use weft_types::VmName;
 use crate::Problem;
 
 /// The seats that are taken.
-#[derive(Clone, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Seats(Arc<Mutex<BTreeSet<VmName>>>);
 
 impl Seats {
@@ -29,6 +29,7 @@ impl Seats {
 }
 
 /// A seat that is taken.
+#[derive(Debug)]
 pub(crate) struct Seat {
     seats: Seats,
     vm: VmName,
@@ -48,9 +49,9 @@ mod tests {
     fn a_seat_is_free_when_it_was_left() {
         let seats = Seats::default();
         let vm = |name: &str| name.parse::<VmName>().unwrap();
-        let web = seats.take(vm("web")).ok().expect("free");
+        let web = seats.take(vm("web")).expect("free");
         assert!(seats.take(vm("db")).is_ok());
-        let refused = seats.take(vm("web")).err().expect("taken");
+        let refused = seats.take(vm("web")).expect_err("taken");
         assert_eq!((refused.status, &refused.code[..]), (409, "console-in-use"));
         drop(web);
         assert!(seats.take(vm("web")).is_ok());
