@@ -234,6 +234,7 @@ mod tests {
 
     /// Memory takes time to give back: a process with much of it is there for a while after it was killed.
     #[test]
+    #[expect(clippy::zombie_processes, reason = "wait_exit is what reaps here")]
     fn a_process_that_was_killed_does_not_stay() {
         for _ in 0..5 {
             let script = "import sys; m = bytearray(b'x') * (256 << 20); print(len(m), flush=True); sys.stdin.read()";
