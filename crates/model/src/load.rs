@@ -258,37 +258,44 @@ impl<'a> Loader<'a> {
             Some(_) if nics.is_empty() => Ready::Running,
             Some(_) => Ready::Lease,
         };
-        let nics =
-            nics.into_iter().enumerate().filter_map(|(index, (path, value))| self.nic(name, index, &path, value));
-        let nics = nics.collect();
+        let nics = nics.into_iter().fold(Vec::new(), |mut nics, (path, value)| {
+            nics.extend(self.nic(name, &nics, &path, value));
+            nics
+        });
         let ready = ready.unwrap_or(default_ready);
         let vm = Vm { image, memory, cpus, engine, nics, cmdline, ssh_key, user_data, disk_size, ready, provenance };
         self.world.vms.insert(name.clone(), vm);
     }
 
-    /// Reads an adapter: a table, or just the name of its network.
-    fn nic(&mut self, vm: &VmName, index: usize, path: &str, value: &'a DeValue<'a>) -> Option<Nic> {
+    /// Reads an adapter: a table, or just the name of its network. `earlier` are those of the VM that stand before it.
+    fn nic(&mut self, vm: &VmName, earlier: &[Nic], path: &str, value: &'a DeValue<'a>) -> Option<Nic> {
         let provenance = self.provenance(self.notes.span(path).map_or(0, |span| span.start));
         let notes = &mut self.notes;
-        let derived = MacAddr::derive(&format!("{vm}/{index}"));
+        // Of the network, not of the place in the list: an adapter keeps its address when others come and go, and its
+        // neighbours may go on using what they know.
+        let derived = |network: &NetworkName| {
+            let ordinal = earlier.iter().filter(|nic| nic.network == *network).count();
+            MacAddr::derive(&format!("{vm}/{network}/{ordinal}"))
+        };
         match value {
             DeValue::String(name) => {
                 let network = parse(notes, path, name)?;
-                Some(Nic { network, ip: None, mac: derived, provenance })
+                Some(Nic { mac: derived(&network), network, ip: None, provenance })
             }
             DeValue::Table(table) => {
                 let mut section = Section::new(table, path, "an adapter");
                 let given = section.value(notes, "network").is_some();
                 let network = section.parsed(notes, "network", "office");
                 let ip = section.parsed(notes, "ip", "10.20.0.10");
-                let mac = section.parsed(notes, "mac", "02:00:5e:10:00:01").unwrap_or(derived);
+                let mac = section.parsed(notes, "mac", "02:00:5e:10:00:01");
                 section.finish(notes);
                 if !given {
                     let known: Vec<_> = self.world.networks.keys().map(NetworkName::as_str).collect();
                     let hint = format!("add `network = \"NAME\"`; the file declares {}", list(&known));
                     notes.complain(path, Problem::new("missing-key", "the adapter names no network", hint));
                 }
-                Some(Nic { network: network?, ip, mac, provenance })
+                let network = network?;
+                Some(Nic { mac: mac.unwrap_or_else(|| derived(&network)), network, ip, provenance })
             }
             other => wrong_type(notes, path, other, "an adapter", "[{ network = \"office\" }]"),
         }

@@ -107,7 +107,7 @@ pub struct Nic {
     /// Its fixed address, kept for it by the network's DHCP server.
     #[schema(value_type = Option<String>, format = "ipv4")]
     pub ip: Option<Ipv4Addr>,
-    /// Its MAC address: the file's, or one derived from the VM's name and the adapter's index.
+    /// Its MAC address: the file's, or one derived from the names of VM and network.
     pub mac: MacAddr,
     /// Where it is declared.
     pub provenance: Provenance,

@@ -42,6 +42,18 @@ fn short_forms() {
 }
 
 #[test]
+fn an_adapter_keeps_its_mac_address_when_others_come_and_go() {
+    let macs = |nics: &str| {
+        let world = load(&format!("[network.a]\n[network.b]\n[vm.x]\nnics = {nics}\n")).unwrap();
+        world.vms.into_values().flat_map(|vm| vm.nics).map(|nic| nic.mac).collect::<Vec<_>>()
+    };
+    let both = macs("['b', 'a', 'a']");
+    assert_eq!(macs("['a']"), [both[1]]);
+    assert_eq!(macs("['a', 'b']"), [both[1], both[0]]);
+    assert_ne!(both[1], both[2]);
+}
+
+#[test]
 fn an_unknown_key_and_its_nearest() {
     check(
         "[vm.web]\nmemroy = '1GiB'\nfrobnicate = 1\n",
