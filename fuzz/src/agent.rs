@@ -3,7 +3,7 @@
 use weft_agent::frame;
 use weft_agent::message::{ToGuest, ToHost};
 use weft_agent::session::{ClientFrame, Decoder, Frame, ServerFrame};
-use weft_machine::guest::qga::{Reply, parse_exec_status, parse_reply};
+use weft_machine::guest::qga::{Reply, parse_addresses, parse_exec_status, parse_reply};
 
 /// A stream on the virtio-serial port: in one piece and byte by byte it gives the same messages, and what can be read
 /// says the same when it is written again.
@@ -66,6 +66,6 @@ fn both_ways<F: Frame + PartialEq + std::fmt::Debug>(data: &[u8]) {
 /// A line from the QEMU guest agent.
 pub(crate) fn qemu_guest_agent(data: &[u8]) {
     if let Ok(Reply::Return(value)) = parse_reply(data) {
-        let _ = parse_exec_status(&value);
+        let _ = (parse_exec_status(&value), parse_addresses(&value));
     }
 }

@@ -31,7 +31,7 @@ pub fn targets() -> Vec<Target> {
         ("nat_life", nat::nat_life),
         ("package_archive", machine::package_archive),
         ("process_record", machine::process_record),
-        ("qcow2_header", machine::qcow2_header),
+        ("qcow2_header", model::qcow2_header),
         ("qemu_guest_agent", agent::qemu_guest_agent),
         ("qmp", machine::qmp),
         ("switch_life", switch::switch_life),

@@ -12,11 +12,6 @@ pub(crate) fn process_record(data: &[u8]) {
     fuzz::record(data);
 }
 
-/// The header of a disk that somebody gave us.
-pub(crate) fn qcow2_header(data: &[u8]) {
-    fuzz::qcow2(data);
-}
-
 /// What a kernel module says it needs, and whether a program is static.
 pub(crate) fn kernel_module(data: &[u8]) {
     fuzz::elf(data);

@@ -1,8 +1,10 @@
-//! The file that a user writes.
+//! The file that a user writes, and the disks that it names.
 
+use std::io::Write as _;
 use std::path::Path;
 
-use weft_model::{HostFacts, parse_world};
+use weft_model::qcow2::Header;
+use weft_model::{Disk, DiskFormat, HostFacts, parse_world};
 
 /// A world in TOML. Paths in it are never opened outside of the folder given here, which does not exist.
 pub(crate) fn world_file(data: &[u8]) {
@@ -14,5 +16,17 @@ pub(crate) fn world_file(data: &[u8]) {
             }
             Err(report) => assert!(!report.to_string().is_empty() && !report.problems().is_empty()),
         }
+    }
+}
+
+/// A disk that somebody gave us.
+pub(crate) fn qcow2_header(data: &[u8]) {
+    let mut file = tempfile::tempfile().expect("a temporary file");
+    file.write_all(data).expect("room for it");
+    for format in [None, Some(DiskFormat::Raw), Some(DiskFormat::Qcow2)] {
+        let _ = Disk::examine(&file, format).map_err(|fault| (fault.to_string(), fault.hint()));
+    }
+    if let Ok(Ok(header)) = Header::read(&file) {
+        let _ = (header.virtual_bytes(), header.capacity_bytes(), header.is_over("", DiskFormat::Raw));
     }
 }

@@ -57,6 +57,8 @@ pub enum ServerFrame {
     Exit(ExitStatus),
     /// The session could not begin or go on; nothing follows.
     Error(String),
+    /// What people should know about this session; comes before anything else.
+    Note(String),
 }
 
 /// A frame of either direction.
@@ -79,6 +81,7 @@ mod kind {
     pub(super) const STDERR: u8 = 0x83;
     pub(super) const EXIT: u8 = 0x84;
     pub(super) const ERROR: u8 = 0x85;
+    pub(super) const NOTE: u8 = 0x86;
 }
 
 fn put(kind: u8, payload: &[u8], out: &mut Vec<u8>) {
@@ -89,6 +92,10 @@ fn put(kind: u8, payload: &[u8], out: &mut Vec<u8>) {
 
 fn put_stream(kind: u8, data: &[u8], out: &mut Vec<u8>) {
     data.chunks(PAYLOAD_BYTES_MAX).for_each(|piece| put(kind, piece, out));
+}
+
+fn put_text(kind: u8, text: &str, out: &mut Vec<u8>) {
+    put(kind, &text.as_bytes()[..text.floor_char_boundary(PAYLOAD_BYTES_MAX)], out);
 }
 
 impl Frame for ClientFrame {
@@ -126,10 +133,8 @@ impl Frame for ServerFrame {
             Self::Stderr(data) => put_stream(kind::STDERR, data, out),
             Self::Exit(ExitStatus::Code(code)) => put(kind::EXIT, &[0, *code], out),
             Self::Exit(ExitStatus::Signal(signal)) => put(kind::EXIT, &[1, *signal], out),
-            Self::Error(message) => {
-                let end = message.floor_char_boundary(PAYLOAD_BYTES_MAX);
-                put(kind::ERROR, &message.as_bytes()[..end], out);
-            }
+            Self::Error(message) => put_text(kind::ERROR, message, out),
+            Self::Note(message) => put_text(kind::NOTE, message, out),
         }
     }
 
@@ -141,6 +146,7 @@ impl Frame for ServerFrame {
             (kind::EXIT, [0, code]) => Self::Exit(ExitStatus::Code(*code)),
             (kind::EXIT, [1, signal]) => Self::Exit(ExitStatus::Signal(*signal)),
             (kind::ERROR, text) => Self::Error(String::from_utf8_lossy(text).into_owned()),
+            (kind::NOTE, text) => Self::Note(String::from_utf8_lossy(text).into_owned()),
             (kind::STARTED | kind::EXIT, _) => return Err(DecodeError::Malformed),
             (other, _) => return Err(DecodeError::Unknown(other)),
         })

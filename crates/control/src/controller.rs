@@ -19,6 +19,7 @@ use weft_types::{Label, VmName};
 use crate::host::{Host, Trouble};
 use crate::inner::{Inner, Notice, Settings};
 use crate::objects::Fate;
+use crate::perform::Beginning;
 use crate::plan::plan;
 use crate::propose::no_such_vm;
 use crate::real_host::RealHost;
@@ -119,7 +120,8 @@ impl Controller {
             let declared = records.desired.vms.get(vm);
             if let (Some(process), Some(accelerator)) = (seen.process, seen.accelerator) {
                 let ready = declared.is_some_and(|declared| declared.was_ready(process));
-                inner.adopt_vm(vm, Running { process, accelerator }, ready, None);
+                let beginning = if ready { Beginning::Ready } else { Beginning::Before };
+                inner.adopt_vm(vm, Running { process, accelerator }, beginning);
             }
         }
         if unfinished {

@@ -6,12 +6,12 @@ use weft_dataplane_protocol::{
     AccessConfig, DataplaneConfig, DhcpConfig, GatewayConfig, HostRecord, NetworkConfig, NetworkMode, PortConfig,
     PortKind, Reservation,
 };
-use weft_machine::Process;
+use weft_machine::{NicSetup, Process};
 use weft_model::{Image, Mode, Network, Vm, World};
 use weft_store::{Entry, Snapshot};
 use weft_types::{ByteSize, Label, MacAddr, NetworkName, PortName, VmName};
 
-use crate::launch::{Launch, NicLaunch, NicSetup};
+use crate::launch::{Launch, NicLaunch};
 use crate::objects::{self, Fate, Object, OperationRecord, Override, Wish};
 use crate::{ControlError, Paths};
 
@@ -128,6 +128,11 @@ impl DesiredVm {
         matches!(self.override_, Some(Override { wish: Wish::Removed, .. }))
     }
 
+    /// Whether a command has stopped it without asking its guest.
+    pub fn stopped_by_force(&self) -> bool {
+        matches!(self.override_, Some(Override { wish: Wish::Stopped { force: true }, .. }))
+    }
+
     /// Whether its process should be there. A machine that has died is not started again by itself.
     pub fn should_run(&self) -> bool {
         self.override_.is_none() && self.fate.as_ref().is_none_or(|fate| fate.reason().is_none())
@@ -191,7 +196,12 @@ impl Desired {
             let network = self.networks.get(&nic.network).map(|object| &object.spec);
             let setup = match (network, nic.ip) {
                 (Some(network), _) if network.dhcp.is_some() => NicSetup::Dhcp,
-                (Some(network), Some(ip)) => NicSetup::Static(ip, network.subnet.prefix_len()),
+                (Some(network), Some(address)) => NicSetup::Static {
+                    address,
+                    prefix_len: network.subnet.prefix_len(),
+                    router: (network.mode == Mode::Nat).then_some(network.gateway),
+                    dns: network.dns.then(|| (network.gateway, format!("{}.weft", nic.network))),
+                },
                 _ => NicSetup::Nothing,
             };
             let mtu = network.map_or(1500, |network| network.mtu);

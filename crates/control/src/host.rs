@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use weft_dataplane_protocol::{DataplaneConfig, ExplainRequest, Explanation, SwitchStatus};
 use weft_machine::guest::ExecRequest;
-use weft_machine::{Exit, ImageInfo, Process, Running};
+use weft_machine::{Exit, ImageInfo, Process, Running, StopOutcome};
 use weft_model::ImageSource;
 use weft_model::view::ProblemView;
 use weft_types::{ByteSize, Label, MacAddr, VmName};
@@ -67,8 +67,14 @@ pub trait Host: Send + Sync {
     /// Starts a machine unless it runs.
     fn start_vm(&self, vm: &VmName, launch: &Launch) -> Result<Running, Trouble>;
 
-    /// Ends a machine, after asking its guest for `grace`; no error if it does not run.
-    fn stop_vm(&self, vm: &VmName, grace: Duration) -> Result<(), Trouble>;
+    /// Whether a machine of which something is there could be started again as this, as far as that can be seen.
+    fn check_restart(&self, _vm: &VmName, _launch: &Launch) -> Result<(), Trouble> {
+        Ok(())
+    }
+
+    /// Ends a machine, after asking its guest to shut down and waiting for `grace`, or as long as `patient` says yes; no
+    /// error if it does not run.
+    fn stop_vm(&self, vm: &VmName, grace: Duration, patient: &dyn Fn() -> bool) -> Result<StopOutcome, Trouble>;
 
     /// Removes what is left of a machine that does not run.
     fn remove_vm(&self, vm: &VmName) -> Result<(), Trouble>;
@@ -88,8 +94,9 @@ pub trait Host: Send + Sync {
     /// What a machine has said so far.
     fn words(&self, vm: &VmName) -> Words;
 
-    /// Work that is due now and then, however quiet the host is.
-    fn housekeep(&self);
+    /// Work that is due now and then, however quiet the host is. Machines that wait for room on the host's disk are told
+    /// to try again; which these are.
+    fn housekeep(&self) -> BTreeSet<VmName>;
 
     /// The names of the images that are built.
     fn built_images(&self) -> BTreeSet<Label>;
@@ -125,8 +132,8 @@ pub struct Words {
     pub engine: String,
     /// The last lines of its console.
     pub console: Vec<String>,
-    /// How much its console has said, in bytes: it grows as long as the machine makes progress.
-    pub console_bytes: u64,
+    /// How much it has written, to its console and its disk: it changes as long as the machine makes progress.
+    pub written_bytes: u64,
 }
 
 /// Why the host did not do something: stable code, message and way out, from whichever room knows best.

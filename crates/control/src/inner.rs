@@ -31,6 +31,8 @@ pub(crate) struct Settings {
     pub(crate) silence: Duration,
     /// How long it may take even if it never falls silent.
     pub(crate) ready_at_last: Duration,
+    /// How often the host is kept in order.
+    pub(crate) housekeeping: Duration,
 }
 
 impl Default for Settings {
@@ -40,6 +42,7 @@ impl Default for Settings {
             ready_within: Duration::from_secs(180),
             silence: Duration::from_secs(60),
             ready_at_last: Duration::from_secs(1800),
+            housekeeping: Duration::from_secs(15),
         }
     }
 }

@@ -1,16 +1,16 @@
 //! What a machine was started as, so that a change of its declaration shows exactly what would have to change.
 
-use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use weft_machine::NicSetup;
 use weft_model::ImageSource;
 use weft_types::{ByteSize, Label, MacAddr, NetworkName};
 
 /// How long a machine without anything to lose is asked to go down before it is ended.
 const GRACE: Duration = Duration::from_millis(700);
-/// The same for one with a disk, whose guest has caches to write.
-const GRACE_WITH_DISK: Duration = Duration::from_secs(10);
+/// The same for one with a disk, whose guest has caches to write: as long as systemd gives a service that does not end.
+pub(crate) const GRACE_WITH_DISK: Duration = Duration::from_secs(90);
 
 /// Everything a machine is started with. It is written down beside the machine before it starts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,20 +46,8 @@ pub struct NicLaunch {
     pub mac: MacAddr,
     /// The largest IP packet, in bytes.
     pub mtu: u16,
-    /// What a guest without DHCP is told; told once, so a change of it is no reason to restart.
+    /// What cloud-init is told; it asks at boot, so a change of it is no reason to restart.
     pub setup: NicSetup,
-}
-
-/// How a guest's adapter gets its address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum NicSetup {
-    /// From the network's DHCP server.
-    Dhcp,
-    /// It has this one, with this prefix length.
-    Static(Ipv4Addr, u8),
-    /// The guest must know.
-    Nothing,
 }
 
 /// What it takes to make a machine that was started as one [`Launch`] into another.

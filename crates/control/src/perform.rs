@@ -1,10 +1,11 @@
 //! Single pieces of work, each with what the controller must know about it before and after.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use weft_dataplane_protocol::DataplaneConfig;
-use weft_machine::{Process, Running};
+use weft_machine::{Process, Running, StopOutcome};
 use weft_store::Op;
 use weft_types::VmName;
 
@@ -12,14 +13,25 @@ use crate::desired::dataplane_config;
 use crate::events::Happening;
 use crate::host::{STALE, Trouble};
 use crate::inner::{Inner, Notice};
-use crate::launch::Launch;
+use crate::launch::{GRACE_WITH_DISK, Launch};
 use crate::objects::{APPLIED, put};
 use crate::plan::Work;
 use crate::ready;
-use crate::state::{Life, Phase};
+use crate::state::{Lease, Life, Phase};
 
 /// How often the switch is given its configuration, when it dies over it.
 const TRIES: usize = 3;
+
+/// How a machine's process came to be ours to watch.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Beginning {
+    /// This operation has started it, when its adapters had these leases.
+    Now { old_leases: BTreeSet<Lease>, operation: u64 },
+    /// An earlier controller has.
+    Before,
+    /// An earlier controller has, and has seen it ready.
+    Ready,
+}
 
 impl Inner {
     /// Does one piece of work of operation `id`, which was planned for desired state `generation`.
@@ -32,7 +44,10 @@ impl Inner {
             Work::EnsureImage { image, source } => {
                 self.host.ensure_image(image, source.as_ref(), &|words| self.tell_progress(id, image, words))
             }
-            Work::StopVm { vm, grace } => self.stop_vm(vm, *grace),
+            Work::StopVm { vm, grace, again } => {
+                again.as_ref().map_or(Ok(()), |launch| self.host.check_restart(vm, launch))?;
+                self.stop_vm(id, vm, *grace)
+            }
             Work::RemoveVm { vm } => {
                 self.host.remove_vm(vm)?;
                 self.state().lives.remove(vm);
@@ -116,20 +131,32 @@ impl Inner {
                 return Ok(()); // a newer operation knows better what is to become of it
             }
         }
+        let old_leases = self.leases_of(vm);
         let running = self.host.start_vm(vm, launch)?;
-        self.adopt_vm(vm, running, false, Some(id));
+        self.adopt_vm(vm, running, Beginning::Now { old_leases, operation: id });
         Ok(())
     }
 
+    /// The leases that a machine's adapters have.
+    fn leases_of(&self, vm: &VmName) -> BTreeSet<Lease> {
+        let leases = self.host.switch_status().map(|status| status.leases).unwrap_or_default();
+        leases.iter().filter(|lease| lease.vm.as_ref() == Some(vm)).map(Lease::of).collect()
+    }
+
     /// Watches a machine's process, and waits for it to be ready unless it was.
-    pub(crate) fn adopt_vm(self: &Arc<Self>, vm: &VmName, running: Running, ready: bool, operation: Option<u64>) {
+    pub(crate) fn adopt_vm(self: &Arc<Self>, vm: &VmName, running: Running, beginning: Beginning) {
         let Running { process, accelerator } = running;
+        let ready = beginning == Beginning::Ready;
         let phase = if ready { Phase::Ready } else { Phase::Starting("its first sign of life".to_owned()) };
+        let (old_leases, operation) = match beginning {
+            Beginning::Now { old_leases, operation } => (old_leases, Some(operation)),
+            Beginning::Before | Beginning::Ready => (BTreeSet::new(), None),
+        };
         let known = {
             let mut state = self.state();
             let known = state.life(vm, process).is_some_and(|life| !matches!(life.phase, Phase::Dead(_)));
             if !known {
-                state.lives.insert(vm.clone(), Life { process, accelerator, phase });
+                state.lives.insert(vm.clone(), Life { process, accelerator, phase, old_leases });
             }
             known
         };
@@ -150,12 +177,19 @@ impl Inner {
         self.spawn("ready", move |inner| ready::wait(inner, &vm, process, operation));
     }
 
-    fn stop_vm(self: &Arc<Self>, vm: &VmName, grace: Duration) -> Result<(), Trouble> {
+    fn stop_vm(self: &Arc<Self>, id: u64, vm: &VmName, grace: Duration) -> Result<(), Trouble> {
         // From here on its end is no accident.
         let before = self.state().lives.get_mut(vm).map(|life| std::mem::replace(&mut life.phase, Phase::Stopping));
-        let Err(trouble) = self.host.stop_vm(vm, grace) else {
-            self.state().lives.remove(vm);
-            return Ok(());
+        let trouble = match self.host.stop_vm(vm, grace, &|| !self.in_a_hurry(vm)) {
+            Ok(outcome) => {
+                self.state().lives.remove(vm);
+                if grace >= GRACE_WITH_DISK && matches!(outcome, StopOutcome::Quit | StopOutcome::Killed) {
+                    let words = format!("{vm} did not shut down and was ended: what its guest had not written is lost");
+                    self.tell(Happening::new("vm-cut-off", words).of(id).to("vm", vm));
+                }
+                return Ok(());
+            }
+            Err(trouble) => trouble,
         };
         if let Some(phase) = before {
             let waits = matches!(phase, Phase::Starting(_) | Phase::Late(_));
@@ -168,6 +202,12 @@ impl Inner {
             }
         }
         Err(trouble)
+    }
+
+    /// Whether somebody has asked meanwhile that a machine end at once.
+    fn in_a_hurry(&self, vm: &VmName) -> bool {
+        let records = self.records();
+        records.is_ok_and(|it| it.desired.vms.get(vm).is_none_or(|vm| vm.removed() || vm.stopped_by_force()))
     }
 
     /// Starts a switch in the place of one that has died, and gives it what it should be.

@@ -14,7 +14,6 @@ use weft_types::{ByteSize, Label, Provenance, VmName};
 use crate::Paths;
 use crate::desired::{Desired, DesiredVm, dataplane_config};
 use crate::launch::{Difference, Launch};
-use crate::objects::{Override, Wish};
 use crate::observed::{Observed, ObservedVm};
 use crate::plan_network::network_steps;
 
@@ -58,6 +57,8 @@ pub enum Work {
         vm: VmName,
         /// How long its guest is asked first.
         grace: Duration,
+        /// What it is to be started as again with the disk that it has; where that cannot be, it is not stopped.
+        again: Option<Box<Launch>>,
     },
     /// Remove what is left of a machine, its disk too.
     RemoveVm {
@@ -223,13 +224,10 @@ impl<'a> Planner<'a> {
         if !change.stop {
             return None;
         }
-        let forced = change
-            .desired
-            .is_some_and(|vm| matches!(vm.override_, Some(Override { wish: Wish::Stopped { force: true }, .. })));
-        let launch = change.observed.and_then(|seen| seen.launch.as_ref());
-        // Without a disk, a machine that is to go has nothing to write down first.
-        let nothing_to_save = change.remove && !launch.is_some_and(Launch::has_disk);
-        let grace = match launch {
+        let forced = change.desired.is_some_and(DesiredVm::stopped_by_force);
+        // A machine that is to go has nothing to write down first: its disk goes with it.
+        let nothing_to_save = change.remove;
+        let grace = match change.observed.and_then(|seen| seen.launch.as_ref()) {
             Some(launch) if !forced && !nothing_to_save => launch.grace(),
             _ => Duration::ZERO,
         };
@@ -241,7 +239,8 @@ impl<'a> Planner<'a> {
             let provenance = Some(desired.spec.provenance.clone());
             steps.push(step(StepAction::Stop, "vm", vm.as_str(), detail, Impact::Restart, provenance));
         }
-        Some(self.add(Work::StopVm { vm: vm.clone(), grace }, needs, [], steps))
+        let again = change.start.clone().filter(|_| !change.remove).map(Box::new);
+        Some(self.add(Work::StopVm { vm: vm.clone(), grace, again }, needs, [], steps))
     }
 
     fn remove(&mut self, vm: &VmName, change: &VmChange<'a>, stopped: Option<&usize>) -> Option<usize> {

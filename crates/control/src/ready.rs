@@ -14,7 +14,7 @@ use crate::events::Happening;
 use crate::host::{GuestAddresses, Trouble, Words};
 use crate::inner::{Inner, Settings};
 use crate::objects::Fate;
-use crate::state::Phase;
+use crate::state::{Lease, Phase};
 
 /// How often it is looked for a lease while nothing else is waited for.
 const INTERVAL: Duration = Duration::from_millis(20);
@@ -33,17 +33,17 @@ const SHOWN_LINES: usize = 5;
 struct Patience {
     since: Instant,
     heard: Instant,
-    console_bytes: u64,
+    written_bytes: u64,
 }
 
 impl Patience {
     fn begin(now: Instant) -> Self {
-        Self { since: now, heard: now, console_bytes: 0 }
+        Self { since: now, heard: now, written_bytes: 0 }
     }
 
     fn hear(&mut self, now: Instant, words: &Words) {
-        if words.console_bytes != self.console_bytes {
-            (self.heard, self.console_bytes) = (now, words.console_bytes);
+        if words.written_bytes != self.written_bytes {
+            (self.heard, self.written_bytes) = (now, words.written_bytes);
         }
     }
 
@@ -82,7 +82,7 @@ pub(crate) fn wait(inner: &Arc<Inner>, vm: &VmName, process: Process, operation:
         answers = answers || (wants_agent && inner.host.agent_answers(vm, AGENT_WAIT));
         let missing = match wants_agent && !answers {
             true => Some("its agent to answer".to_owned()),
-            false => missing_leases(inner, desired, vm),
+            false => missing_leases(inner, desired, vm, process),
         };
         let Some(missing) = missing else {
             became_ready(inner, vm, process, operation);
@@ -141,17 +141,18 @@ fn pause(inner: &Inner, time: Duration) {
     }
 }
 
-/// What leases a machine does not hold yet, or has not taken, in words; `None` when it needs no more. A lease may be
-/// older than the machine's process, so where the agent can be asked, its word counts.
-fn missing_leases(inner: &Inner, desired: &Desired, vm: &VmName) -> Option<String> {
+/// What leases a machine does not hold yet, or has not taken, in words; `None` when it needs no more. A lease that it has
+/// from before its process began says nothing of this one, and where the agent can be asked, its word counts.
+fn missing_leases(inner: &Inner, desired: &Desired, vm: &VmName, process: Process) -> Option<String> {
     let declared = desired.vms.get(vm)?;
     let mut needs = desired.lease_needs(&declared.spec);
     if needs.is_empty() || declared.spec.ready == Ready::Running {
         return None;
     }
+    let old = inner.state().life(vm, process).map(|life| life.old_leases.clone()).unwrap_or_default();
     let mut held = Vec::new();
     if let Ok(status) = inner.host.switch_status() {
-        for lease in status.leases {
+        for lease in status.leases.into_iter().filter(|lease| !old.contains(&Lease::of(lease))) {
             let ip = IpAddr::V4(lease.ip);
             let need = (lease.network, lease.mac);
             if needs.remove(&need) {
@@ -212,7 +213,7 @@ mod tests {
     fn patience_ends_with_progress_or_at_last() {
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
-        let said = |console_bytes| Words { console_bytes, ..Words::default() };
+        let said = |written_bytes| Words { written_bytes, ..Words::default() };
         let settings = Settings::default();
         let mut patience = Patience::begin(start);
         assert!(!patience.over(at(179), &settings));

@@ -7,17 +7,19 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use weft_dataplane_protocol::{DataplaneConfig, ExplainRequest, Explanation, SwitchStatus};
 use weft_machine::guest::{Agent, ExecRequest, GuestError, QemuGuestAgent};
-use weft_machine::{Boot, Exit, ImageInfo, Images, LaunchNic, LaunchSpec, Process, Running, Seed, SeedNic, Uuid};
+use weft_machine::{
+    Boot, Exit, ImageInfo, Images, LaunchNic, LaunchSpec, Process, Running, Seed, SeedNic, StopOutcome, Uuid,
+};
 use weft_model::ImageSource;
 use weft_types::{ByteSize, Label, MacAddr, VmName};
 
 use crate::Paths;
 use crate::host::{GuestAddresses, Host, OnExit, Trouble, Words};
-use crate::launch::{Launch, NicSetup};
+use crate::launch::Launch;
 use crate::observed::ObservedVm;
 use crate::switch_process::SwitchProcess;
 use crate::watch::Watcher;
@@ -30,8 +32,8 @@ const MAX_LAUNCH_BYTES: u64 = 4 << 20;
 const TAIL_BYTES: u64 = 8 << 10;
 /// How long an agent that is to do something is waited for.
 const AGENT_PATIENCE: Duration = Duration::from_secs(2);
-/// How long it is tried whether a foreign guest's agent answers.
-const FOREIGN_PATIENCE: Duration = Duration::from_millis(100);
+/// How long each of the agents that a foreign guest may have is waited for in turn.
+const TURN: Duration = Duration::from_millis(100);
 
 /// The host that we run on.
 pub(crate) struct RealHost {
@@ -40,7 +42,44 @@ pub(crate) struct RealHost {
     switch: SwitchProcess,
     watcher: io::Result<Watcher>,
     /// The connections to the agents of machines that run.
-    agents: Mutex<BTreeMap<VmName, Agent>>,
+    agents: Mutex<BTreeMap<VmName, Agents>>,
+}
+
+/// The agents that a machine may have. A port takes one connection at a time, so each is made once.
+#[derive(Clone)]
+struct Agents {
+    /// Weft's own.
+    own: Agent,
+    /// QEMU's, which only foreign images have.
+    foreign: Option<QemuGuestAgent>,
+}
+
+/// The agent that answers.
+enum Voice {
+    Own(Agent),
+    Foreign(QemuGuestAgent),
+}
+
+impl Agents {
+    /// Waits for the first that answers.
+    fn wait(self, patience: Duration) -> Result<Voice, GuestError> {
+        let Self { own, foreign } = self;
+        let Some(foreign) = foreign else { return own.wait_ready(patience).map(|_| Voice::Own(own)) };
+        let deadline = Instant::now() + patience;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match own.wait_ready(TURN.min(left)) {
+                Ok(_) => return Ok(Voice::Own(own)),
+                Err(GuestError::NotReady { .. } | GuestError::Unreachable(_)) => {}
+                Err(error) => return Err(error),
+            }
+            match foreign.wait_ready(TURN.min(left)) {
+                Ok(()) => return Ok(Voice::Foreign(foreign)),
+                Err(error) if left.is_zero() => return Err(error),
+                Err(_) => {}
+            }
+        }
+    }
 }
 
 impl RealHost {
@@ -54,24 +93,24 @@ impl RealHost {
         Self { paths, images, switch, watcher, agents: Mutex::default() }
     }
 
-    fn agents(&self) -> MutexGuard<'_, BTreeMap<VmName, Agent>> {
+    fn agents(&self) -> MutexGuard<'_, BTreeMap<VmName, Agents>> {
         self.agents.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The connection to a machine's agent, begun if need be.
-    fn agent(&self, vm: &VmName) -> Result<Agent, GuestError> {
-        let mut agents = self.agents();
-        if let Some(agent) = agents.get(vm) {
-            return Ok(agent.clone());
-        }
-        let agent = Agent::connect(&weft_machine::agent_socket(&self.paths.vm_run(vm)))?;
-        agents.insert(vm.clone(), agent.clone());
-        Ok(agent)
-    }
-
-    /// The QEMU guest agent of a foreign image.
-    fn foreign_agent(&self, vm: &VmName) -> Result<QemuGuestAgent, GuestError> {
-        QemuGuestAgent::connect(&weft_machine::guest_agent_socket(&self.paths.vm_run(vm)))
+    /// The agent of a machine that answers first; the connections are begun if need be.
+    fn voice(&self, vm: &VmName, patience: Duration) -> Result<Voice, GuestError> {
+        let known = self.agents().get(vm).cloned();
+        let agents = match known {
+            Some(agents) => agents,
+            None => {
+                let run = self.paths.vm_run(vm);
+                let own = Agent::connect(&weft_machine::agent_socket(&run))?;
+                let foreign = self.has_foreign_image(vm).then(|| weft_machine::guest_agent_socket(&run));
+                let agents = Agents { own, foreign: foreign.as_deref().map(QemuGuestAgent::connect).transpose()? };
+                self.agents().entry(vm.clone()).or_insert(agents).clone()
+            }
+        };
+        agents.wait(patience)
     }
 
     fn has_foreign_image(&self, vm: &VmName) -> bool {
@@ -117,15 +156,7 @@ impl RealHost {
 }
 
 fn seed(vm: &VmName, launch: &Launch) -> Seed {
-    let nics = launch.nics.iter().map(|nic| SeedNic {
-        mac: nic.mac,
-        dhcp: nic.setup == NicSetup::Dhcp,
-        address: match nic.setup {
-            NicSetup::Static(ip, prefix) => Some((ip, prefix)),
-            NicSetup::Dhcp | NicSetup::Nothing => None,
-        },
-        mtu: nic.mtu,
-    });
+    let nics = launch.nics.iter().map(|nic| SeedNic { mac: nic.mac, setup: nic.setup.clone(), mtu: nic.mtu });
     Seed {
         hostname: vm.to_string(),
         ssh_key: launch.ssh_key.clone(),
@@ -202,10 +233,19 @@ impl Host for RealHost {
         Ok(weft_machine::start(&spec)?)
     }
 
-    fn stop_vm(&self, vm: &VmName, grace: Duration) -> Result<(), Trouble> {
-        weft_machine::stop(&self.paths.vm_run(vm), grace)?;
+    fn check_restart(&self, vm: &VmName, launch: &Launch) -> Result<(), Trouble> {
+        match &launch.source {
+            Some(ImageSource::Disk { path, format }) => {
+                Ok(weft_machine::check_overlay(&self.paths.vm_state(vm), path, *format)?)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn stop_vm(&self, vm: &VmName, grace: Duration, patient: &dyn Fn() -> bool) -> Result<StopOutcome, Trouble> {
+        let outcome = weft_machine::stop(&self.paths.vm_run(vm), grace, patient)?;
         self.agents().remove(vm);
-        Ok(())
+        Ok(outcome)
     }
 
     fn remove_vm(&self, vm: &VmName) -> Result<(), Trouble> {
@@ -222,22 +262,19 @@ impl Host for RealHost {
     }
 
     fn agent_answers(&self, vm: &VmName, wait: Duration) -> bool {
-        let answers = self.agent(vm).and_then(|agent| agent.wait_ready(wait));
-        match answers {
-            Ok(_) => true,
-            Err(GuestError::NotReady { .. } | GuestError::Unreachable { .. }) if self.has_foreign_image(vm) => {
-                self.foreign_agent(vm).and_then(|agent| agent.wait_ready(FOREIGN_PATIENCE)).is_ok()
-            }
-            Err(_) => false,
-        }
+        self.voice(vm, wait).is_ok()
     }
 
     fn guest_addresses(&self, vm: &VmName) -> GuestAddresses {
-        match self.agent(vm).and_then(|agent| agent.info()) {
-            Ok(info) => {
-                let addresses = info.interfaces.into_iter().flat_map(|interface| interface.addresses);
-                GuestAddresses::Seen(addresses.map(|address| address.ip).collect())
+        let addresses = self.voice(vm, AGENT_PATIENCE).and_then(|voice| match voice {
+            Voice::Own(agent) => {
+                let interfaces = agent.info()?.interfaces;
+                Ok(interfaces.into_iter().flat_map(|it| it.addresses).map(|address| address.ip).collect())
             }
+            Voice::Foreign(agent) => agent.addresses(),
+        });
+        match addresses {
+            Ok(addresses) => GuestAddresses::Seen(addresses),
             Err(_) if self.has_foreign_image(vm) => GuestAddresses::Unknowable,
             Err(_) => GuestAddresses::Unseen,
         }
@@ -255,28 +292,35 @@ impl Host for RealHost {
             }
             return;
         }
-        if let Err(error) = self.agent(vm).and_then(|agent| agent.renew_leases(adapters.iter().copied())) {
+        let asked = self.voice(vm, AGENT_PATIENCE).and_then(|voice| match voice {
+            Voice::Own(agent) => agent.renew_leases(adapters.iter().copied()),
+            Voice::Foreign(_) => Ok(()), // our own images have our own agent
+        });
+        if let Err(error) = asked {
             tracing::warn!(%error, %vm, "its adapters cannot be asked to renew their leases");
         }
     }
 
     fn words(&self, vm: &VmName) -> Words {
         let state = self.paths.vm_state(vm);
-        let console = weft_machine::console_log(&state);
         Words {
             engine: weft_machine::engine_words(&state),
-            console: last_lines(&console),
-            console_bytes: fs::metadata(&console).map_or(0, |metadata| metadata.len()),
+            console: last_lines(&weft_machine::console_log(&state)),
+            written_bytes: weft_machine::written_bytes(&state),
         }
     }
 
-    fn housekeep(&self) {
-        for vm in self.vms().keys() {
+    fn housekeep(&self) -> BTreeSet<VmName> {
+        let vms = self.vms();
+        for vm in vms.keys() {
             if let Err(error) = weft_machine::bound_logs(&self.paths.vm_state(vm)) {
                 tracing::warn!(%error, %vm, "a machine's logs cannot be shortened");
             }
         }
         self.switch.bound_log();
+        let writes = |seen: &ObservedVm| seen.process.is_some() && seen.launch.as_ref().is_some_and(Launch::has_disk);
+        let waits = |vm: &VmName| weft_machine::resume_writes(&self.paths.vm_run(vm)).unwrap_or(false);
+        vms.into_iter().filter(|(vm, seen)| writes(seen) && waits(vm)).map(|(vm, _)| vm).collect()
     }
 
     fn built_images(&self) -> BTreeSet<Label> {
@@ -294,21 +338,13 @@ impl Host for RealHost {
         source: Option<&ImageSource>,
         progress: &dyn Fn(String),
     ) -> Result<(), Trouble> {
-        let there = |what: &'static str, path: &Path| match File::open(path) {
-            Ok(_) => Ok(()),
-            Err(error) => {
-                let title = format!("the {what} `{}` of image `{image}` cannot be read", path.display());
-                let hint = "check the path in the image's description, and who may read it";
-                Err(Trouble { detail: error.to_string(), ..Trouble::new("missing-image", title, hint) })
-            }
-        };
         match source {
             None => self.images.ensure(image.as_str(), &|step| progress(step.to_string())).map(drop)?,
             Some(ImageSource::Kernel { kernel, initrd, .. }) => {
-                there("kernel", kernel)?;
-                initrd.as_deref().map_or(Ok(()), |initrd| there("initrd", initrd))?;
+                weft_machine::check_file("kernel", kernel)?;
+                initrd.as_deref().map_or(Ok(()), |initrd| weft_machine::check_file("initrd", initrd))?;
             }
-            Some(ImageSource::Disk { path, .. }) => there("disk", path)?,
+            Some(ImageSource::Disk { path, format }) => drop(weft_machine::check_disk(path, *format)?),
         }
         Ok(())
     }
@@ -318,15 +354,9 @@ impl Host for RealHost {
     }
 
     fn exec(&self, vm: &VmName, request: ExecRequest) -> Result<UnixStream, Trouble> {
-        let agent = self.agent(vm)?;
-        match agent.wait_ready(AGENT_PATIENCE) {
-            Ok(_) => Ok(agent.exec(request)?),
-            Err(GuestError::NotReady { .. } | GuestError::Unreachable { .. }) if self.has_foreign_image(vm) => {
-                let foreign = self.foreign_agent(vm)?;
-                foreign.wait_ready(AGENT_PATIENCE)?;
-                Ok(foreign.exec(request)?)
-            }
-            Err(error) => Err(error.into()),
+        match self.voice(vm, AGENT_PATIENCE)? {
+            Voice::Own(agent) => Ok(agent.exec(request)?),
+            Voice::Foreign(agent) => Ok(agent.exec(request)?),
         }
     }
 

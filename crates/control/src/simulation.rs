@@ -7,11 +7,11 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use weft_dataplane_protocol::{DataplaneConfig, ExplainRequest, Explanation, LeaseStatus, SwitchStatus};
 use weft_machine::guest::ExecRequest;
-use weft_machine::{Accelerator, Exit, ImageInfo, Process, Running};
+use weft_machine::{Accelerator, Exit, ImageInfo, Process, Running, StopOutcome};
 use weft_model::ImageSource;
 use weft_store::{Entry, MemoryStore, Revision, Snapshot, Store, StoreError, Txn, TxnOutcome, Watch};
 use weft_types::{ByteSize, Label, MacAddr, VmName};
@@ -36,6 +36,12 @@ pub(crate) struct World {
     pub(crate) lost: BTreeSet<VmName>,
     /// Machines whose agent does not tell their addresses just now.
     pub(crate) unseen: BTreeSet<VmName>,
+    /// Machines whose guest does not hear the power button.
+    pub(crate) deaf: BTreeSet<VmName>,
+    /// Machines that the host's disk has no room for.
+    pub(crate) stuck: BTreeSet<VmName>,
+    /// Until when the leases of machines last that keep them from one run to the next.
+    pub(crate) leases: BTreeMap<VmName, u64>,
     pub(crate) memory: Option<ByteSize>,
     /// What was done, in order.
     pub(crate) log: Vec<String>,
@@ -185,16 +191,17 @@ impl Host for SimulatedHost {
         let world = lock(&self.world);
         let Some(process) = world.switch else { return Err(Trouble::new("switch-absent", "no switch", "")) };
         let config = world.config.clone().unwrap_or_default();
-        let runs = |vm: &VmName| !world.lost.contains(vm) && world.vms.get(vm).is_some_and(|vm| vm.process.is_some());
+        let runs = |vm: &VmName| world.vms.get(vm).is_some_and(|vm| vm.process.is_some());
+        let holds = |vm: &VmName| !world.lost.contains(vm) && (runs(vm) || world.leases.contains_key(vm));
         let lease = |port: &weft_dataplane_protocol::PortConfig| LeaseStatus {
             network: port.network.clone(),
             ip: Ipv4Addr::LOCALHOST,
             mac: port.macs[0],
             vm: port.vm.clone(),
             client_name: None,
-            expires_unix_s: 0,
+            expires_unix_s: port.vm.as_ref().and_then(|vm| world.leases.get(vm)).copied().unwrap_or(0),
         };
-        let plugged = config.ports.iter().filter(|port| port.vm.as_ref().is_some_and(runs));
+        let plugged = config.ports.iter().filter(|port| port.vm.as_ref().is_some_and(holds));
         Ok(SwitchStatus {
             pid: process.pid,
             revision: config.revision,
@@ -247,12 +254,26 @@ impl Host for SimulatedHost {
         })
     }
 
-    fn stop_vm(&self, vm: &VmName, _grace: Duration) -> Result<(), Trouble> {
+    fn check_restart(&self, vm: &VmName, _: &Launch) -> Result<(), Trouble> {
+        match lock(&self.world).broken.contains(vm) {
+            true => Err(Trouble::new("image-file-changed", format!("the disk of `{vm}` has changed"), "")),
+            false => Ok(()),
+        }
+    }
+
+    fn stop_vm(&self, vm: &VmName, grace: Duration, patient: &dyn Fn() -> bool) -> Result<StopOutcome, Trouble> {
+        let asked = Instant::now();
+        while lock(&self.world).deaf.contains(vm) && asked.elapsed() < grace && patient() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         let mut notices = Vec::new();
         let outcome = self.effect(format!("stop {vm}"), |world| {
             let process = world.vms.get_mut(vm).and_then(|vm| vm.process.take());
             notices = process.map_or_else(Vec::new, |process| world.end(process));
-            Ok(())
+            Ok(match world.deaf.contains(vm) {
+                true => StopOutcome::Quit,
+                false => StopOutcome::Shutdown,
+            })
         });
         notices.into_iter().for_each(|notice| notice(Exit::Code(0)));
         outcome
@@ -304,7 +325,9 @@ impl Host for SimulatedHost {
         Words { console: vec!["[    1.0] booting".to_owned(), "login:".to_owned()], ..Words::default() }
     }
 
-    fn housekeep(&self) {}
+    fn housekeep(&self) -> BTreeSet<VmName> {
+        lock(&self.world).stuck.clone()
+    }
 
     fn built_images(&self) -> BTreeSet<Label> {
         lock(&self.world).images.clone()

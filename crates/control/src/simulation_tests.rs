@@ -1,5 +1,6 @@
 //! The whole controller on a simulated host: killed anywhere, by two users at once, on a full disk.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -502,6 +503,82 @@ fn a_machine_that_is_never_ready_is_named_with_its_last_words() {
     );
     lock(&bed.world).mute.clear();
     eventually("it is ready after all", || controller.view().vms.iter().all(|vm| vm.state == VmState::Ready));
+    controller.shutdown();
+}
+
+#[test]
+fn a_lease_of_an_earlier_run_makes_no_machine_ready() {
+    let mut bed = Bed::new();
+    let soon = Duration::from_millis(50);
+    bed.settings = Settings { ready_within: soon, silence: soon, ready_at_last: soon, ..bed.settings };
+    let world = "[network.a]\n[vm.x]\nready = 'lease'\nnics = ['a']\n[vm.y]\n";
+    let controller = bed.open();
+    assert_done(&apply(&controller, world));
+    lock(&bed.world).leases.insert(vm("x"), 7);
+    let again = act(&controller, "x", VmAction::Restart);
+    assert_eq!((again.state, &again.problems[0].code[..]), (OperationState::Failed, "not-ready"));
+    assert!(again.problems[0].title.ends_with("it waits for a lease on a"), "{:?}", again.problems);
+    lock(&bed.world).leases.insert(vm("x"), 8);
+    eventually("it has renewed it", || controller.view().vms.iter().all(|vm| vm.state == VmState::Ready));
+    controller.shutdown();
+}
+
+/// A machine with a disk of its own.
+fn with_disk(dir: &Path) -> String {
+    let disk = dir.join("disk");
+    std::fs::write(&disk, [0; 512]).unwrap();
+    format!("[image.d]\ndisk = '{}'\n[vm.x]\nimage = 'd'\n", disk.display())
+}
+
+#[test]
+fn a_guest_that_does_not_hear_is_waited_for_until_a_forced_stop() {
+    let bed = Bed::new();
+    lock(&bed.world).deaf.insert(vm("x"));
+    let controller = bed.open();
+    let world = with_disk(bed.home.path());
+    assert_done(&apply(&controller, &world));
+    let polite = controller.vm_action(&vm("x"), VmAction::Stop { force: false }).unwrap();
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(controller.view().vms[0].state, VmState::Stopping);
+    assert_done(&act(&controller, "x", VmAction::Stop { force: true }));
+    assert_done(&wait(&controller, polite));
+    let told = controller.events(0, None, Duration::ZERO);
+    assert!(told.iter().any(|event| event.kind == "vm-cut-off"), "{told:?}");
+    // What goes with its disk has nothing to write down first.
+    assert_done(&apply(&controller, &world));
+    let began = Instant::now();
+    assert_done(&apply(&controller, ""));
+    assert!(began.elapsed() < Duration::from_secs(5));
+    bed.assert_converged();
+    controller.shutdown();
+}
+
+#[test]
+fn a_machine_without_room_to_write_is_told_of_until_it_goes_on() {
+    let mut bed = Bed::new();
+    bed.settings.housekeeping = Duration::from_millis(5);
+    let controller = bed.open();
+    assert_done(&apply(&controller, &with_disk(bed.home.path())));
+    lock(&bed.world).stuck.insert(vm("x"));
+    let reason = || controller.view().vms[0].reason.clone().unwrap_or_default();
+    eventually("it is told", || reason().contains("waits for room on the host's disk"));
+    lock(&bed.world).stuck.clear();
+    eventually("it goes on", || reason().is_empty());
+    let told = |kind: &str| controller.events(0, None, Duration::ZERO).iter().filter(|it| it.kind == kind).count();
+    assert_eq!((told("vm-disk-full"), told("vm-goes-on")), (1, 1));
+    controller.shutdown();
+}
+
+#[test]
+fn a_machine_that_could_not_be_started_again_is_not_stopped() {
+    let bed = Bed::new();
+    let controller = bed.open();
+    let world = with_disk(bed.home.path());
+    assert_done(&apply(&controller, &world));
+    lock(&bed.world).broken.insert(vm("x"));
+    let larger = apply(&controller, &format!("{world}memory = '2GiB'\n"));
+    assert_eq!((larger.state, &larger.problems[0].code[..]), (OperationState::Failed, "image-file-changed"));
+    assert_eq!(controller.view().vms[0].state, VmState::Ready);
     controller.shutdown();
 }
 

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use weft_dataplane_protocol::LeaseStatus;
 use weft_machine::{Accelerator, Process};
 use weft_model::view::{OperationState, ProblemView};
-use weft_types::VmName;
+use weft_types::{MacAddr, NetworkName, VmName};
 
 use crate::objects::{Fate, OperationRecord};
 
@@ -19,6 +20,8 @@ pub(crate) struct State {
     pub(crate) lives: BTreeMap<VmName, Life>,
     /// The switch, if it should be there.
     pub(crate) switch: Option<Process>,
+    /// Machines that wait for room on the host's disk.
+    pub(crate) stuck: BTreeSet<VmName>,
     /// Whether the controller is to end.
     pub(crate) closing: bool,
 }
@@ -42,6 +45,22 @@ pub(crate) struct Life {
     pub(crate) process: Process,
     pub(crate) accelerator: Accelerator,
     pub(crate) phase: Phase,
+    /// The leases that its adapters had before it began.
+    pub(crate) old_leases: BTreeSet<Lease>,
+}
+
+/// A lease, and until when it lasts: renewed, it is another one.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Lease {
+    network: NetworkName,
+    mac: MacAddr,
+    expires_unix_s: u64,
+}
+
+impl Lease {
+    pub(crate) fn of(status: &LeaseStatus) -> Self {
+        Self { network: status.network.clone(), mac: status.mac, expires_unix_s: status.expires_unix_s }
+    }
 }
 
 /// How far a machine is.

@@ -1,5 +1,6 @@
 //! What happens when a process ends by itself: a switch is replaced at once, a machine is not.
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
@@ -14,12 +15,12 @@ use crate::state::Phase;
 
 /// How long after a switch that could not be replaced it is tried again, at first and at most.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
-/// How often the host is kept in order.
-const HOUSEKEEPING: Duration = Duration::from_secs(15);
+/// What is said of a machine that the host's disk has no room for.
+pub(crate) const NO_ROOM: &str = "waits for room on the host's disk; it goes on by itself when there is some";
 
 /// Handles notices until the controller ends.
 pub(crate) fn supervise(inner: &Arc<Inner>, notices: &mpsc::Receiver<Notice>) {
-    let mut housekeeping = Instant::now() + HOUSEKEEPING;
+    let mut housekeeping = Instant::now() + inner.settings.housekeeping;
     let mut retry: Option<(Instant, Duration)> = None;
     loop {
         let due = retry.map_or(housekeeping, |(due, _)| due.min(housekeeping));
@@ -41,9 +42,20 @@ pub(crate) fn supervise(inner: &Arc<Inner>, notices: &mpsc::Receiver<Notice>) {
             retry = try_to_heal(inner, waited).map(|wait| (Instant::now() + wait, wait));
         }
         if housekeeping <= now {
-            inner.host.housekeep();
-            housekeeping = now + HOUSEKEEPING;
+            tell_stuck(inner, inner.host.housekeep());
+            housekeeping = now + inner.settings.housekeeping;
         }
+    }
+}
+
+/// Notes which machines wait for room on the host's disk, and tells of those that begin to or need no longer.
+fn tell_stuck(inner: &Inner, stuck: BTreeSet<VmName>) {
+    let before = std::mem::replace(&mut inner.state().stuck, stuck.clone());
+    for vm in stuck.difference(&before) {
+        inner.tell(Happening::new("vm-disk-full", format!("{vm} {NO_ROOM}")).to("vm", vm));
+    }
+    for vm in before.difference(&stuck) {
+        inner.tell(Happening::new("vm-goes-on", format!("{vm} goes on: it has room to write")).to("vm", vm));
     }
 }
 
@@ -121,7 +133,7 @@ mod tests {
     #[track_caller]
     fn check(exit: Exit, engine: &str, console: &[&str], expected: &str) {
         let console = console.iter().map(|line| (*line).to_owned()).collect();
-        let words = Words { engine: engine.to_owned(), console, console_bytes: 0 };
+        let words = Words { engine: engine.to_owned(), console, written_bytes: 0 };
         let fate = match fate_of(exit, &words) {
             Fate::Off { reason } => format!("off: {reason}"),
             Fate::Failed { reason } => format!("failed: {reason}"),

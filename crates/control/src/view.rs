@@ -15,6 +15,7 @@ use crate::host::Trouble;
 use crate::inner::Inner;
 use crate::objects::Fate;
 use crate::state::{Phase, State};
+use crate::supervise::NO_ROOM;
 
 impl Inner {
     /// Everything at once.
@@ -36,7 +37,7 @@ impl Inner {
         let vms = {
             let state = self.state();
             let present = desired.vms.iter().filter(|(_, vm)| !vm.removed());
-            present.map(|(name, vm)| vm_view(&state, name, vm, leases)).collect()
+            present.map(|(name, vm)| vm_view(&state, &desired, name, vm, leases)).collect()
         };
         let mut leases: Vec<_> = leases.iter().map(lease_view).collect();
         leases.sort_by_key(|lease| lease.ip);
@@ -92,14 +93,19 @@ fn network_view(desired: &Desired, name: &NetworkName) -> NetworkView {
     }
 }
 
-fn vm_view(state: &State, name: &VmName, vm: &DesiredVm, leases: &[LeaseStatus]) -> VmView {
+fn vm_view(state: &State, desired: &Desired, name: &VmName, vm: &DesiredVm, leases: &[LeaseStatus]) -> VmView {
     let (now, reason) = vm_state(state, name, vm);
     let life = state.lives.get(name).filter(|life| !matches!(life.phase, Phase::Dead(_)));
+    let ip = |nic: &weft_model::Nic| {
+        let lease = leases.iter().find(|lease| lease.network == nic.network && lease.mac == nic.mac);
+        let leases = desired.networks.get(&nic.network).is_none_or(|network| network.spec.dhcp.is_some());
+        lease.map(|lease| lease.ip).or(nic.ip.filter(|_| !leases))
+    };
     let nic = |(index, nic): (usize, &weft_model::Nic)| NicView {
         network: nic.network.clone(),
         port: PortName::of_vnic(name, index),
         mac: nic.mac,
-        ip: leases.iter().find(|lease| lease.network == nic.network && lease.mac == nic.mac).map(|lease| lease.ip),
+        ip: ip(nic),
     };
     VmView {
         name: name.clone(),
@@ -127,7 +133,7 @@ fn vm_state(state: &State, name: &VmName, vm: &DesiredVm) -> (VmState, Option<St
         Some(Phase::Stopping) => (VmState::Stopping, None),
         Some(Phase::Dead(fate)) if vm.override_.is_none() => of_fate(fate),
         Some(Phase::Starting(missing)) => (VmState::Starting, Some(format!("waits for {missing}"))),
-        Some(Phase::Ready) => (VmState::Ready, None),
+        Some(Phase::Ready) => (VmState::Ready, state.stuck.contains(name).then(|| NO_ROOM.to_owned())),
         Some(Phase::Late(problem)) => (VmState::Failed, Some(problem.title.clone())),
         Some(Phase::Dead(_)) | None => match (&vm.override_, &vm.fate) {
             (Some(_), _) => (VmState::Stopped, vm.drift()),

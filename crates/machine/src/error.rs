@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use weft_model::DiskFault;
 use weft_types::ByteSize;
 
 use crate::engine::QmpError;
@@ -70,6 +71,20 @@ pub enum MachineError {
         path: PathBuf,
         /// What is wrong with it.
         why: String,
+    },
+    /// A disk is there, but no machine could use it.
+    #[error("the disk `{path}` cannot be used: {fault}")]
+    BadDisk {
+        /// Where it is.
+        path: PathBuf,
+        /// What is wrong with it.
+        fault: DiskFault,
+    },
+    /// A disk has become another one under a machine's own.
+    #[error("the disk `{path}` has changed since the machine's own disk was made over it")]
+    DiskChanged {
+        /// Where it is.
+        path: PathBuf,
     },
     /// No image has this name.
     #[error("there is no image `{0}`")]
@@ -172,7 +187,8 @@ impl MachineError {
             Self::SocketPath { .. } => "socket-path-too-long",
             Self::PathText { .. } => "path-unusable",
             Self::FileMissing { .. } => "image-file-missing",
-            Self::FileDamaged { .. } => "image-file-damaged",
+            Self::FileDamaged { .. } | Self::BadDisk { .. } => "image-file-damaged",
+            Self::DiskChanged { .. } => "image-file-changed",
             Self::NoSuchImage(_) => "no-such-image",
             Self::Io { source, .. } if is_full(source) => "disk-full",
             Self::Io { .. } => "io",
@@ -204,6 +220,10 @@ impl MachineError {
             Self::SocketPath { .. } => "choose a shorter WEFT_HOME",
             Self::PathText { .. } => "rename the folder or the file",
             Self::FileMissing { .. } => "check the path in the image's description",
+            Self::BadDisk { fault, .. } => fault.hint(),
+            Self::DiskChanged { .. } => {
+                "put the old file back; or give the machine a new disk over the new file: weft vm rm VM, then weft up"
+            }
             Self::FileDamaged { .. } => "check the file, or describe the image with another one",
             Self::NoSuchImage(_) => "`micro` is built in; describe others under [image.NAME]",
             Self::Io { source, .. } if is_full(source) => {

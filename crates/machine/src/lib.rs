@@ -13,21 +13,21 @@ mod process;
 mod spec;
 mod whole;
 
-pub use disk::disk_format;
+pub use disk::{check_disk, check_file, check_overlay};
 pub use engine::{
     Accelerator, Qmp, QmpError, QmpEvent, Running, StopOutcome, adopt, agent_socket, bound_logs, console_log,
-    console_socket, engine_words, find, guest_agent_socket, monitor_socket, prepare, remove, replug, start, stop,
+    console_socket, engine_words, find, guest_agent_socket, monitor_socket, prepare, remove, replug, resume_writes,
+    start, stop, written_bytes,
 };
 pub use error::{MAX_SOCKET_PATH_BYTES, MachineError};
 pub use host::{HostReport, KvmState, QemuReport, Tool, probe};
 pub use image::{Built, ImageInfo, Images, Progress};
 pub use process::{Exit, Process};
-pub use spec::{Boot, LaunchNic, LaunchSpec, Seed, SeedNic, Uuid};
+pub use spec::{Boot, LaunchNic, LaunchSpec, NicSetup, Seed, SeedNic, Uuid};
 
 /// Decoders of hostile bytes, for the fuzzers and nobody else.
 #[doc(hidden)]
 pub mod fuzz {
-    pub use crate::disk::fuzz as qcow2;
     pub use crate::engine::{fuzz_qmp as qmp, fuzz_record as record};
     pub use crate::image::{fuzz_elf as elf, fuzz_tar as tar};
 }

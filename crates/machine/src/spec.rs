@@ -74,7 +74,7 @@ pub struct Seed {
     pub hostname: String,
     /// An SSH public key for the image's default user and for root.
     pub ssh_key: Option<String>,
-    /// User data as the user wrote it; takes the place of what Weft would say.
+    /// User data as the user wrote it.
     pub user_data: Option<String>,
     /// The adapters that are to be configured.
     pub nics: Vec<SeedNic>,
@@ -85,12 +85,31 @@ pub struct Seed {
 pub struct SeedNic {
     /// By this address it is recognised.
     pub mac: MacAddr,
-    /// Whether it asks for its address by DHCP.
-    pub dhcp: bool,
-    /// Its address and prefix length, where it has a fixed one and its network has no DHCP server.
-    pub address: Option<(Ipv4Addr, u8)>,
+    /// How it gets its address.
+    pub setup: NicSetup,
     /// The largest IP packet, in bytes.
     pub mtu: u16,
+}
+
+/// How a guest's adapter gets its address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NicSetup {
+    /// From the network's DHCP server.
+    Dhcp,
+    /// It has a fixed one, on a network without a DHCP server.
+    Static {
+        /// The address.
+        address: Ipv4Addr,
+        /// The length of its network's prefix.
+        prefix_len: u8,
+        /// The way to everything else, if there is one.
+        router: Option<Ipv4Addr>,
+        /// Who knows names, and the domain in which names without a dot are looked up.
+        dns: Option<(Ipv4Addr, String)>,
+    },
+    /// The guest must know.
+    Nothing,
 }
 
 /// A universally unique identifier (RFC 9562).

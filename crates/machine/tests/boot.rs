@@ -116,10 +116,10 @@ fn micro_boots_is_adopted_and_shuts_down_when_asked() {
     assert_eq!(adopt(bed.run_dir()), Some(running));
 
     let began = Instant::now();
-    assert_eq!(stop(bed.run_dir(), Duration::from_secs(20)).unwrap(), StopOutcome::Shutdown);
+    assert_eq!(stop(bed.run_dir(), Duration::from_secs(20), &|| true).unwrap(), StopOutcome::Shutdown);
     eprintln!("shut down after {:?}", began.elapsed());
     assert!(!running.process.alive() && !bed.run_dir().exists());
-    assert_eq!(stop(bed.run_dir(), Duration::ZERO).unwrap(), StopOutcome::NotRunning);
+    assert_eq!(stop(bed.run_dir(), Duration::ZERO, &|| true).unwrap(), StopOutcome::NotRunning);
 }
 
 #[test]
@@ -132,7 +132,11 @@ fn a_machine_that_is_killed_is_noticed_and_starts_again() {
     assert_eq!(find(bed.run_dir()), None);
     let second = start(&bed.spec).unwrap();
     assert_ne!(first.process, second.process);
-    assert_eq!(stop(bed.run_dir(), Duration::ZERO).unwrap(), StopOutcome::Quit, "no grace: the guest is not asked");
+    assert_eq!(
+        stop(bed.run_dir(), Duration::ZERO, &|| true).unwrap(),
+        StopOutcome::Quit,
+        "no grace: the guest is not asked"
+    );
     remove(&bed.spec.state_dir, &bed.spec.run_dir).unwrap();
     assert_eq!(fs::read_dir(bed.dir.path()).unwrap().count(), 0, "nothing stays");
 }
@@ -164,7 +168,7 @@ fn what_a_machine_writes_to_its_disk_stays_its_own() {
             qmp.execute("human-monitor-command", arguments, Duration::from_secs(10)).unwrap();
         }
         drop(qmp);
-        stop(bed.run_dir(), Duration::ZERO).unwrap();
+        stop(bed.run_dir(), Duration::ZERO, &|| true).unwrap();
         let words = fs::read_to_string(bed.spec.state_dir.join("engine.log")).unwrap();
         assert!(!words.contains("failed"), "{words}");
         words.matches("65536/65536").count()

@@ -1,13 +1,17 @@
 //! What a user may ask for (file, API): plain data, validated once, every problem reported with its place.
 
 mod check;
+mod disk;
+mod files;
 mod load;
 mod problem;
+pub mod qcow2;
 mod read;
 pub mod view;
 mod world;
 
 pub use check::{Finding, HostFacts, findings};
+pub use disk::{Disk, DiskFault};
 pub use load::{load, parse_world};
 pub use problem::{Problem, Report};
 pub use world::{Dhcp, DiskFormat, EngineKind, Image, ImageSource, Mode, Network, Nic, Ready, Vm, World};

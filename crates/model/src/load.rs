@@ -1,9 +1,10 @@
 //! From a file to a world.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::io::Read;
+use std::io::Read as _;
 use std::net::Ipv4Addr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -11,6 +12,8 @@ use toml::de::{DeTable, DeValue};
 use weft_types::{ByteSize, Ipv4Net, Label, MacAddr, NetworkName, Provenance, VmName};
 
 use crate::check::{self, HostFacts};
+use crate::disk::Disk;
+use crate::files::{check_disk, check_initrd, check_kernel, read_ssh_key, read_user_data, resolve};
 use crate::problem::{Problem, Report};
 use crate::read::{Notes, Section, items, list, nearest, parse, subtables, wrong_type};
 use crate::{Dhcp, DiskFormat, EngineKind, Image, ImageSource, MICRO, Mode, Network, Nic, Ready, Vm, World};
@@ -21,6 +24,8 @@ const DEFAULT_MTU: i64 = 1500;
 const DEFAULT_LEASE: Duration = Duration::from_secs(3600);
 const KERNEL_MEMORY: ByteSize = ByteSize::from_mib(256);
 const DISK_MEMORY: ByteSize = ByteSize::from_mib(1024);
+/// Room to spare below what QEMU takes, so that a size which is refused is refused here.
+const MAX_DISK: ByteSize = ByteSize::from_mib(1024 << 20);
 
 /// Reads and validates the world in a file.
 ///
@@ -46,7 +51,7 @@ pub fn parse_world(source: &str, path: &Path, shown: &str, facts: &HostFacts) ->
         };
         return Err(Report::new(shown, source, errors.iter().map(syntax).collect()));
     }
-    let mut loader = Loader { source, path, notes: Notes::default(), world: World::default() };
+    let mut loader = Loader { source, path, notes: Notes::default(), world: World::default(), disks: BTreeMap::new() };
     loader.world(root.get_ref());
     let Loader { mut notes, world, .. } = loader;
     for finding in check::findings(&world, facts) {
@@ -93,6 +98,8 @@ struct Loader<'a> {
     path: &'a Path,
     notes: Notes,
     world: World,
+    /// The disks of the images, as far as they can be used.
+    disks: BTreeMap<Label, Disk>,
 }
 
 impl<'a> Loader<'a> {
@@ -179,10 +186,10 @@ impl<'a> Loader<'a> {
         }
         let mut section = Section::new(table, &path, "an image");
         let notes = &mut self.notes;
-        let kernel = section.string(notes, "kernel", "vmlinuz").map(|p| self.path.with_file_name(p));
-        let initrd = section.string(notes, "initrd", "initrd.img").map(|p| self.path.with_file_name(p));
+        let kernel = section.string(notes, "kernel", "vmlinuz").map(|p| resolve(self.path, p));
+        let initrd = section.string(notes, "initrd", "initrd.img").map(|p| resolve(self.path, p));
         let cmdline = section.string(notes, "cmdline", "console=ttyS0").map(str::to_owned);
-        let disk = section.string(notes, "disk", "debian.qcow2").map(|p| self.path.with_file_name(p));
+        let disk = section.string(notes, "disk", "debian.qcow2").map(|p| resolve(self.path, p));
         let format = section.string(notes, "format", "qcow2");
         let format = format.and_then(|text| one_of(notes, &format!("{path}.format"), text, FORMATS));
         section.finish(notes);
@@ -197,7 +204,7 @@ impl<'a> Loader<'a> {
                 }
                 check_kernel(notes, &format!("{path}.kernel"), &kernel);
                 if let Some(initrd) = &initrd {
-                    open(notes, &format!("{path}.initrd"), initrd);
+                    check_initrd(notes, &format!("{path}.initrd"), initrd);
                 }
                 let cmdline = cmdline.unwrap_or_else(|| "console=ttyS0 panic=-1".to_owned());
                 ImageSource::Kernel { kernel, initrd, cmdline }
@@ -209,7 +216,11 @@ impl<'a> Loader<'a> {
                         notes.complain(&format!("{path}.{key}"), Problem::new("contradiction", message, "remove it"));
                     }
                 }
-                let format = check_disk(notes, &format!("{path}.disk"), &disk, format);
+                let found = check_disk(notes, &format!("{path}.disk"), &disk, format);
+                let format = found.map_or(format.unwrap_or(DiskFormat::Raw), |found| found.format);
+                if let Some(found) = found {
+                    self.disks.insert(name.clone(), found);
+                }
                 ImageSource::Disk { path: disk, format }
             }
             (kernel, disk) => {
@@ -224,7 +235,7 @@ impl<'a> Loader<'a> {
                     let hint = "give it `kernel` (and `initrd`), or `disk`";
                     notes.complain(&path, Problem::new("contradiction", message, hint));
                 }
-                ImageSource::Disk { path: PathBuf::new(), format: DiskFormat::Raw }
+                ImageSource::Disk { path: Default::default(), format: DiskFormat::Raw }
             }
         };
         self.world.images.insert(name.clone(), Image { source, provenance });
@@ -249,6 +260,9 @@ impl<'a> Loader<'a> {
         let user_data = section.string(notes, "user_data", "user-data.yaml");
         let user_data = user_data.and_then(|text| read_user_data(notes, &format!("{path}.user_data"), self.path, text));
         let disk_size = section.parsed(notes, "disk_size", "10GiB");
+        if let (Some(asked), Some(disk)) = (disk_size, self.disks.get(&image)) {
+            check_disk_size(notes, &format!("{path}.disk_size"), &image, asked, disk);
+        }
         let ready = section.string(notes, "ready", "agent");
         let ready = ready.and_then(|text| one_of(notes, &format!("{path}.ready"), text, READY));
         let nics = items(notes, &mut section, "nics", "[{ network = \"office\" }]");
@@ -390,6 +404,20 @@ fn read_duration(notes: &mut Notes, path: &str, text: &str) -> Option<Duration> 
     }
 }
 
+/// A machine's disk is its image's, grown: it cannot be smaller, and nobody else than QEMU knows larger ones.
+fn check_disk_size(notes: &mut Notes, path: &str, image: &Label, asked: ByteSize, disk: &Disk) {
+    let (code, message, hint) = if asked.bytes() < disk.bytes {
+        let least = ByteSize::from_mib(disk.bytes.div_ceil(1 << 20));
+        let message = format!("{asked} are less than the disk of image `{image}` has already");
+        ("out-of-range", message, format!("write {least} or more, or leave it out"))
+    } else if asked > MAX_DISK {
+        ("out-of-range", format!("a disk of {asked} is larger than can be made"), format!("write {MAX_DISK} or less"))
+    } else {
+        return;
+    };
+    notes.complain(path, Problem::new(code, message, hint));
+}
+
 fn first_host(subnet: Ipv4Net) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(subnet.network()).saturating_add(1))
 }
@@ -400,109 +428,4 @@ fn whole_pool(subnet: Ipv4Net) -> (Ipv4Addr, Ipv4Addr) {
         return (Ipv4Addr::UNSPECIFIED, Ipv4Addr::UNSPECIFIED); // not chosen yet
     }
     (first_host(subnet), Ipv4Addr::from(u32::from(subnet.broadcast()).saturating_sub(1)))
-}
-
-fn open(notes: &mut Notes, path: &str, file: &Path) -> Option<fs::File> {
-    // Looked at before it is opened: opening a pipe would wait for its other end.
-    let opened = fs::metadata(file).and_then(|metadata| match metadata.is_file() {
-        true => fs::File::open(file),
-        false => Err(std::io::Error::other("it is not a file")),
-    });
-    match opened {
-        Ok(opened) => Some(opened),
-        Err(error) => {
-            let message = format!("cannot open {}: {error}", file.display());
-            notes.complain(
-                path,
-                Problem::new(
-                    "missing-image",
-                    message,
-                    "give a path that you can read; it counts from the file's own folder",
-                ),
-            );
-            None
-        }
-    }
-}
-
-fn check_kernel(notes: &mut Notes, path: &str, kernel: &Path) {
-    let Some(mut file) = open(notes, path, kernel) else { return };
-    let mut head = Vec::new();
-    let read = file.by_ref().take(0x206).read_to_end(&mut head);
-    // A bzImage has its magic at 0x202 (Linux, x86 boot protocol 2.00); PVH kernels are ELF.
-    let is_kernel = read.is_ok() && (head.starts_with(b"\x7fELF") || head.get(0x202..0x206) == Some(b"HdrS"));
-    if !is_kernel {
-        let message = format!("{} is not a kernel for x86-64", kernel.display());
-        notes.complain(
-            path,
-            Problem::new("bad-image", message, "give a bzImage or an ELF kernel, like /boot/vmlinuz-…"),
-        );
-    }
-}
-
-fn check_disk(notes: &mut Notes, path: &str, disk: &Path, format: Option<DiskFormat>) -> DiskFormat {
-    let Some(mut file) = open(notes, path, disk) else { return DiskFormat::Raw };
-    let mut magic = [0; 4];
-    let looks_qcow2 = file.read_exact(&mut magic).is_ok() && &magic == b"QFI\xfb";
-    let empty = file.metadata().is_ok_and(|m| m.len() == 0);
-    if empty {
-        let message = format!("{} is empty", disk.display());
-        notes.complain(path, Problem::new("bad-image", message, "give a disk with a system on it"));
-    }
-    match format {
-        Some(DiskFormat::Qcow2) if !looks_qcow2 => {
-            let message = format!("{} is not in the qcow2 format", disk.display());
-            notes.complain(path, Problem::new("bad-image", message, "leave `format` out, or write `format = \"raw\"`"));
-            DiskFormat::Qcow2
-        }
-        Some(format) => format,
-        None if looks_qcow2 => DiskFormat::Qcow2,
-        None => DiskFormat::Raw,
-    }
-}
-
-/// A public key as it stands, or the file that holds it (`~` is the home folder).
-fn read_ssh_key(notes: &mut Notes, path: &str, base: &Path, text: &str) -> Option<String> {
-    let is_key =
-        |text: &str| ["ssh-", "ecdsa-", "sk-"].iter().any(|prefix| text.starts_with(prefix)) && text.contains(' ');
-    if is_key(text) && !text.contains('\n') {
-        return Some(text.trim().to_owned());
-    }
-    let home = std::env::var_os("HOME").map(PathBuf::from);
-    let file = match (text.strip_prefix("~/"), home) {
-        (Some(rest), Some(home)) => home.join(rest),
-        _ => base.with_file_name(text),
-    };
-    let key = read_small(notes, path, &file)?;
-    let key = key.trim();
-    if !is_key(key) || key.contains('\n') {
-        let message = format!("{} is not an SSH public key", file.display());
-        notes.complain(path, Problem::new("bad-value", message, "name the `.pub` file, or write the key itself"));
-        return None;
-    }
-    Some(key.to_owned())
-}
-
-fn read_user_data(notes: &mut Notes, path: &str, base: &Path, text: &str) -> Option<String> {
-    let file = base.with_file_name(text);
-    let data = read_small(notes, path, &file)?;
-    if !data.starts_with("#") {
-        let message = format!("{} is not cloud-init user data", file.display());
-        notes.complain(path, Problem::new("bad-value", message, "it begins with `#cloud-config` or `#!`"));
-        return None;
-    }
-    Some(data)
-}
-
-/// A text file of at most 1 MiB that the world's file refers to.
-fn read_small(notes: &mut Notes, path: &str, file: &Path) -> Option<String> {
-    let opened = open(notes, path, file)?;
-    let mut text = String::new();
-    let read = opened.take((1 << 20) + 1).read_to_string(&mut text);
-    if read.is_err() || text.len() > 1 << 20 {
-        let message = format!("{} is not a text of at most 1 MiB", file.display());
-        notes.complain(path, Problem::new("bad-value", message, "is it the right file?"));
-        return None;
-    }
-    Some(text)
 }

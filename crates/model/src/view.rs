@@ -212,7 +212,7 @@ pub struct NicView {
     pub port: PortName,
     /// Its MAC address.
     pub mac: MacAddr,
-    /// The address that it holds a lease for.
+    /// The address that it holds a lease for; its fixed one on a network without DHCP.
     #[schema(value_type = Option<String>, format = "ipv4")]
     pub ip: Option<Ipv4Addr>,
 }

@@ -177,3 +177,13 @@ pub enum DiskFormat {
     /// QEMU's copy-on-write format.
     Qcow2,
 }
+
+impl DiskFormat {
+    /// Its name, as users write it and as QEMU knows it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Raw => "raw",
+            Self::Qcow2 => "qcow2",
+        }
+    }
+}

@@ -330,6 +330,63 @@ fn images() {
 }
 
 #[test]
+fn disks() {
+    let dir = tempfile::tempdir().unwrap();
+    let [world, disk, qcow2, empty] = ["lab.toml", "disk.img", "bad.qcow2", "empty"].map(|name| dir.path().join(name));
+    std::fs::write(disk, vec![0; 2 << 20]).unwrap();
+    std::fs::write(qcow2, b"QFI\xfb\0\0\0\x03").unwrap();
+    std::fs::write(empty, b"").unwrap();
+    let load = |source: &str| {
+        let report = parse_world(source, &world, "lab.toml", &FACTS).map_err(|report| report.to_string());
+        report.map_err(|report| report.replace(&format!("{}/", dir.path().display()), ""))
+    };
+    let good = "[image.d]\ndisk = 'disk.img'\n[vm.x]\nimage = 'd'\n";
+    let world = load(&format!("{good}disk_size = '2MiB'\n")).unwrap();
+    assert_eq!((world.vms.values().next().unwrap().memory.mib(), world.images.len()), (1024, 1));
+    let bad = "[image.q]\ndisk = 'bad.qcow2'\n[image.e]\ndisk = 'empty'\n[image.f]\ndisk = '.'\n\
+               [image.k]\nkernel = '/proc/self/exe'\ninitrd = 'empty'\n";
+    expect![[r#"
+        error: 1MiB are less than the disk of image `d` has already
+         --> lab.toml:5:13
+          |
+        5 | disk_size = '1MiB'
+          |             ^^^^^^
+        hint: write 2MiB or more, or leave it out
+
+        error: the disk bad.qcow2 cannot be used: its header is truncated
+         --> lab.toml:7:8
+          |
+        7 | disk = 'bad.qcow2'
+          |        ^^^^^^^^^^^
+        hint: was it downloaded whole?
+
+        error: the disk empty cannot be used: it is empty
+         --> lab.toml:9:8
+          |
+        9 | disk = 'empty'
+          |        ^^^^^^^
+        hint: give a disk with a system on it
+
+        error: cannot open .: it is not a file
+          --> lab.toml:11:8
+           |
+        11 | disk = '.'
+           |        ^^^
+        hint: give a path that you can read; it counts from the file's own folder
+
+        error: empty is empty
+          --> lab.toml:14:10
+           |
+        14 | initrd = 'empty'
+           |          ^^^^^^^
+        hint: give an archive that the kernel can unpack
+
+        5 problems in lab.toml; nothing was changed
+    "#]]
+    .assert_eq(&load(&format!("{good}disk_size = '1MiB'\n{bad}")).unwrap_err());
+}
+
+#[test]
 fn several_syntax_errors() {
     let report = load("[vm.web\nmemory = \n[vm.db]\ncpus = = 2\n[vm.db]\n").unwrap_err();
     assert!(report.contains("lab.toml:1:") && report.contains("lab.toml:4:"), "{report}");

@@ -63,8 +63,8 @@ async fn act(app: App, vm: VmName, action: VmAction) -> Result<Accepted, Problem
 /// length (4 bytes, big-endian), payload.
 ///
 /// Client: 1 stdin, 2 end of stdin, 3 resize (rows, columns: 2 bytes each), 4 signal (1 byte). Server: 0x81 started,
-/// 0x82 stdout, 0x83 stderr, 0x84 exit (0 and the code, or 1 and the signal), 0x85 error (text). Closing the connection
-/// kills the command.
+/// 0x82 stdout, 0x83 stderr, 0x84 exit (0 and the code, or 1 and the signal), 0x85 error (text), 0x86 note (text for
+/// people, before anything else). Closing the connection kills the command.
 #[utoipa::path(post, path = "/v1/vms/{name}/exec", tag = "vms", request_body = ExecBody, params(("name" = VmName, Path)),
     responses((status = 101, description = "the stream begins"), (status = "4XX", body = Problem),
         (status = 503, body = Problem, description = "the guest's agent does not answer")))]

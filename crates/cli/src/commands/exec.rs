@@ -21,6 +21,7 @@ use weft_types::VmName;
 use crate::args::ExecArgs;
 use crate::commands::{Context, block_on};
 use crate::failure::{Failure, Result};
+use crate::output::Style;
 use crate::terminal::{self, Raw};
 use crate::{output, streams};
 
@@ -139,6 +140,10 @@ fn receive(mut tunnel: Tunnel) -> End {
     loop {
         let (file, data): (BorrowedFd<'_>, Vec<u8>) = match session::read(&mut tunnel) {
             Ok(Some(ServerFrame::Started)) => continue,
+            Ok(Some(ServerFrame::Note(note))) => {
+                output::say(format!("{}: {}", Style::Hint.paint("note"), output::printable(&note)));
+                continue;
+            }
             Ok(Some(ServerFrame::Stdout(data))) => (stdout(), data),
             Ok(Some(ServerFrame::Stderr(data))) => (stderr(), data),
             Ok(Some(ServerFrame::Exit(status))) => return End::Exit(status),

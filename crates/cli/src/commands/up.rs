@@ -1,6 +1,7 @@
 //! `weft up`: from a file to machines that are ready.
 
 use serde_json::json;
+use weft_model::MICRO;
 use weft_model::view::{ApplyRequest, OperationView, PlanView, VmState, WorldView};
 
 use crate::args::FileArg;
@@ -70,10 +71,18 @@ fn machines(world: &WorldView, owner: &str, course: &Course) -> String {
 }
 
 fn hints(world: &WorldView, owner: &str, undo: &str) {
-    let ready = world.vms.iter().find(|vm| vm.owner == owner && vm.state == VmState::Ready);
+    let ready = world.vms.iter().filter(|vm| vm.owner == owner && vm.state == VmState::Ready);
+    let ready = ready.min_by_key(|vm| vm.image != MICRO);
     let hint = Style::Hint.paint("hint");
     match ready {
-        Some(vm) => output::say(format!("{hint}: `weft exec {}` opens a shell, `{undo}` removes everything", vm.name)),
+        Some(vm) => {
+            // Only our own image surely has an agent that gives a terminal.
+            let way = match vm.image == MICRO {
+                true => format!("`weft exec {}` opens a shell", vm.name),
+                false => format!("`weft console {}` is its console", vm.name),
+            };
+            output::say(format!("{hint}: {way}, `{undo}` removes everything"));
+        }
         None => output::say(format!("{hint}: `{undo}` removes everything")),
     }
 }

@@ -148,6 +148,18 @@ fn what_weft_itself_cannot_do_is_125() {
 }
 
 #[test]
+fn notes_are_talk() {
+    let daemon = FakeDaemon::new(|mut stream| {
+        write(&mut stream, ServerFrame::Note("slow\x1b[2J".into()));
+        write(&mut stream, ServerFrame::Stdout(b"data\n".to_vec()));
+        write(&mut stream, ServerFrame::Exit(ExitStatus::Code(0)));
+    });
+    let output = daemon.run(&EXEC, b"");
+    assert_eq!((&output.stdout[..], output.status.code()), (&b"data\n"[..], Some(0)));
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), "note: slow?[2J\n");
+}
+
+#[test]
 fn a_daemon_that_dies_is_said() {
     let (began, begun) = mpsc::channel();
     let began = Arc::new(Mutex::new(began));

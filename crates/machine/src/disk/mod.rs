@@ -1,63 +1,43 @@
 //! Disks: their formats, the copy-on-write overlay that each machine gets, and the seed that cloud-init reads.
 
-mod qcow2;
+mod overlay;
 mod seed;
 
 use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
-use weft_model::DiskFormat;
+use weft_model::qcow2::Header;
+use weft_model::{Disk, DiskFormat};
 use weft_types::ByteSize;
 
+use self::overlay::{Base, Relation};
 use crate::MachineError;
 use crate::spec::{Seed, Uuid};
 use crate::whole::write_whole;
-
-pub use qcow2::fuzz;
 
 /// The overlay's name in a machine's state folder.
 pub(crate) const OVERLAY: &str = "disk.qcow2";
 /// The seed's name in a machine's state folder.
 pub(crate) const SEED: &str = "seed.img";
 
-/// Finds out a disk's format by looking at how the file begins.
-///
-/// This is for a disk that its owner names and only once, when it is described: a guest that has a raw disk can write
-/// another format's beginning to it.
-pub fn disk_format(path: &Path) -> Result<DiskFormat, MachineError> {
-    let mut magic = [0; 4];
-    match open("disk", path)?.read_exact(&mut magic) {
-        Ok(()) if magic == qcow2::MAGIC => Ok(DiskFormat::Qcow2),
-        Ok(()) => match known_but_unsupported(&magic) {
-            Some(name) => Err(damaged(path, format!("it is in the format {name}: convert it with qemu-img to qcow2"))),
-            None => Ok(DiskFormat::Raw),
-        },
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(damaged(path, "it is too short".to_owned())),
-        Err(error) => Err(MachineError::io("read", path)(error)),
-    }
-}
-
-/// What a file is that is clearly no raw disk.
-fn known_but_unsupported(magic: &[u8; 4]) -> Option<&'static str> {
-    match magic {
-        b"KDMV" => Some("VMDK"),
-        b"vhdx" => Some("VHDX"),
-        b"QED\0" => Some("QED"),
-        [0x1f, 0x8b, ..] => Some("gzip, which is no disk"),
-        [0xfd, b'7', b'z', b'X'] => Some("xz, which is no disk"),
-        [0x28, 0xb5, 0x2f, 0xfd] => Some("zstd, which is no disk"),
-        _ => None,
-    }
-}
-
-/// Checks that a file of an image is there, is a file, and can be read.
-pub(crate) fn readable(what: &'static str, path: &Path) -> Result<(), MachineError> {
+/// Checks that a file of an image is there, is a file, can be read, and is not empty.
+pub fn check_file(what: &'static str, path: &Path) -> Result<(), MachineError> {
     let length = open(what, path)?.metadata().map_err(MachineError::io("read", path))?.len();
     if length == 0 {
         return Err(MachineError::FileDamaged { what, path: path.to_owned(), why: "it is empty".to_owned() });
     }
     Ok(())
+}
+
+/// Checks that a disk is there, and that machines could use it.
+pub fn check_disk(path: &Path, format: DiskFormat) -> Result<Disk, MachineError> {
+    examine(&open("disk", path)?, path, format)
+}
+
+fn examine(file: &File, path: &Path, format: DiskFormat) -> Result<Disk, MachineError> {
+    let bad = |fault| MachineError::BadDisk { path: path.to_owned(), fault };
+    Disk::examine(file, Some(format)).map_err(bad)
 }
 
 fn open(what: &'static str, path: &Path) -> Result<File, MachineError> {
@@ -71,52 +51,50 @@ fn open(what: &'static str, path: &Path) -> Result<File, MachineError> {
     File::open(path).map_err(MachineError::io("open", path))
 }
 
-fn damaged(path: &Path, why: String) -> MachineError {
-    MachineError::FileDamaged { what: "disk", path: path.to_owned(), why }
-}
-
-/// Sees to it that the state folder has an overlay over `base`, at least as large as `size` and as the base.
+/// Sees to it that the state folder has an overlay over `path`, at least as large as `size` and as the disk there.
 ///
-/// An overlay over the same base stays, and grows if need be; one over another base is replaced, because to read it over
-/// this one would give neither disk.
+/// An overlay over the same disk stays, and grows if need be; one over another disk is replaced, because to read it over
+/// this one would give neither. Where the file itself has become another since, nothing is done: what the machine has
+/// written means nothing over it, and is not ours to throw away.
 pub(crate) fn ensure_overlay(
     state_dir: &Path,
-    base: &Path,
+    path: &Path,
     format: DiskFormat,
     size: Option<ByteSize>,
 ) -> Result<(), MachineError> {
-    let base_bytes = match format {
-        DiskFormat::Raw => raw_bytes(base)?,
-        DiskFormat::Qcow2 => qcow2_bytes(base)?,
-    };
-    let bytes = size.map_or(0, ByteSize::bytes).max(base_bytes).next_multiple_of(512);
-    let path = state_dir.join(OVERLAY);
-    let base_text = base.to_str().ok_or(MachineError::PathText { path: base.to_owned(), why: "it is not UTF-8" })?;
-    match qcow2::Header::read(&path) {
-        Ok(Ok(header)) if header.is_over(base_text, format) => match header.grown(bytes) {
-            Some(grown) => grown.write_to(&path).map_err(MachineError::io("write", &path)),
-            None => Ok(()),
-        },
-        _ => {
-            let overlay = qcow2::overlay(base_text, format, bytes).map_err(|why| damaged(base, why.to_owned()))?;
-            write_whole(&path, &overlay).map_err(MachineError::io("write", &path))
-        }
+    let (base, disk) = base(path, format)?;
+    let bytes = size.map_or(0, ByteSize::bytes).max(disk.bytes).next_multiple_of(512);
+    let target = state_dir.join(OVERLAY);
+    if let Some(header) = kept(&target, &base)? {
+        return overlay::grow(&target, &header, bytes).map_err(MachineError::io("write", &target));
     }
+    let why = |why: &str| MachineError::FileDamaged { what: "disk", path: path.to_owned(), why: why.to_owned() };
+    let overlay = base.overlay(bytes).map_err(why)?;
+    write_whole(&target, &overlay).map_err(MachineError::io("write", &target))
 }
 
-fn raw_bytes(base: &Path) -> Result<u64, MachineError> {
-    let length = open("disk", base)?.metadata().map_err(MachineError::io("read", base))?.len();
-    if length < 512 { Err(damaged(base, "it is too short for a disk".to_owned())) } else { Ok(length) }
+/// Checks, without changing anything, that the overlay in the state folder could be used over `path`.
+pub fn check_overlay(state_dir: &Path, path: &Path, format: DiskFormat) -> Result<(), MachineError> {
+    kept(&state_dir.join(OVERLAY), &base(path, format)?.0).map(drop)
 }
 
-/// The size of the disk in a qcow2 file that others gave us, after looking whether it can be trusted.
-fn qcow2_bytes(base: &Path) -> Result<u64, MachineError> {
-    let file = open("disk", base)?;
-    let length = file.metadata().map_err(MachineError::io("read", base))?.len();
-    let header = qcow2::Header::read(base).map_err(MachineError::io("read", base))?;
-    let header = header.map_err(|why| damaged(base, why.to_owned()))?;
-    header.check_as_base(length).map_err(|why| damaged(base, why.to_owned()))?;
-    Ok(header.virtual_bytes())
+/// What an overlay over this disk would stand on, after a look at whether it can be trusted.
+fn base(path: &Path, format: DiskFormat) -> Result<(Base<'_>, Disk), MachineError> {
+    let file = open("disk", path)?;
+    let disk = examine(&file, path, format)?;
+    let text = path.to_str().ok_or(MachineError::PathText { path: path.to_owned(), why: "it is not UTF-8" })?;
+    let stamp = overlay::stamp(&file).map_err(MachineError::io("read", path))?;
+    Ok((Base { path: text, format, stamp }, disk))
+}
+
+/// The header of the overlay that is there, if it is one over this base.
+fn kept(overlay: &Path, base: &Base<'_>) -> Result<Option<Header>, MachineError> {
+    let header = File::open(overlay).and_then(|file| Header::read(&file)).ok().and_then(Result::ok);
+    match header.as_ref().map(|header| base.relation(header)) {
+        Some(Relation::Changed) => Err(MachineError::DiskChanged { path: base.path.into() }),
+        Some(Relation::Same) => Ok(header),
+        Some(Relation::Other) | None => Ok(None),
+    }
 }
 
 /// Writes the volume that cloud-init reads.
@@ -130,25 +108,10 @@ pub(crate) fn write_seed(state_dir: &Path, seed: &Seed, uuid: Uuid) -> Result<()
 mod tests {
     use super::*;
 
-    fn check_format(bytes: &[u8], expected: Result<DiskFormat, &str>) {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("disk");
-        fs::write(&path, bytes).unwrap();
-        let found = disk_format(&path).map_err(|error| error.to_string());
-        match (found, expected) {
-            (Ok(found), Ok(expected)) => assert_eq!(found, expected),
-            (Err(message), Err(part)) => assert!(message.contains(part), "{message}"),
-            (found, expected) => panic!("{found:?} is not {expected:?}"),
-        }
-    }
-
-    #[test]
-    fn formats_by_how_a_file_begins() {
-        check_format(b"QFI\xfb\0\0\0\x03", Ok(DiskFormat::Qcow2));
-        check_format(&[0; 512], Ok(DiskFormat::Raw));
-        check_format(b"KDMV....", Err("convert it with qemu-img"));
-        check_format(b"\x1f\x8b\x08\0", Err("gzip"));
-        check_format(b"ab", Err("too short"));
+    fn ensure(dir: &Path, base: &Path, size: Option<u64>) -> Result<u64, MachineError> {
+        ensure_overlay(dir, base, DiskFormat::Raw, size.map(ByteSize::from_bytes))?;
+        let overlay = File::open(dir.join(OVERLAY)).unwrap();
+        Ok(Header::read(&overlay).unwrap().unwrap().virtual_bytes())
     }
 
     #[test]
@@ -158,10 +121,7 @@ mod tests {
         fs::write(&base, vec![7; 4096]).unwrap();
         fs::write(&other, vec![8; 8192]).unwrap();
         let overlay = dir.path().join(OVERLAY);
-        let ensure = |base: &Path, size: Option<u64>| {
-            ensure_overlay(dir.path(), base, DiskFormat::Raw, size.map(ByteSize::from_bytes)).unwrap();
-            qcow2::Header::read(&overlay).unwrap().unwrap().virtual_bytes()
-        };
+        let ensure = |base: &Path, size: Option<u64>| ensure(dir.path(), base, size).unwrap();
         assert_eq!(ensure(&base, None), 4096);
         // A mark where a guest's data would stand.
         let mut bytes = fs::read(&overlay).unwrap();
@@ -172,6 +132,19 @@ mod tests {
         assert!(fs::read(&overlay).unwrap().ends_with(b"mark"));
         assert_eq!(ensure(&other, None), 8192);
         assert!(!fs::read(&overlay).unwrap().ends_with(b"mark"));
+    }
+
+    #[test]
+    fn a_machine_keeps_what_it_wrote_over_a_file_that_has_changed() {
+        let dir = tempfile::tempdir().unwrap();
+        let base = dir.path().join("base");
+        fs::write(&base, vec![7; 4096]).unwrap();
+        ensure(dir.path(), &base, None).unwrap();
+        let before = fs::read(dir.path().join(OVERLAY)).unwrap();
+        fs::write(&base, vec![7; 8192]).unwrap();
+        assert_eq!(check_overlay(dir.path(), &base, DiskFormat::Raw).unwrap_err().code(), "image-file-changed");
+        assert_eq!(ensure(dir.path(), &base, None).unwrap_err().code(), "image-file-changed");
+        assert_eq!(fs::read(dir.path().join(OVERLAY)).unwrap(), before);
     }
 
     #[test]

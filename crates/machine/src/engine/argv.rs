@@ -7,7 +7,6 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use serde_json::{Value, json};
-use weft_model::DiskFormat;
 
 use super::{Accelerator, files};
 use crate::disk;
@@ -114,7 +113,7 @@ impl Args {
                     "driver": "qcow2", "node-name": "disk", "discard": "unmap",
                     "file": { "driver": "file", "filename": text(&overlay)? },
                     "backing": {
-                        "driver": driver(*format), "read-only": true,
+                        "driver": format.as_str(), "read-only": true,
                         "file": { "driver": "file", "filename": text(base)?, "read-only": true },
                     },
                 }));
@@ -157,14 +156,6 @@ impl Args {
     }
 }
 
-/// A disk format's name in QEMU.
-fn driver(format: DiskFormat) -> &'static str {
-    match format {
-        DiskFormat::Raw => "raw",
-        DiskFormat::Qcow2 => "qcow2",
-    }
-}
-
 /// A path as text: QEMU's JSON has no other.
 pub(super) fn text(path: &Path) -> Result<&str, MachineError> {
     let unusable = |why| MachineError::PathText { path: path.to_owned(), why };
@@ -190,6 +181,7 @@ fn socket_path(path: &Path) -> Result<String, MachineError> {
 #[cfg(test)]
 mod tests {
     use expect_test::{Expect, expect};
+    use weft_model::DiskFormat;
 
     use super::*;
     use crate::spec::{Seed, Uuid};

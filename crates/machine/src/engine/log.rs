@@ -2,10 +2,12 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use super::files;
 use crate::MachineError;
+use crate::disk;
 use crate::whole::write_whole;
 
 /// How long a log may grow before its beginning is dropped, in bytes.
@@ -18,6 +20,14 @@ const WORDS_BYTES: u64 = 2048;
 /// The file with what a machine's serial console has said since its last start.
 pub fn console_log(state_dir: &Path) -> PathBuf {
     state_dir.join(files::CONSOLE_LOG)
+}
+
+/// How much a machine has written so far, to its console and its own disk, in bytes: this changes as long as it makes
+/// progress that can be seen from outside.
+pub fn written_bytes(state_dir: &Path) -> u64 {
+    let on_disk = |path: PathBuf| fs::metadata(path).map_or(0, |metadata| metadata.blocks() * 512);
+    let said = fs::metadata(console_log(state_dir)).map_or(0, |metadata| metadata.len());
+    said + on_disk(state_dir.join(disk::OVERLAY))
 }
 
 /// The last words of a machine's engine, one line; empty if it has said nothing.
@@ -96,6 +106,17 @@ mod tests {
         assert_eq!(words("qemu-system-x86_64: bad\nqemu-system-x86_64: warning: slow\n"), "bad");
         assert_eq!(words("warning: slow\n"), "warning: slow");
         assert_eq!(words("a\x1b[31m\tb"), "a [31m b");
+    }
+
+    #[test]
+    fn a_machine_that_only_writes_to_its_disk_makes_progress() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(written_bytes(dir.path()), 0);
+        fs::write(console_log(dir.path()), "boot").unwrap();
+        assert_eq!(written_bytes(dir.path()), 4);
+        fs::write(dir.path().join(disk::OVERLAY), vec![1; 1 << 16]).unwrap();
+        File::open(dir.path().join(disk::OVERLAY)).unwrap().sync_all().unwrap();
+        assert!(written_bytes(dir.path()) >= 1 << 16);
     }
 
     #[test]

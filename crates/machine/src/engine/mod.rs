@@ -15,11 +15,13 @@ mod start;
 mod stop;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 pub(crate) use accel::kvm_state;
-pub use log::{bound_logs, console_log, engine_words};
+pub use log::{bound_logs, console_log, engine_words, written_bytes};
 pub use qmp::{Qmp, QmpError, QmpEvent, fuzz as fuzz_qmp};
 pub use record::fuzz as fuzz_record;
 pub use replug::replug;
@@ -27,6 +29,9 @@ pub use start::{prepare, start};
 pub use stop::{StopOutcome, remove, stop};
 
 use crate::Process;
+
+/// How long the monitor may take to answer, and QEMU to quit.
+const MONITOR_PATIENCE: Duration = Duration::from_millis(500);
 
 /// How QEMU runs a guest's instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +70,19 @@ pub fn find(run_dir: &Path) -> Option<Process> {
 /// Like [`find`], with how it runs.
 pub fn adopt(run_dir: &Path) -> Option<Running> {
     record::find(run_dir)
+}
+
+/// Lets a machine go on that QEMU has paused because the host had no room for what it wrote; whether it was so.
+///
+/// The write that failed is done again, so nothing is lost; while there is still no room the machine is paused again.
+pub fn resume_writes(run_dir: &Path) -> Result<bool, QmpError> {
+    let mut qmp = Qmp::connect(&run_dir.join(files::QMP), MONITOR_PATIENCE)?;
+    let status = qmp.execute("query-status", json!({}), MONITOR_PATIENCE)?;
+    let paused = status["status"] == "io-error";
+    if paused {
+        qmp.execute("cont", json!({}), MONITOR_PATIENCE)?;
+    }
+    Ok(paused)
 }
 
 /// The socket of a machine's serial console.

@@ -35,8 +35,8 @@ pub fn prepare(spec: &LaunchSpec) -> Result<(), MachineError> {
     }
     match &spec.boot {
         Boot::Kernel { kernel, initrd, .. } => {
-            disk::readable("kernel", kernel)?;
-            initrd.as_deref().map_or(Ok(()), |initrd| disk::readable("initrd", initrd))
+            disk::check_file("kernel", kernel)?;
+            initrd.as_deref().map_or(Ok(()), |initrd| disk::check_file("initrd", initrd))
         }
         Boot::Disk { base, format, size, seed } => {
             disk::ensure_overlay(&spec.state_dir, base, *format, *size)?;

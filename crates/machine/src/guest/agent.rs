@@ -124,7 +124,9 @@ impl Agent {
         loop {
             match session::read(&mut session) {
                 Ok(Some(ServerFrame::Exit(ExitStatus::Code(0)))) => return Ok(()),
-                Ok(Some(ServerFrame::Started | ServerFrame::Stdout(_) | ServerFrame::Stderr(_))) => {}
+                Ok(Some(
+                    ServerFrame::Started | ServerFrame::Note(_) | ServerFrame::Stdout(_) | ServerFrame::Stderr(_),
+                )) => {}
                 Ok(Some(ServerFrame::Exit(status))) => return Err(GuestError::Refused(format!("{status:?}"))),
                 Ok(Some(ServerFrame::Error(why))) => return Err(GuestError::Refused(why)),
                 Ok(None) | Err(_) => return Err(GuestError::Lost),

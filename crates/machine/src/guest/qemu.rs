@@ -1,7 +1,9 @@
-//! The QEMU guest agent, for foreign images: one command at a time, its output in one piece at its end.
+//! The QEMU guest agent, for foreign images: a command's input in one piece before it starts, its output in one piece at
+//! its end.
 
 use std::fmt;
 use std::io::{self, ErrorKind, Read, Write};
+use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,7 +14,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use weft_agent::message::SESSIONS_MAX;
 
-use super::qga::{ExecStatus, REPLY_BYTES_MAX, Reply, exec_arguments, parse_exec_status, parse_reply};
+use super::qga::{ExecStatus, REPLY_BYTES_MAX, Reply, exec_arguments, parse_addresses, parse_exec_status, parse_reply};
 use super::session::{ClientFrame, Decoder, ExitStatus, ServerFrame, write};
 use super::{ExecRequest, GuestError, Result};
 
@@ -31,6 +33,10 @@ const INPUT_BEGINS: Duration = Duration::from_millis(250);
 
 /// How much input a command may have: it travels in one message.
 const INPUT_BYTES_MAX: usize = 4 << 20;
+
+/// What people are told before they wonder.
+const NOTE: &str =
+    "the QEMU guest agent runs this: its input is sent before it starts, its output comes when it has ended";
 
 /// What ends the agent's own words, and with it any half of a message that came before (`guest-sync-delimited`).
 const SENTINEL: u8 = 0xFF;
@@ -93,6 +99,12 @@ impl QemuGuestAgent {
         let name = "qemu-guest-exec".to_owned();
         thread::Builder::new().name(name).spawn(move || session.run(&request)).map_err(GuestError::Host)?;
         Ok(client)
+    }
+
+    /// The addresses of the guest's adapters.
+    pub fn addresses(&self) -> Result<Vec<IpAddr>> {
+        let interfaces = self.call("guest-network-get-interfaces", &Value::Null, TIMEOUT)?;
+        parse_addresses(&interfaces).map_err(GuestError::Nonsense)
     }
 
     /// Asks the guest to power itself off; returns when it has been told.
@@ -284,6 +296,7 @@ impl Session {
     }
 
     fn carry_out(&mut self, request: &ExecRequest) -> Result<(), Cut> {
+        self.tell(&ServerFrame::Note(NOTE.to_owned()))?;
         let input = self.input()?;
         let started = match self.agent.call("guest-exec", &exec_arguments(request, &input), TIMEOUT) {
             Err(GuestError::Refused(sentence)) => return self.refused(&sentence),

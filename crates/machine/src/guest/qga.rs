@@ -1,6 +1,8 @@
 //! The QEMU guest agent's protocol (QEMU's `qga/qapi-schema.json`): a line of JSON there, a line of JSON back.
 //!
-//! Only what running a command needs. Replies are hostile: their length is bounded before they are parsed.
+//! Only what running a command needs, and what says whether a guest has its addresses. Replies are hostile: their length is bounded before they are parsed.
+
+use std::net::IpAddr;
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -82,6 +84,23 @@ pub fn parse_exec_status(value: &Value) -> Result<ExecStatus, String> {
         stderr: bytes(raw.err_data)?,
         truncated: raw.out_truncated || raw.err_truncated,
     })
+}
+
+/// Reads the addresses in the result of `guest-network-get-interfaces`.
+pub fn parse_addresses(value: &Value) -> Result<Vec<IpAddr>, String> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "kebab-case")]
+    struct Interface {
+        #[serde(default)]
+        ip_addresses: Vec<Address>,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "kebab-case")]
+    struct Address {
+        ip_address: IpAddr,
+    }
+    let interfaces = Vec::<Interface>::deserialize(value).map_err(|error| error.to_string())?;
+    Ok(interfaces.into_iter().flat_map(|interface| interface.ip_addresses).map(|address| address.ip_address).collect())
 }
 
 /// The arguments of `guest-exec` for a request.
@@ -204,5 +223,15 @@ mod tests {
         assert_eq!(parse_exec_status(&status), Ok(expected));
         parse_exec_status(&json!({ "exited": true, "out-data": "?" })).unwrap_err();
         parse_exec_status(&json!({ "exited": 1 })).unwrap_err();
+
+        let interfaces = json!([
+            { "name": "lo", "ip-addresses": [{ "ip-address": "::1", "ip-address-type": "ipv6", "prefix": 128 }] },
+            { "name": "eth0", "hardware-address": "02:00:00:00:00:01" },
+            { "name": "eth1", "ip-addresses": [{ "ip-address": "10.0.0.2", "ip-address-type": "ipv4", "prefix": 24 }] },
+        ]);
+        assert_eq!(parse_addresses(&interfaces).unwrap(), ["::1", "10.0.0.2"].map(|ip| ip.parse::<IpAddr>().unwrap()));
+        for nonsense in [json!({}), json!([1]), json!([{ "ip-addresses": [{ "ip-address": "10.0.0" }] }])] {
+            parse_addresses(&nonsense).unwrap_err();
+        }
     }
 }

@@ -47,7 +47,8 @@ fn commands_pass_their_streams_and_codes_through() {
         (exec(&["/"]), "", "weft: `/` cannot be run: Permission denied (os error 13)\n", ExitStatus::Code(126)),
         (sh("kill -KILL $$"), "", "", ExitStatus::Signal(9)),
     ] {
-        let expected = Ended { stdout: stdout.into(), stderr: stderr.into(), end: Some(Ok(status)) };
+        let expected =
+            Ended { stdout: stdout.into(), stderr: stderr.into(), end: Some(Ok(status)), ..Ended::default() };
         assert_eq!(run(&agent, request), expected);
     }
 }

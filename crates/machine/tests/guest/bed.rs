@@ -121,6 +121,7 @@ pub(crate) fn sh(script: &str) -> ExecRequest {
 pub(crate) struct Ended {
     pub(crate) stdout: Vec<u8>,
     pub(crate) stderr: Vec<u8>,
+    pub(crate) notes: Vec<String>,
     pub(crate) end: Option<Result<ExitStatus, String>>,
 }
 
@@ -136,6 +137,7 @@ pub(crate) fn finish(stream: &mut UnixStream) -> Ended {
             ServerFrame::Stderr(data) => ended.stderr.extend(data),
             ServerFrame::Exit(status) => ended.end = Some(Ok(status)),
             ServerFrame::Error(sentence) => ended.end = Some(Err(sentence)),
+            ServerFrame::Note(note) => ended.notes.push(note),
         }
     }
     ended

@@ -119,6 +119,7 @@ fn commands_run_and_their_output_comes_at_the_end() {
     let ended = finish(&mut stream);
     assert_eq!(ended.stdout, b"in\0\xFF\nb c\n/usr\n");
     assert_eq!(ended.end, Some(Ok(ExitStatus::Code(3))));
+    assert!(ended.notes[0].contains("its output comes when it has ended"), "{:?}", ended.notes);
 
     let mut stream = agent.exec(exec(&["echo", "no input"])).unwrap();
     assert_eq!(finish(&mut stream).stdout, b"no input\n", "a client that says nothing has no input");
@@ -131,6 +132,7 @@ fn signals_are_sent_and_terminals_refused() {
     let (agent, _folder) = play(honest);
     let mut stream = agent.exec(exec(&["sleep", "60"])).unwrap();
     session::write(&mut stream, &ClientFrame::StdinEof).unwrap();
+    assert!(matches!(session::read(&mut stream).unwrap(), Some(ServerFrame::Note(_))));
     assert_eq!(session::read(&mut stream).unwrap(), Some(ServerFrame::Started));
     session::write(&mut stream, &ClientFrame::Signal(15)).unwrap();
     assert_eq!(finish(&mut stream).end, Some(Ok(ExitStatus::Signal(15))));
