@@ -1,11 +1,12 @@
 //! A whole life of the switch: bytes decode into actions on the switch and on its naive model, which must agree.
 
 use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use weft_switch::{
-    Config, Outcome, Output, Policy, PortConfig, ReceiveFilter, Role, Segment, Switch, VSwitchConfig, VSwitchId,
-    Verdict, Vlans,
+    Addresses, Config, Outcome, Output, Policy, PortConfig, ReceiveFilter, Role, Segment, Switch, VSwitchConfig,
+    VSwitchId, Verdict, Vlans,
 };
 use weft_types::{Instant, MacAddr, MacRange, PortId, Provenance, VlanId};
 use weft_wire::TagEdit;
@@ -143,8 +144,28 @@ fn port(bytes: &mut Bytes<'_>) -> PortConfig {
         mac_ranges: MacRange::new(mac(second), mac(last)).into_iter().collect(),
         vlans: self::vlans(vlans, bytes),
         learn: (learn % 4).into(),
-        policy: Policy { forged_macs: policy & 1 != 0, promiscuous: policy & 2 != 0, mac_changes: policy & 4 != 0 },
+        addresses: addresses(bytes),
+        policy: Policy {
+            forged_macs: policy & 1 != 0,
+            promiscuous: policy & 2 != 0,
+            mac_changes: policy & 4 != 0,
+            forged_ips: policy & 8 != 0,
+            forged_arp: policy & 16 != 0,
+            forged_neighbours: policy & 32 != 0,
+            dhcp_server: policy & 64 != 0,
+            router_advertisements: policy & 128 != 0,
+        },
         ..PortConfig::new(number, name, VSwitchId(u32::from(vswitch % 4)), role, place)
+    }
+}
+
+fn addresses(bytes: &mut Bytes<'_>) -> Addresses {
+    let [kind, host, learn] = bytes.take();
+    let fixed = Ipv4Addr::new(10, 0, 0, host).into();
+    match kind % 3 {
+        0 => Addresses::Any,
+        1 => Addresses::Known { fixed: Vec::new(), learn: (learn % 4).into() },
+        _ => Addresses::Known { fixed: vec![fixed], learn: (learn % 4).into() },
     }
 }
 

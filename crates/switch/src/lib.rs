@@ -8,7 +8,9 @@
 //! 2. No path joins two vSwitches, nor an uplink with an uplink; so there are no loops.
 //! 3. Unicast goes to the one port, or to the uplink, or nowhere; groups go to those who listen; nothing goes back.
 //! 4. VLANs are worlds of their own ([`Vlans`]).
+//! 5. A port speaks for itself only ([`Policy`], [`Addresses`]).
 
+mod bindings;
 mod cache;
 mod config;
 mod counters;
@@ -16,13 +18,14 @@ mod explain;
 mod filter;
 mod frame;
 mod learned;
+mod packet;
 mod pipeline;
 mod switch;
 mod table;
 mod validate;
 mod verdict;
 
-pub use config::{Config, ConfigError, Policy, PortConfig, Role, Segment, VSwitchConfig, VSwitchId, Vlans};
+pub use config::{Addresses, Config, ConfigError, Policy, PortConfig, Role, Segment, VSwitchConfig, VSwitchId, Vlans};
 pub use explain::{EgressPort, Outcome, Step, Trace};
 pub use filter::{Denial, FilterReport, MAX_FILTER_GROUPS, MAX_FILTER_STATIONS, ReceiveFilter};
 pub use frame::MAX_FRAME_BYTES;

@@ -5,7 +5,7 @@ use crate::cache::FlowCache;
 use crate::counters::Counters;
 use crate::filter::{Granted, MAX_FILTER_GROUPS, MAX_FILTER_STATIONS};
 use crate::frame::{FlowKey, Frame};
-use crate::pipeline::{self, Action, Effect, Knowledge};
+use crate::pipeline::{self, Action, Fields, Knowledge};
 use crate::table::{PortIndex, Tables};
 use crate::{
     Config, ConfigError, Denial, DropReason, EgressPort, FilterReport, Outcome, Output, ReceiveFilter, Step, Trace,
@@ -95,6 +95,15 @@ impl Switch {
                 config.learn > 0 && config.vswitch == station.vswitch && port.carries(station.segment)
             })
         });
+        let may_keep = |id, place: &crate::bindings::Place| {
+            tables.index(id).is_some_and(|index| {
+                let port = tables.port(index);
+                let is_here = port.config.vswitch == place.vswitch && port.carries(place.segment);
+                is_here && !tables.is_fixed(port.vswitch, place.segment, place.address, index)
+            })
+        };
+        let limit = |id| tables.index(id).map_or(0, |index| tables.port(index).config.addresses.learn());
+        self.knowledge.bindings.retain(may_keep, limit);
         if let Some(cache) = &mut self.cache {
             cache.forget_all(self.tables.vswitches());
         }
@@ -146,7 +155,7 @@ impl Switch {
     /// 128 bytes, or of all when there are fewer. A drop is counted.
     pub fn forward(&mut self, now: Instant, ingress: PortId, head: &[u8], frame_len: usize) -> Verdict<'_> {
         let Some(index) = self.tables.index(ingress) else { return Verdict::Drop(DropReason::UnknownPort) };
-        let frame = match Frame::admit(head, frame_len) {
+        let frame = match Frame::admit(head, frame_len, self.tables.port(index).fields) {
             Ok(frame) => frame,
             Err((reason, _)) => {
                 self.counters.add(ingress, reason, 1);
@@ -164,7 +173,7 @@ impl Switch {
     }
 
     #[inline]
-    fn decide(&mut self, now: Instant, ingress: PortIndex, frame: &Frame) -> Action {
+    fn decide(&mut self, now: Instant, ingress: PortIndex, frame: &Frame<'_>) -> Action {
         let port = self.tables.port(ingress);
         let key = FlowKey::new(port.config.id, frame, port.fields);
         if let Some(action) = self.cache.as_ref().and_then(|cache| cache.get(now, &key)) {
@@ -177,22 +186,28 @@ impl Switch {
         self.miss(now, ingress, frame, key)
     }
 
-    fn miss(&mut self, now: Instant, ingress: PortIndex, frame: &Frame, key: FlowKey) -> Action {
+    fn miss(&mut self, now: Instant, ingress: PortIndex, frame: &Frame<'_>, key: FlowKey) -> Action {
         self.misses += 1;
         let decision = pipeline::decide(&self.tables, &self.knowledge, now, ingress, frame, None);
         let port = self.tables.port(ingress);
         let (vswitch, id, learn) = (port.vswitch.number(), port.config.id, port.config.learn);
-        match decision.effect {
-            Some(Effect::Learn(station)) => {
+        match decision.effects.learn {
+            Some(station) => {
                 self.knowledge.learned.insert(now, id, learn, station);
                 self.forget(vswitch);
             }
-            Some(Effect::NoRoom) => self.knowledge.learned.look_again(now, id),
+            None if decision.effects.no_room => self.knowledge.learned.look_again(now, id),
             None if learn > 0 => self.refresh(now, ingress, frame),
             None => {}
         }
+        if let Some(claim) = decision.effects.claim
+            && self.knowledge.bindings.insert(claim)
+        {
+            self.forget(vswitch);
+        }
         if let Some(cache) = &mut self.cache
             && !matches!(decision.action, Action::Drop(_))
+            && now < decision.until
         {
             cache.insert(key, vswitch, decision.until, decision.action);
         }
@@ -200,7 +215,7 @@ impl Switch {
     }
 
     /// The sender, which was learned, is still there.
-    fn refresh(&mut self, now: Instant, ingress: PortIndex, frame: &Frame) {
+    fn refresh(&mut self, now: Instant, ingress: PortIndex, frame: &Frame<'_>) {
         let config = &self.tables.port(ingress).config;
         if let Ok(segment) = config.vlans.classify(frame.link.tag, frame.is_double()) {
             let station = crate::learned::Station { vswitch: config.vswitch, segment, mac: frame.link.src };
@@ -221,7 +236,8 @@ impl Switch {
         let mut steps = Vec::new();
         let mut tell = |stage, finding| steps.push(Step { stage, finding, because: None });
         let dropped = |steps, reason| Trace { steps, outcome: Outcome::Drop(reason), egress: Vec::new() };
-        let frame = Frame::admit(head, frame_len);
+        let fields = self.tables.index(ingress).map_or(Fields::default(), |index| self.tables.port(index).fields);
+        let frame = Frame::admit(head, frame_len, fields);
         match &frame {
             Ok(_) => {
                 let headers =
@@ -281,7 +297,7 @@ impl Switch {
 
 /// Puts the ways that `action` sends a frame into `outputs`.
 #[inline]
-fn leave(tables: &Tables, ingress: PortIndex, frame: &Frame, action: Action, outputs: &mut Vec<Output>) {
+fn leave(tables: &Tables, ingress: PortIndex, frame: &Frame<'_>, action: Action, outputs: &mut Vec<Output>) {
     let vswitch = tables.port(ingress).vswitch;
     match action {
         Action::Send(output) => outputs.push(output),

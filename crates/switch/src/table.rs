@@ -1,12 +1,14 @@
 //! A configuration, compiled for looking up, with what vNICs registered on top.
 
+use std::net::IpAddr;
+
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use weft_types::{MacAddr, MacRange, PortId};
 
 use crate::filter::Granted;
 use crate::pipeline::Fields;
-use crate::{Config, PortConfig, Role, Segment, VSwitchConfig, Vlans, pipeline};
+use crate::{Addresses, Config, PortConfig, Role, Segment, VSwitchConfig, Vlans, pipeline};
 
 /// A port's place in [`Tables::ports`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -138,6 +140,10 @@ pub(crate) struct Tables {
     access: HashMap<(VSwitchIndex, Segment), Members, FixedState>,
     /// The ports that listen to a group, and not to all.
     joined: HashMap<(VSwitchIndex, MacAddr), Vec<PortIndex>, FixedState>,
+    /// The ports for which an IP address was configured.
+    fixed: HashMap<(VSwitchIndex, IpAddr), Vec<PortIndex>, FixedState>,
+    /// Whether any port learns addresses.
+    learns_addresses: bool,
     /// Of the most receivers that a frame can have.
     most_receivers: usize,
 }
@@ -162,6 +168,8 @@ impl Tables {
             trunk_stations: HashMap::with_hasher(seeded()),
             access: HashMap::with_hasher(seeded()),
             joined: HashMap::with_hasher(seeded()),
+            fixed: HashMap::with_hasher(seeded()),
+            learns_addresses: ports.iter().any(|port| port.addresses.learn() > 0),
             ports: Vec::with_capacity(ports.len()),
             most_receivers: ports.len(),
         };
@@ -171,7 +179,7 @@ impl Tables {
             let index = PortIndex(tables.ports.len() as u32);
             granted.extend(filters(config.id).map(|filter| (index, filter)));
             tables.indices.insert(config.id, index);
-            let fields = pipeline::consulted(&config);
+            let fields = pipeline::consulted(&config, tables.learns_addresses);
             tables.ports.push(Port { config, vswitch, fields, filter: None });
             tables.plug(index);
         }
@@ -199,6 +207,12 @@ impl Tables {
         match port.config.vlans {
             Vlans::Access(segment) => self.access.entry((port.vswitch, segment)).or_default().add(index, true),
             Vlans::Trunk { .. } => vswitch.trunks.add(index, true),
+        }
+        if let Addresses::Known { fixed, .. } = &port.config.addresses {
+            let hosts = fixed.iter().filter(|prefix| prefix.prefix_len() == prefix.max_prefix_len());
+            for host in hosts {
+                self.fixed.entry((port.vswitch, host.addr())).or_default().push(index);
+            }
         }
         for at in 0..self.port(index).config.macs.len() {
             let mac = self.port(index).config.macs[at];
@@ -377,6 +391,17 @@ impl Tables {
         let trunks = self.trunk_stations.get(&Place::new(vswitch, TRUNK, mac));
         let trunk = trunks.and_then(|owners| owners.iter().copied().find(carries));
         trunk.or_else(|| self.range_owner(vswitch, mac).filter(carries)).filter(listens)
+    }
+
+    /// Whether `address` was configured for another port of `segment` than `index`.
+    pub(crate) fn is_fixed(&self, vswitch: VSwitchIndex, segment: Segment, address: IpAddr, index: PortIndex) -> bool {
+        let owners = self.fixed.get(&(vswitch, address)).into_iter().flatten();
+        owners.into_iter().any(|owner| *owner != index && self.port(*owner).carries(segment))
+    }
+
+    /// Whether any port learns addresses.
+    pub(crate) fn learns_addresses(&self) -> bool {
+        self.learns_addresses
     }
 
     /// The ports that hear frames for the group `dst` in `segment`, each once.

@@ -75,6 +75,20 @@ drop_reasons! {
     ForgedMac = "forged-mac",
     /// Its source is new, and the port has as many learned stations as it may have.
     LearnLimit = "learn-limit",
+    /// Its IPv4 source is no address of the port by which it came in.
+    ForgedIpv4 = "forged-ipv4",
+    /// Its IPv6 source is no address of the port by which it came in.
+    ForgedIpv6 = "forged-ipv6",
+    /// It says in ARP that its sender has what is not its own.
+    ForgedArp = "forged-arp",
+    /// It says in neighbour discovery that its sender has what is not its own, or cannot be read whole.
+    ForgedNeighbour = "forged-neighbour",
+    /// It comes from a DHCP server, and there may be none behind the port.
+    RogueDhcpServer = "rogue-dhcp-server",
+    /// It is a router advertisement or redirect, and there may be no router behind the port.
+    RogueRouter = "rogue-router",
+    /// Its extension headers hide whether it is what the port may not send.
+    Unreadable = "unreadable",
     /// Its destination is one of the group addresses that a bridge never forwards (IEEE 802.1Q, table 8-1).
     ReservedGroup = "reserved-group",
     /// Its destination is registered nowhere on the network, and no uplink leads to where it could be.

@@ -1,11 +1,13 @@
 //! What the switch is told to be.
 
+mod addresses;
 mod error;
 mod policy;
 mod vlans;
 
 use weft_types::{MacAddr, MacRange, NetworkName, PortId, PortName, Provenance};
 
+pub use addresses::Addresses;
 pub use error::ConfigError;
 pub use policy::Policy;
 pub use vlans::{Segment, Vlans};
@@ -75,6 +77,8 @@ pub struct PortConfig {
     pub vlans: Vlans,
     /// How many stations behind it the switch may learn from the frames that they send; 0: it learns none.
     pub learn: u32,
+    /// The IP addresses that are its own.
+    pub addresses: Addresses,
     /// What it may do.
     pub policy: Policy,
     /// Where it was declared.
@@ -93,6 +97,7 @@ impl PortConfig {
             mac_ranges: Vec::new(),
             vlans: Vlans::default(),
             learn: 0,
+            addresses: Addresses::Any,
             policy: Policy::default(),
             provenance,
         }

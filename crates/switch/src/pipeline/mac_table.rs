@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use weft_types::MacAddr;
 
-use super::{Action, Break, Context, Continue, Effect, output, outputs};
+use super::{Action, Break, Context, Continue, output, outputs};
 use crate::DropReason;
 use crate::table::PortIndex;
 
@@ -75,7 +75,7 @@ fn unicast(cx: &mut Context<'_>, dst: MacAddr) -> ControlFlow<Action> {
 /// The port behind which `mac` was seen.
 fn learned(cx: &mut Context<'_>, mac: MacAddr) -> Option<PortIndex> {
     let station = cx.station(mac);
-    if cx.effect == Some(Effect::Learn(station)) {
+    if cx.effects.learn == Some(station) {
         return Some(cx.ingress);
     }
     let seen = cx.knowledge.learned.get(cx.now, &station)?;

@@ -2,23 +2,27 @@
 //!
 //! A stage reads a frame only through its [`Context`], which notes the fields that it consulted. For each port it is
 //! known which they can be ([`consulted`]); together they are the cache's key, so a frame that differs in nothing
-//! that was consulted has the same verdict. The pipeline changes nothing: what a frame teaches is an [`Effect`], which
+//! that was consulted has the same verdict. The pipeline changes nothing: what a frame teaches is in [`Effects`], which
 //! the switch carries out when the frame was meant.
 
+mod guard;
 mod mac_table;
 mod source;
 mod vlan;
 
+use std::net::IpAddr;
 use std::ops::ControlFlow::{self, Break, Continue};
 
 use weft_types::{Instant, MacAddr, Provenance};
 use weft_wire::TagEdit;
 use weft_wire::ethernet::Tag;
 
+use crate::bindings::{Bindings, Claim};
 use crate::frame::Frame;
 use crate::learned::{Learned, Station};
+use crate::packet::Class;
 use crate::table::{Port, PortIndex, Tables, VSwitch};
-use crate::{DropReason, Output, PortConfig, Segment, Step};
+use crate::{Addresses, DropReason, Output, PortConfig, Segment, Step};
 
 /// What is to be done with a frame; small, and free of pointers, so that the cache can hold it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +57,10 @@ impl Fields {
     pub(crate) const TAG: Self = Self(8);
     /// What follows that: another tag, or what it carries.
     pub(crate) const ETHERTYPE: Self = Self(16);
+    /// What kind of packet that is.
+    pub(crate) const CLASS: Self = Self(32);
+    /// Who sends the packet.
+    pub(crate) const IP_SRC: Self = Self(64);
 
     /// All of both.
     #[must_use]
@@ -69,9 +77,14 @@ impl Fields {
 /// The fields that every decision may rest on.
 const LINK: Fields = Fields::INGRESS.and(Fields::DST).and(Fields::SRC).and(Fields::TAG).and(Fields::ETHERTYPE);
 
-/// All fields of frames from such a port that any stage may consult.
-pub(crate) fn consulted(_port: &PortConfig) -> Fields {
-    LINK
+/// All fields of frames from such a port that any stage may consult; `learns` says whether any port learns addresses.
+pub(crate) fn consulted(port: &PortConfig, learns: bool) -> Fields {
+    match (port.is_trusted(), &port.addresses) {
+        (true, _) if learns => LINK.and(Fields::CLASS),
+        (true, _) => LINK,
+        (false, Addresses::Known { .. }) if !port.policy.forged_ips => LINK.and(Fields::CLASS).and(Fields::IP_SRC),
+        (false, _) => LINK.and(Fields::CLASS),
+    }
 }
 
 /// A step on a frame's way, which may end there.
@@ -82,9 +95,10 @@ struct Stage {
 }
 
 /// The stages in order. The last one always ends the frame's way.
-const STAGES: [Stage; 4] = [
+const STAGES: [Stage; 5] = [
     Stage { name: "vlan", run: vlan::classify },
     Stage { name: "source-mac", run: source::check },
+    Stage { name: "port-policy", run: guard::check },
     Stage { name: "reserved-group", run: mac_table::reserved_group },
     Stage { name: "mac-table", run: mac_table::look_up },
 ];
@@ -94,22 +108,26 @@ const STAGES: [Stage; 4] = [
 pub(crate) struct Knowledge {
     /// Law 1's exception.
     pub(crate) learned: Learned,
+    /// Law 5's addresses.
+    pub(crate) bindings: Bindings,
 }
 
 impl Knowledge {
     /// Nothing; `seed` keys the tables.
     pub(crate) fn new(seed: u64) -> Self {
-        Self { learned: Learned::new(seed) }
+        Self { learned: Learned::new(seed), bindings: Bindings::new(seed) }
     }
 }
 
 /// What a frame teaches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Effect {
-    /// A station is behind the port by which it came in.
-    Learn(Station),
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Effects {
+    /// A new station is behind the port by which it came in.
+    pub(crate) learn: Option<Station>,
     /// It could not be learned: there was no room.
-    NoRoom,
+    pub(crate) no_room: bool,
+    /// A port gets an IP address.
+    pub(crate) claim: Option<Claim>,
 }
 
 /// What the pipeline found.
@@ -118,7 +136,7 @@ pub(crate) struct Decision {
     pub(crate) action: Action,
     /// Until when it counts.
     pub(crate) until: Instant,
-    pub(crate) effect: Option<Effect>,
+    pub(crate) effects: Effects,
 }
 
 /// Decides about a frame; tells what it found to `steps`, if anybody wants to know.
@@ -127,7 +145,7 @@ pub(crate) fn decide(
     knowledge: &Knowledge,
     now: Instant,
     ingress: PortIndex,
-    frame: &Frame,
+    frame: &Frame<'_>,
     steps: Option<&mut Vec<Step>>,
 ) -> Decision {
     let mut context = Context {
@@ -138,7 +156,7 @@ pub(crate) fn decide(
         frame,
         segment: Segment::Untagged,
         until: Instant::MAX,
-        effect: None,
+        effects: Effects::default(),
         consulted: Fields::default(),
         stage: STAGES[0].name,
         steps,
@@ -151,12 +169,9 @@ pub(crate) fn decide(
             break;
         }
     }
-    debug_assert!(
-        tables.port(ingress).fields.contains(context.consulted),
-        "{:?} are not in the key",
-        context.consulted
-    );
-    Decision { action, until: context.until, effect: context.effect }
+    let is_keyed = tables.port(ingress).fields.contains(context.consulted);
+    debug_assert!(is_keyed || context.until <= now, "{:?} are not in the key", context.consulted);
+    Decision { action, until: context.until, effects: context.effects }
 }
 
 /// What a stage may know.
@@ -165,12 +180,12 @@ struct Context<'a> {
     knowledge: &'a Knowledge,
     now: Instant,
     ingress: PortIndex,
-    frame: &'a Frame,
+    frame: &'a Frame<'a>,
     /// Where the frame is: what the first stage found.
     segment: Segment,
     /// When the first of the facts may lapse on which the decision rests.
     until: Instant,
-    effect: Option<Effect>,
+    effects: Effects,
     consulted: Fields,
     stage: &'static str,
     steps: Option<&'a mut Vec<Step>>,
@@ -210,6 +225,18 @@ impl<'a> Context<'a> {
         self.frame.is_double()
     }
 
+    /// What kind of packet it carries.
+    fn class(&mut self) -> Class {
+        self.consulted = self.consulted.and(Fields::CLASS);
+        self.frame.packet.class
+    }
+
+    /// Who sends the packet.
+    fn ip_src(&mut self) -> Option<IpAddr> {
+        self.consulted = self.consulted.and(Fields::IP_SRC);
+        self.frame.packet.src()
+    }
+
     /// What `mac` is known by where the frame is.
     fn station(&mut self, mac: MacAddr) -> Station {
         Station { vswitch: self.vswitch().config.id, segment: self.segment, mac }
@@ -239,7 +266,7 @@ impl<'a> Context<'a> {
 pub(crate) fn outputs<'a>(
     tables: &'a Tables,
     ingress: PortIndex,
-    frame: &'a Frame,
+    frame: &'a Frame<'a>,
     segment: Segment,
     ports: impl Iterator<Item = PortIndex> + 'a,
 ) -> impl Iterator<Item = Output> + 'a {
@@ -248,7 +275,7 @@ pub(crate) fn outputs<'a>(
 }
 
 /// The frame's way out of `port`, if it may take it.
-fn output(tables: &Tables, frame: &Frame, segment: Segment, port: PortIndex) -> Option<Output> {
+fn output(tables: &Tables, frame: &Frame<'_>, segment: Segment, port: PortIndex) -> Option<Output> {
     let config = &tables.port(port).config;
     let edit = config.vlans.edit(segment, frame.link.tag);
     let hops = edit == TagEdit::Pop && frame.is_double();

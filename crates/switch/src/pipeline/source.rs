@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use super::{Action, Context, Continue, Effect};
+use super::{Action, Context, Continue};
 use crate::{DropReason, Role};
 
 /// Stations send as themselves. What stands behind an uplink is not known, so only what no station can be is
@@ -42,10 +42,10 @@ fn learn(cx: &mut Context<'_>) -> ControlFlow<Action> {
         cx.until = cx.until.min(seen.until);
         cx.found(because, || format!("{src} was learned behind `{}`", port.name));
     } else if learned.has_room(now, port.id, port.learn) {
-        cx.effect = Some(Effect::Learn(station));
+        cx.effects.learn = Some(station);
         cx.found(because, || format!("{src} is new: it is learned behind `{}`", port.name));
     } else {
-        cx.effect = Some(Effect::NoRoom);
+        cx.effects.no_room = true;
         return cx.drop(DropReason::LearnLimit, because, || {
             format!("{src} is new, and `{}` has learned {} stations already", port.name, port.learn)
         });

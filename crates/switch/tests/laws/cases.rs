@@ -68,7 +68,7 @@ fn frame(text: &str) -> (PortId, Vec<u8>, usize) {
     let ingress = port(words.next().unwrap());
     let (src, dst) = words.next().unwrap().split_once('>').unwrap();
     let mut head = [mac(dst).octets(), mac(src).octets()].concat();
-    head.extend([0x08, 0x06]);
+    head.extend([0x88, 0xb5]);
     head.resize(60, 0);
     let mut len = None;
     for word in words {
@@ -271,7 +271,7 @@ fn explanations_name_the_declaration() {
     explain(
         "web a>b",
         expect![[r#"
-            frame: 02:00:00:00:00:61 > 02:00:00:00:00:62, ARP, 60 bytes
+            frame: 02:00:00:00:00:61 > 02:00:00:00:00:62, EtherType 0x88b5, 60 bytes
             vlan: the frame has no tag, so it is in the untagged segment (lab.toml:10)
             source-mac: 02:00:00:00:00:61 is registered for `web` (lab.toml:10)
             mac-table: 02:00:00:00:00:62 is registered for `db` (lab.toml:11)
@@ -280,7 +280,7 @@ fn explanations_name_the_declaration() {
     explain(
         "web a>x",
         expect![[r#"
-            frame: 02:00:00:00:00:61 > 02:00:00:00:00:78, ARP, 60 bytes
+            frame: 02:00:00:00:00:61 > 02:00:00:00:00:78, EtherType 0x88b5, 60 bytes
             vlan: the frame has no tag, so it is in the untagged segment (lab.toml:10)
             source-mac: 02:00:00:00:00:61 is registered for `web` (lab.toml:10)
             mac-table: 02:00:00:00:00:78 is not known, so it may be behind `up` (lab.toml:14)
@@ -289,7 +289,7 @@ fn explanations_name_the_declaration() {
     explain(
         "web b>a",
         expect![[r#"
-            frame: 02:00:00:00:00:62 > 02:00:00:00:00:61, ARP, 60 bytes
+            frame: 02:00:00:00:00:62 > 02:00:00:00:00:61, EtherType 0x88b5, 60 bytes
             vlan: the frame has no tag, so it is in the untagged segment (lab.toml:10)
             source-mac: 02:00:00:00:00:62 is not registered for `web` (lab.toml:10)
             dropped: forged-mac"#]],
@@ -297,7 +297,7 @@ fn explanations_name_the_declaration() {
     explain(
         "nest x>*",
         expect![[r#"
-            frame: 02:00:00:00:00:78 > ff:ff:ff:ff:ff:ff, ARP, 60 bytes
+            frame: 02:00:00:00:00:78 > ff:ff:ff:ff:ff:ff, EtherType 0x88b5, 60 bytes
             vlan: the frame has no tag, so it is in the untagged segment (lab.toml:12)
             source-mac: 02:00:00:00:00:78 is not registered for `nest`, which may send from any address (lab.toml:12)
             mac-table: ff:ff:ff:ff:ff:ff is a group: 4 other port(s) of `lan` hear it in the untagged segment (lab.toml:1)
@@ -306,7 +306,7 @@ fn explanations_name_the_declaration() {
     explain(
         "blue d>a",
         expect![[r#"
-            frame: 02:00:00:00:00:64 > 02:00:00:00:00:61, ARP, 60 bytes
+            frame: 02:00:00:00:00:64 > 02:00:00:00:00:61, EtherType 0x88b5, 60 bytes
             vlan: the frame has no tag, so it is in the untagged segment (lab.toml:16)
             source-mac: 02:00:00:00:00:64 is registered for `blue` (lab.toml:16)
             mac-table: 02:00:00:00:00:61 is registered for `red` (lab.toml:15)
@@ -316,7 +316,7 @@ fn explanations_name_the_declaration() {
     explain(
         "blue d>x",
         expect![[r#"
-            frame: 02:00:00:00:00:64 > 02:00:00:00:00:78, ARP, 60 bytes
+            frame: 02:00:00:00:00:64 > 02:00:00:00:00:78, EtherType 0x88b5, 60 bytes
             vlan: the frame has no tag, so it is in the untagged segment (lab.toml:16)
             source-mac: 02:00:00:00:00:64 is registered for `blue` (lab.toml:16)
             mac-table: 02:00:00:00:00:78 is registered for no port of `lab` in the untagged segment, and the frame has no uplink to take (lab.toml:2)
@@ -325,7 +325,7 @@ fn explanations_name_the_declaration() {
     explain(
         "web a>b vlan=10",
         expect![[r#"
-            frame: 02:00:00:00:00:61 > 02:00:00:00:00:62, 802.1Q VLAN 10, ARP, 64 bytes
+            frame: 02:00:00:00:00:61 > 02:00:00:00:00:62, 802.1Q VLAN 10, EtherType 0x88b5, 64 bytes
             vlan: the frame has an 802.1Q tag, and this is an access port (lab.toml:10)
             dropped: tagged"#]],
     );
@@ -338,8 +338,8 @@ fn explanations_name_the_declaration() {
     explain(
         "nobody a>b",
         expect![[r#"
-        frame: 02:00:00:00:00:61 > 02:00:00:00:00:62, ARP, 60 bytes
-        ingress: the switch has no port #99
-        dropped: unknown-port"#]],
+            frame: 02:00:00:00:00:61 > 02:00:00:00:00:62, EtherType 0x88b5, 60 bytes
+            ingress: the switch has no port #99
+            dropped: unknown-port"#]],
     );
 }

@@ -3,13 +3,14 @@
 
 mod cases;
 mod model;
+mod packet;
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use weft_switch::{
-    Config, ConfigError, DropReason, Outcome, Output, ReceiveFilter, Role, Segment, Switch, Verdict, Vlans,
+    Addresses, Config, ConfigError, DropReason, Outcome, Output, ReceiveFilter, Role, Segment, Switch, Verdict, Vlans,
 };
 use weft_types::{Instant, PortId};
 
@@ -205,6 +206,46 @@ proptest! {
         let mut switch = configured(Config { vswitches: vswitches(), ports, ..Config::default() });
         let frame = Frame::new(0, sender, number, &[(0x8100, tag)]);
         prop_assert_eq!(decided(&mut switch, &frame), Ok([PortId(tag.into())].into()));
+    }
+
+    #[test]
+    fn law_5_ports_speak_for_themselves(config in any_config(), frames in prop::collection::vec(any_frame(), 1..80)) {
+        // Where everything is denied and known, what passes says nothing that is not the port's.
+        let mut config = config;
+        for port in &mut config.ports {
+            (port.policy, port.learn) = (Default::default(), 0);
+            if port.addresses == Addresses::Any {
+                port.addresses = Addresses::Known { fixed: Vec::new(), learn: 0 };
+            }
+        }
+        let mut switch = configured(config.clone());
+        for frame in &frames {
+            if decided(&mut switch, frame).is_err() {
+                continue;
+            }
+            let port = config.ports.iter().find(|port| port.id == frame.ingress).unwrap();
+            if matches!(port.role, Role::Uplink | Role::Gateway) {
+                continue;
+            }
+            let src = weft_types::MacAddr::new(frame.head[6..12].try_into().unwrap());
+            prop_assert!(port.macs.contains(&src) || port.mac_ranges.iter().any(|range| range.contains(src)));
+            let Ok(headers) = weft_wire::Headers::parse(&frame.head, frame.len) else { continue };
+            let Addresses::Known { fixed, .. } = &port.addresses else { unreachable!() };
+            let is_own = |ip: std::net::IpAddr| fixed.iter().any(|prefix| prefix.contains(&ip)) || ip.is_unspecified()
+                || ip.to_string().starts_with("fe80:");
+            if headers.inner_tag.is_some() {
+                continue;
+            }
+            if let Some(Ok(ip)) = headers.ip {
+                prop_assert!(is_own(ip.src), "{headers}");
+                let server = if ip.src.is_ipv4() { 67 } else { 547 };
+                prop_assert!(ip.protocol != weft_wire::Protocol::UDP || ip.ports.is_none_or(|ports| ports.src != server));
+            }
+            let arp = weft_wire::arp::parse(&frame.head[headers.link.len_bytes()..]);
+            if let (weft_wire::EtherType::ARP, Ok(arp)) = (headers.ethertype, arp) {
+                prop_assert!(arp.sender_mac == src && is_own(arp.sender_ip.into()));
+            }
+        }
     }
 
     #[test]

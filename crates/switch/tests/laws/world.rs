@@ -1,10 +1,15 @@
 //! Worlds and frames, small enough that things happen in them.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use proptest::prelude::*;
-use weft_switch::{Config, Policy, PortConfig, ReceiveFilter, Role, Segment, Switch, VSwitchConfig, VSwitchId, Vlans};
-use weft_types::{MacAddr, MacRange, PortId, Provenance, VlanId};
+use weft_switch::{
+    Addresses, Config, Policy, PortConfig, ReceiveFilter, Role, Segment, Switch, VSwitchConfig, VSwitchId, Vlans,
+};
+use weft_types::{IpNet, MacAddr, MacRange, PortId, Provenance, VlanId};
+
+use crate::packet;
 
 /// Addresses by number: stations, and a few of every other kind.
 pub(crate) fn mac(number: u8) -> MacAddr {
@@ -28,15 +33,20 @@ pub(crate) struct Frame {
 }
 
 impl Frame {
-    /// A short frame between two addresses of [`mac`], behind these tags.
+    /// A short frame between two addresses of [`mac`], behind these tags, with nothing of meaning in it.
     pub(crate) fn new(ingress: u32, src: u8, dst: u8, tags: &[(u16, u16)]) -> Self {
+        Self::with(ingress, src, dst, tags, &[0x08, 0x00])
+    }
+
+    /// The same with this EtherType and packet.
+    pub(crate) fn with(ingress: u32, src: u8, dst: u8, tags: &[(u16, u16)], packet: &[u8]) -> Self {
         let mut head = [mac(dst).octets(), mac(src).octets()].concat();
         for (kind, control) in tags {
             head.extend(kind.to_be_bytes());
             head.extend(control.to_be_bytes());
         }
-        head.extend([0x08, 0x00]);
-        head.resize(60, 0);
+        head.extend(packet);
+        head.resize(head.len().clamp(60, 128), 0);
         Self { ingress: PortId(ingress), len: head.len(), head }
     }
 }
@@ -67,13 +77,34 @@ fn any_vlans() -> impl Strategy<Value = Vlans> {
     ]
 }
 
-fn any_policy() -> impl Strategy<Value = Policy> {
-    let flag = |weight| prop::bool::weighted(weight);
-    (flag(0.3), flag(0.5), flag(0.2)).prop_map(|(forged_macs, mac_changes, promiscuous)| Policy {
-        forged_macs,
-        mac_changes,
-        promiscuous,
-    })
+prop_compose! {
+    fn any_policy()(
+        forged_macs in prop::bool::weighted(0.3),
+        mac_changes in prop::bool::weighted(0.5),
+        promiscuous in prop::bool::weighted(0.2),
+        others in prop::collection::vec(prop::bool::weighted(0.2), 5),
+    ) -> Policy {
+        Policy {
+            forged_macs,
+            mac_changes,
+            promiscuous,
+            forged_ips: others[0],
+            forged_arp: others[1],
+            forged_neighbours: others[2],
+            dhcp_server: others[3],
+            router_advertisements: others[4],
+        }
+    }
+}
+
+fn any_addresses() -> impl Strategy<Value = Addresses> {
+    let fixed =
+        prop::collection::vec((packet::any_address(), prop::sample::select(vec![0u8, 24, 64, 128, 128, 128])), 0..3);
+    let fixed = fixed.prop_map(|fixed| {
+        let net = |(address, len): (IpAddr, u8)| IpNet::new(address, len.min(if address.is_ipv4() { 32 } else { 128 }));
+        fixed.into_iter().map(|fixed| net(fixed).unwrap()).collect()
+    });
+    prop_oneof![Just(Addresses::Any), (fixed, 0..3u32).prop_map(|(fixed, learn)| Addresses::Known { fixed, learn })]
 }
 
 prop_compose! {
@@ -85,6 +116,7 @@ prop_compose! {
         vlans in any_vlans(),
         learn in prop_oneof![3 => Just(0), 1 => 1u32..4],
         policy in any_policy(),
+        addresses in any_addresses(),
     ) -> PortConfig {
         let provenance = Provenance::file("lab.toml", id);
         PortConfig {
@@ -93,6 +125,7 @@ prop_compose! {
             vlans,
             learn,
             policy,
+            addresses,
             ..PortConfig::new(PortId(id), format!("p{id}").parse().unwrap(), VSwitchId(vswitch), role, provenance)
         }
     }
@@ -139,8 +172,10 @@ prop_compose! {
         tags in prop_oneof![4 => Just(vec![]), 4 => prop::collection::vec(any_tag(), 1), 1 => prop::collection::vec(any_tag(), 2)],
         cut in prop::option::weighted(0.05, 0usize..20),
         more in prop_oneof![8 => Just(0), 2 => 0usize..70_000],
+        packet in prop::option::weighted(0.8, packet::any_packet()),
     ) -> Frame {
-        let mut frame = Frame::new(ingress, src, dst, &tags);
+        let packet = packet.map_or(vec![8, 0], |packet| packet.bytes(src));
+        let mut frame = Frame::with(ingress, src, dst, &tags, &packet);
         frame.head.truncate(cut.unwrap_or(usize::MAX));
         frame.len = frame.head.len() + more;
         frame

@@ -1,6 +1,7 @@
 //! The laws of docs/ARCHITECTURE.md, word for word: no tables, no cache, no stages, nothing shared with the switch but
 //! what it takes in and gives out.
 
+pub(crate) mod guard;
 pub(crate) mod vlan;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,6 +19,7 @@ pub(crate) struct Model {
     pub(crate) config: Config,
     filters: BTreeMap<PortId, ReceiveFilter>,
     learned: Vec<Learned>,
+    bindings: Vec<guard::Binding>,
 }
 
 #[derive(Clone, Debug)]
@@ -48,6 +50,7 @@ impl Model {
                 port.learn > 0 && port.vswitch == seen.vswitch && vlan::carries(&port.vlans, seen.segment)
             })
         });
+        self.keep_bindings();
     }
 
     /// What becomes of a receive filter: the unicast addresses that are registered.
@@ -139,6 +142,7 @@ impl Model {
                 return Err(DropReason::ForgedMac);
             }
         }
+        self.guard(from, segment, frame)?;
         if frame[..5] == [0x01, 0x80, 0xc2, 0, 0] && frame[5] < 0x10 {
             return Err(DropReason::ReservedGroup);
         }
