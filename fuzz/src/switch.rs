@@ -1,14 +1,14 @@
 //! A whole life of the switch: bytes decode into actions on the switch and on its naive model, which must agree.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use weft_switch::{
     Addresses, Config, Outcome, Output, Policy, PortConfig, ReceiveFilter, Role, Segment, Switch, VSwitchConfig,
     VSwitchId, Verdict, Vlans,
 };
-use weft_types::{Instant, MacAddr, MacRange, PortId, Provenance, VlanId};
+use weft_types::{Instant, IpNet, MacAddr, MacRange, PortId, Provenance, VlanId};
 use weft_wire::TagEdit;
 
 #[path = "../../crates/switch/tests/laws/model/mod.rs"]
@@ -161,7 +161,7 @@ fn port(bytes: &mut Bytes<'_>) -> PortConfig {
 
 fn addresses(bytes: &mut Bytes<'_>) -> Addresses {
     let [kind, host, learn] = bytes.take();
-    let fixed = Ipv4Addr::new(10, 0, 0, host).into();
+    let fixed = IpNet::from(IpAddr::from([10, 0, 0, host]));
     match kind % 3 {
         0 => Addresses::Any,
         1 => Addresses::Known { fixed: Vec::new(), learn: (learn % 4).into() },

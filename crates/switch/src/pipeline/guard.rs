@@ -24,7 +24,6 @@ pub(super) fn check(cx: &mut Context<'_>) -> ControlFlow<Action> {
             return cx
                 .drop(DropReason::RogueDhcpServer, because, || format!("`{name}` may not be a DHCP server or relay"));
         }
-        Class::DhcpServer => lease(cx)?,
         Class::Router if !policy.router_advertisements => {
             return cx.drop(DropReason::RogueRouter, because, || format!("`{name}` may not advertise a router"));
         }
@@ -35,9 +34,10 @@ pub(super) fn check(cx: &mut Context<'_>) -> ControlFlow<Action> {
         }
         Class::Arp => return arp(cx),
         Class::Neighbour => neighbour(cx)?,
-        Class::Other | Class::DhcpClient | Class::Router | Class::Listener | Class::Unreadable => {}
+        Class::Other | Class::DhcpClient | Class::DhcpServer | Class::Router | Class::Listener | Class::Unreadable => {}
     }
-    source(cx, class)
+    source(cx, class)?;
+    lease(cx)
 }
 
 /// The sender's IP address is the port's own.
@@ -163,7 +163,7 @@ fn claim(cx: &mut Context<'_>, address: IpAddr) {
 }
 
 /// A DHCP server gives an address to the client whose hardware address its answer names (RFC 2131, section 2: `op`,
-/// `yiaddr` and `chaddr`). Only whom policy trusts comes here.
+/// `yiaddr` and `chaddr`). Only whom policy trusts comes here, and nobody gives addresses to itself.
 fn lease(cx: &mut Context<'_>) -> ControlFlow<Action> {
     if cx.class() != Class::DhcpServer || !cx.tables.learns_addresses() {
         return Continue(());
@@ -180,7 +180,7 @@ fn lease(cx: &mut Context<'_>) -> ControlFlow<Action> {
     ) {
         let (address, mac) = (Ipv4Addr::from(*address), MacAddr::new(*mac));
         let vswitch = cx.ingress().vswitch;
-        let client = cx.tables.owner(vswitch, cx.segment, mac);
+        let client = cx.tables.owner(vswitch, cx.segment, mac).filter(|client| *client != cx.ingress);
         if let Some(client) = client.filter(|_| !address.is_unspecified()) {
             let port = &cx.tables.port(client).config;
             let limit = port.addresses.learn();

@@ -169,22 +169,12 @@ impl Model {
         let transport = packet.transport.filter(|_| !packet.is_later).unwrap_or_default();
         let is_udp = packet.protocol == 17 && !transport.is_empty();
         let is_client = is_udp && !is_v6 && be16(transport) == 68 && be16(&transport[2..]) == 67;
-        if is_udp && be16(transport) == if is_v6 { 547 } else { 67 } {
-            if !is_trusted && !port.policy.dhcp_server {
-                return Err(DropReason::RogueDhcpServer);
-            }
-            if !is_v6 && transport.len() >= 42 && transport[8..11] == [2, 1, 6] {
-                let address = Ipv4Addr::from(<[u8; 4]>::try_from(&transport[24..28]).unwrap());
-                let mac = MacAddr::new(transport[36..42].try_into().unwrap());
-                let mut ports = self.config.ports.clone().into_iter();
-                let is_client =
-                    |client: &PortConfig| client.vswitch == port.vswitch && self.is_registered(client, segment, mac);
-                if let Some(client) = ports.find(is_client) {
-                    self.bind(&client, segment, address.into(), true);
-                }
-            }
+        let is_server = is_udp && be16(transport) == if is_v6 { 547 } else { 67 };
+        if is_server && !is_trusted && !port.policy.dhcp_server {
+            return Err(DropReason::RogueDhcpServer);
         }
         if is_trusted {
+            self.lease(port, segment, is_v6, is_udp, transport);
             return Ok(());
         }
         let mut may_start = is_client;
@@ -205,9 +195,25 @@ impl Model {
         let Some(address) = packet.src else { return Ok(()) };
         let is_start = may_start && address.is_unspecified();
         if port.policy.forged_ips || is_start || self.owns(port, segment, src, address) {
+            self.lease(port, segment, is_v6, is_udp, transport);
             return Ok(());
         }
         Err(if is_v6 { DropReason::ForgedIpv6 } else { DropReason::ForgedIpv4 })
+    }
+
+    /// A DHCP server gives an address to another port.
+    fn lease(&mut self, port: &PortConfig, segment: u16, is_v6: bool, is_udp: bool, transport: &[u8]) {
+        let is_reply = !is_v6 && is_udp && be16(transport) == 67;
+        if !is_reply || transport.len() < 42 || transport[8..11] != [2, 1, 6] {
+            return;
+        }
+        let address = Ipv4Addr::from(<[u8; 4]>::try_from(&transport[24..28]).unwrap());
+        let mac = MacAddr::new(transport[36..42].try_into().unwrap());
+        let clients = self.config.ports.clone().into_iter().filter(|client| client.vswitch == port.vswitch);
+        let client = clients.into_iter().find(|client| self.is_registered(client, segment, mac));
+        if let Some(client) = client.filter(|client| client.id != port.id) {
+            self.bind(&client, segment, address.into(), true);
+        }
     }
 
     fn guard_arp(&mut self, port: &PortConfig, segment: u16, src: MacAddr, arp: &[u8]) -> Result<(), DropReason> {
