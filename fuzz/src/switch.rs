@@ -1,100 +1,185 @@
 //! A whole life of the switch: bytes decode into actions on the switch and on its naive model, which must agree.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::Duration;
 
-use weft_switch::{Config, Outcome, Policy, PortConfig, Role, Switch, VSwitchConfig, VSwitchId, Verdict};
-use weft_types::{Instant, MacAddr, PortId, Provenance};
+use weft_switch::{
+    Addresses, Config, Outcome, Output, Policy, PortConfig, ReceiveFilter, Role, Segment, Switch, VSwitchConfig,
+    VSwitchId, Verdict, Vlans,
+};
+use weft_types::{Instant, IpNet, MacAddr, MacRange, PortId, Provenance, VlanId};
+use weft_wire::TagEdit;
 
-#[path = "../../crates/switch/tests/laws/model.rs"]
+#[path = "../../crates/switch/tests/laws/model/mod.rs"]
 mod model;
+
+use model::{Fate, Model};
 
 /// So many ports a configuration has at most.
 const MAX_PORTS: u8 = 16;
 
+/// The switch three times over, its model, and their time.
+struct World {
+    switches: [Switch; 3],
+    model: Model,
+    now: Instant,
+}
+
 /// Actions, each a byte and what it takes. `0`: become another configuration. `1`: a frame of numbered addresses,
-/// most of which are known. All others: a frame of any bytes.
+/// most of which are known. `2`: the same with a tag. `3`: a receive filter. `4`: time passes. All others: a frame of
+/// any bytes.
 pub(crate) fn switch_life(data: &[u8]) {
     let mut bytes = Bytes(data);
     // A cache of one set, so that flows give way to each other.
-    let mut switches = [Switch::with_capacity(1, 64), Switch::with_capacity(1, 1), Switch::new(1).without_cache()];
-    let mut config = Config::default();
+    let switches = [Switch::with_capacity(1, 64), Switch::with_capacity(1, 1), Switch::new(1).without_cache()];
+    let mut world = World { switches, model: Model::default(), now: Instant::ZERO };
     while let Some(action) = bytes.next() {
         match action {
-            0 => {
-                let wanted = configuration(&mut bytes);
-                let results = switches.each_mut().map(|switch| switch.configure(wanted.clone()));
-                assert!(results.iter().all(|result| *result == results[0]));
-                match &results[0] {
-                    Ok(()) => config = wanted,
-                    Err(problems) => assert!(problems.iter().all(|problem| !problem.to_string().is_empty())),
-                }
-            }
+            0 => world.configure(&configuration(&mut bytes)),
             1 => {
                 let [ingress, src, dst] = bytes.take();
-                let frame = [mac(dst).octets(), mac(src).octets()].concat();
-                send(&mut switches, &config, ingress, &[&frame[..], &[8, 0]].concat());
+                world.send(ingress, &numbered(src, dst, &[8, 0]));
+            }
+            2 => {
+                let [ingress, src, dst, priority, vlan] = bytes.take();
+                world.send(ingress, &numbered(src, dst, &[0x81, 0, priority, vlan, 8, 0]));
+            }
+            3 => {
+                let [port, flags, stations, groups] = bytes.take();
+                let mut macs = |count: u8| (0..count % 8).map(|_| mac(bytes.next().unwrap_or(0))).collect();
+                let filter = ReceiveFilter {
+                    stations: macs(stations),
+                    groups: macs(groups),
+                    all_multicast: flags & 1 != 0,
+                    promiscuous: flags & 2 != 0,
+                };
+                let port = PortId(u32::from(port % MAX_PORTS));
+                let reports = world.switches.each_mut().map(|switch| switch.set_receive_filter(port, &filter));
+                assert!(reports.iter().all(|report| *report == reports[0]));
+                world.model.set_filter(port, &filter);
+            }
+            4 => {
+                let [seconds] = bytes.take();
+                world.now += Duration::from_secs(seconds.into());
             }
             len => {
                 let [ingress] = bytes.take();
                 let frame = bytes.slice(len.into());
-                send(&mut switches, &config, ingress, frame);
+                world.send(ingress, frame);
             }
         }
     }
 }
 
-fn send(switches: &mut [Switch; 3], config: &Config, ingress: u8, frame: &[u8]) {
-    let (ingress, now) = (PortId(u32::from(ingress % (MAX_PORTS + 1))), Instant::ZERO);
-    let expected = model::decide(config, ingress, frame, frame.len());
-    for switch in switches {
-        let trace = switch.explain(now, ingress, frame, frame.len());
-        let explained = match trace.outcome {
-            Outcome::Drop(reason) => Err(reason),
-            Outcome::Forward => Ok(trace.egress.iter().map(|port| port.id).collect::<BTreeSet<_>>()),
+/// A short frame between two numbered addresses.
+fn numbered(src: u8, dst: u8, rest: &[u8]) -> Vec<u8> {
+    [&mac(dst).octets(), &mac(src).octets(), rest].concat()
+}
+
+impl World {
+    fn configure(&mut self, config: &Config) {
+        let results = self.switches.each_mut().map(|switch| switch.configure(config.clone()));
+        assert!(results.iter().all(|result| *result == results[0]));
+        match &results[0] {
+            Ok(()) => self.model.configure(config.clone()),
+            Err(problems) => assert!(problems.iter().all(|problem| !problem.to_string().is_empty())),
+        }
+    }
+
+    fn send(&mut self, ingress: u8, frame: &[u8]) {
+        let (ingress, now) = (PortId(u32::from(ingress % (MAX_PORTS + 1))), self.now);
+        let traces = self.switches.each_ref().map(|switch| switch.explain(now, ingress, frame, frame.len()));
+        let expected = self.model.decide(now, ingress, frame, frame.len());
+        let is_port = self.model.config.ports.iter().any(|port| port.id == ingress);
+        let left = |port: PortId, edit: TagEdit| {
+            let mut frame = frame.to_vec();
+            edit.apply(&mut frame).expect("an edit that fits the frame");
+            (port, frame)
         };
-        assert_eq!(explained, expected, "{trace}");
-        let before: u64 = switch.drops(ingress).map(|(_, frames)| frames).sum();
-        let decided = match switch.forward(now, ingress, frame, frame.len()) {
-            Verdict::Drop(reason) => Err(reason),
-            Verdict::Forward(ports) => {
-                let set: BTreeSet<_> = ports.iter().copied().collect();
-                assert_eq!(set.len(), ports.len(), "a port is named twice");
-                Ok(set)
-            }
-        };
-        let counted = switch.drops(ingress).map(|(_, frames)| frames).sum::<u64>() - before;
-        let is_port = config.ports.iter().any(|port| port.id == ingress);
-        assert_eq!(counted, u64::from(decided.is_err() && is_port));
-        assert_eq!(decided, expected, "{trace}");
+        for (switch, trace) in self.switches.iter_mut().zip(traces) {
+            let explained: Fate = match trace.outcome {
+                Outcome::Drop(reason) => Err(reason),
+                Outcome::Forward => Ok(trace.egress.iter().map(|egress| left(egress.id, egress.edit)).collect()),
+            };
+            assert_eq!(explained, expected, "{trace}");
+            let before: u64 = switch.drops(ingress).map(|(_, frames)| frames).sum();
+            let decided: Fate = match switch.forward(now, ingress, frame, frame.len()) {
+                Verdict::Drop(reason) => Err(reason),
+                Verdict::Forward(outputs) => {
+                    let ports: BTreeSet<_> = outputs.iter().map(|output| output.port).collect();
+                    assert_eq!(ports.len(), outputs.len(), "a port is named twice");
+                    Ok(outputs.iter().map(|Output { port, edit }| left(*port, *edit)).collect())
+                }
+            };
+            let counted = switch.drops(ingress).map(|(_, frames)| frames).sum::<u64>() - before;
+            assert_eq!(counted, u64::from(decided.is_err() && is_port));
+            assert_eq!(decided, expected, "{trace}");
+        }
     }
 }
 
 /// Any configuration, the wrong ones too.
 fn configuration(bytes: &mut Bytes<'_>) -> Config {
     let [generation, vswitches, ports] = bytes.take();
-    let vswitch = |id: u8| VSwitchConfig {
-        id: VSwitchId(id.into()),
-        name: format!("n{id}").parse().expect("a name"),
-        provenance: Provenance::command("fuzz"),
+    let vswitch = |id: u8| {
+        let name = format!("n{id}").parse().expect("a name");
+        VSwitchConfig::new(VSwitchId(id.into()), name, Provenance::command("fuzz"))
     };
-    let mut config = Config {
-        generation: generation.into(),
-        vswitches: (0..vswitches % 4).map(vswitch).collect(),
-        ports: Vec::new(),
-    };
+    let mut config = Config { generation: generation.into(), ..Config::default() };
+    config.vswitches = (0..vswitches % 4).map(vswitch).collect();
     for _ in 0..ports % (MAX_PORTS + 1) {
-        let [id, vswitch, role, policy, first, second] = bytes.take();
-        config.ports.push(PortConfig {
-            id: PortId(u32::from(id % MAX_PORTS)),
-            name: format!("p{id}").parse().expect("a name"),
-            vswitch: VSwitchId(u32::from(vswitch % 4)),
-            role: [Role::Vnic, Role::Gateway, Role::HostAdapter, Role::Uplink][usize::from(role % 4)],
-            macs: [first, second].into_iter().filter(|number| *number != 0).map(mac).collect(),
-            policy: Policy { forged_macs: policy & 1 != 0, promiscuous: policy & 2 != 0 },
-            provenance: Provenance::file("fuzz.toml", id.into()),
-        });
+        config.ports.push(port(bytes));
     }
     config
+}
+
+fn port(bytes: &mut Bytes<'_>) -> PortConfig {
+    let [id, vswitch, role, policy, first, second, last, vlans, learn] = bytes.take();
+    let role = [Role::Vnic, Role::Gateway, Role::HostAdapter, Role::Uplink][usize::from(role % 4)];
+    let (name, place) = (format!("p{id}").parse().expect("a name"), Provenance::file("fuzz.toml", id.into()));
+    let number = PortId(u32::from(id % MAX_PORTS));
+    PortConfig {
+        macs: [first, second].into_iter().filter(|number| *number != 0).map(mac).collect(),
+        mac_ranges: MacRange::new(mac(second), mac(last)).into_iter().collect(),
+        vlans: self::vlans(vlans, bytes),
+        learn: (learn % 4).into(),
+        addresses: addresses(bytes),
+        policy: Policy {
+            forged_macs: policy & 1 != 0,
+            promiscuous: policy & 2 != 0,
+            mac_changes: policy & 4 != 0,
+            forged_ips: policy & 8 != 0,
+            forged_arp: policy & 16 != 0,
+            forged_neighbours: policy & 32 != 0,
+            dhcp_server: policy & 64 != 0,
+            router_advertisements: policy & 128 != 0,
+        },
+        ..PortConfig::new(number, name, VSwitchId(u32::from(vswitch % 4)), role, place)
+    }
+}
+
+fn addresses(bytes: &mut Bytes<'_>) -> Addresses {
+    let [kind, host, learn] = bytes.take();
+    let fixed = IpNet::from(IpAddr::from([10, 0, 0, host]));
+    match kind % 3 {
+        0 => Addresses::Any,
+        1 => Addresses::Known { fixed: Vec::new(), learn: (learn % 4).into() },
+        _ => Addresses::Known { fixed: vec![fixed], learn: (learn % 4).into() },
+    }
+}
+
+fn vlans(kind: u8, bytes: &mut Bytes<'_>) -> Vlans {
+    let segment = |raw: u8| VlanId::try_from(u16::from(raw)).map_or(Segment::Untagged, Segment::Vlan);
+    match kind % 4 {
+        0 => Vlans::default(),
+        1 => Vlans::Access(segment(bytes.take::<1>()[0])),
+        with_native => {
+            let [first, second, native] = bytes.take();
+            let allowed = [first, second].into_iter().filter_map(|raw| VlanId::try_from(u16::from(raw)).ok());
+            Vlans::Trunk { allowed: allowed.collect(), native: (with_native == 3).then(|| segment(native)) }
+        }
+    }
 }
 
 /// Addresses by number: stations, and at the end one of every other kind.

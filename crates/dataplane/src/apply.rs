@@ -11,7 +11,7 @@ use weft_dataplane_protocol::{
 };
 use weft_port::{Port, PortError, TapPort, UnixDatagramPort, UnixStreamPort, VhostUserPort};
 use weft_services::{DhcpServer, NetworkId, NetworkServices, Reservation};
-use weft_switch::{Policy, Role, Switch, VSwitchConfig, VSwitchId};
+use weft_switch::{Role, Switch, VSwitchConfig, VSwitchId};
 use weft_types::{Instant, NetworkName, PortId, PortName};
 
 use crate::slot::{About, Plug, Slot};
@@ -202,28 +202,27 @@ impl Worker {
         ports: &[(PortId, About, Option<Plug>)],
     ) -> weft_switch::Config {
         let access: BTreeMap<&PortName, &PortConfig> = config.ports.iter().map(|port| (&port.name, port)).collect();
-        let vswitches = config.networks.iter().map(|network| VSwitchConfig {
-            id: VSwitchId(networks[&network.name].0),
-            name: network.name.clone(),
-            provenance: network.provenance.clone(),
+        let vswitches = config.networks.iter().map(|network| {
+            let id = VSwitchId(networks[&network.name].0);
+            VSwitchConfig::new(id, network.name.clone(), network.provenance.clone())
         });
-        let ports = ports.iter().map(|(id, about, _)| weft_switch::PortConfig {
-            id: *id,
-            name: about.name.clone(),
-            vswitch: VSwitchId(about.network_id.0),
-            role: match &about.kind {
+        let ports = ports.iter().map(|(id, about, _)| {
+            let role = match &about.kind {
                 None => Role::Gateway,
                 Some(PortKind::Tap { .. }) if about.vm.is_none() => Role::HostAdapter,
                 Some(_) => Role::Vnic,
-            },
-            macs: about.macs.clone(),
-            policy: match access.get(&about.name) {
-                Some(PortConfig { access, .. }) if about.kind.is_some() => {
-                    Policy { forged_macs: access.forged_macs, promiscuous: access.promiscuous }
-                }
-                _ => Policy::default(),
-            },
-            provenance: about.provenance.clone(),
+            };
+            let vswitch = VSwitchId(about.network_id.0);
+            let mut port =
+                weft_switch::PortConfig::new(*id, about.name.clone(), vswitch, role, about.provenance.clone());
+            port.macs = about.macs.clone();
+            if let Some(PortConfig { access, .. }) = access.get(&about.name)
+                && about.kind.is_some()
+            {
+                port.policy.forged_macs = access.forged_macs;
+                port.policy.promiscuous = access.promiscuous;
+            }
+            port
         });
         weft_switch::Config { generation: self.generation + 1, vswitches: vswitches.collect(), ports: ports.collect() }
     }

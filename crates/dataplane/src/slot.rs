@@ -5,6 +5,7 @@ use weft_dataplane_protocol::{PortConfig, PortKind};
 use weft_port::{Egress, Frame, Port, SendError};
 use weft_services::{NetworkId, Services};
 use weft_types::{Instant, MacAddr, NetworkName, PortId, PortName, Provenance, VmName};
+use weft_wire::TagEdit;
 
 /// A port of the switch, and what stands behind it.
 pub(crate) struct Slot {
@@ -68,6 +69,8 @@ pub(crate) struct Delivery {
     pub(crate) egress: Egress,
     /// Room for a frame that must lie in one piece.
     pub(crate) whole: Vec<u8>,
+    /// Room for a frame whose tag is changed.
+    pub(crate) retagged: Vec<u8>,
 }
 
 impl Slot {
@@ -83,13 +86,30 @@ impl Slot {
         }
     }
 
-    /// Delivers a frame to what stands behind the port.
+    /// Delivers a frame, once its tag is as it should be, to what stands behind the port.
     pub(crate) fn deliver(
         &mut self,
         now: Instant,
         frame: &Frame<'_>,
+        edit: TagEdit,
         delivery: &mut Delivery,
     ) -> Result<(), SendError> {
+        if edit == TagEdit::Keep {
+            return self.deliver_as_it_is(now, frame, delivery);
+        }
+        let mut whole = std::mem::take(&mut delivery.retagged);
+        whole.clear();
+        frame.append_to(&mut whole);
+        let edited = edit.apply(&mut whole).and_then(|()| edit.offload(frame.offload()));
+        let result = match edited {
+            Ok(offload) => self.deliver_as_it_is(now, &Frame::new(&whole, offload), delivery),
+            Err(_) => Err(SendError::Malformed),
+        };
+        delivery.retagged = whole;
+        result
+    }
+
+    fn deliver_as_it_is(&mut self, now: Instant, frame: &Frame<'_>, delivery: &mut Delivery) -> Result<(), SendError> {
         match &mut self.plug {
             Plug::Port(port) => {
                 delivery.egress.send(port.as_mut(), frame)?;

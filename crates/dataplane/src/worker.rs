@@ -93,6 +93,7 @@ impl Worker {
                 services: Services::new(random()?, clock::unix_origin()),
                 egress: Egress::default(),
                 whole: Vec::new(),
+                retagged: Vec::new(),
             },
             host,
             slot_of: Vec::new(),
@@ -312,10 +313,10 @@ fn forward(
 ) {
     let Verdict::Forward(egress) = switch.forward(now, ingress, frame.head(), frame.len()) else { return };
     let mut result = Err(SendError::Down);
-    for id in egress {
-        let target = slot_of.get(id.0 as usize).copied().flatten().and_then(|index| others.get_mut(index));
+    for output in egress {
+        let target = slot_of.get(output.port.0 as usize).copied().flatten().and_then(|index| others.get_mut(index));
         if let Some(target) = target {
-            let delivered = target.deliver(now, frame, delivery);
+            let delivered = target.deliver(now, frame, output.edit, delivery);
             result = result.or(delivered); // it is lost only when nobody got it
         }
     }

@@ -4,7 +4,7 @@
 use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use weft_switch::{Config, Policy, PortConfig, Role, Switch, VSwitchConfig, VSwitchId, Verdict};
+use weft_switch::{Config, PortConfig, Role, Switch, VSwitchConfig, VSwitchId, Verdict};
 use weft_types::{Instant, MacAddr, PortId, Provenance};
 
 const BURST: usize = 256;
@@ -18,15 +18,13 @@ fn mac(number: u32) -> MacAddr {
 /// One vSwitch with so many vNICs.
 fn world(ports: u32, promiscuous: u32) -> Config {
     let provenance = || Provenance::file("bench.toml", 1);
-    let vswitch = VSwitchConfig { id: VSwitchId(0), name: "lan".parse().unwrap(), provenance: provenance() };
-    let ports = (0..ports).map(|id| PortConfig {
-        id: PortId(id),
-        name: format!("p{id}").parse().unwrap(),
-        vswitch: VSwitchId(0),
-        role: Role::Vnic,
-        macs: vec![mac(id)],
-        policy: Policy { forged_macs: false, promiscuous: id < promiscuous },
-        provenance: provenance(),
+    let vswitch = VSwitchConfig::new(VSwitchId(0), "lan".parse().unwrap(), provenance());
+    let ports = (0..ports).map(|id| {
+        let name = format!("p{id}").parse().unwrap();
+        let mut port = PortConfig::new(PortId(id), name, VSwitchId(0), Role::Vnic, provenance());
+        port.macs = vec![mac(id)];
+        port.policy.promiscuous = id < promiscuous;
+        port
     });
     Config { generation: 1, vswitches: vec![vswitch], ports: ports.collect() }
 }

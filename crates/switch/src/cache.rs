@@ -1,65 +1,51 @@
 //! The flow cache: what was decided for frames that look the same.
 //!
-//! It is faster than the pipeline and never different: a key holds every field that the pipeline may consult, and
-//! an entry counts only in the epoch in which it was made. Its size is fixed. A full set gives one entry up, so a
-//! peer that varies its addresses makes frames miss, and nothing worse; where they fall is keyed by a seed that it
-//! does not know. Drops are not kept: frames that go nowhere must not push out those that do.
+//! It is faster than the pipeline and never different: a key holds every field that the pipeline may consult for
+//! frames of that port, and an entry counts only in the epoch of its vSwitch in which it was made, and only until the
+//! first of the facts that it rests on may have lapsed. Its size is fixed. A full set gives one entry up, so a peer
+//! that varies its addresses makes frames miss, and nothing worse; where they fall is keyed by a seed that it does not
+//! know. Drops are not kept: frames that go nowhere must not push out those that do.
 
-use std::hash::{BuildHasher, Hash, Hasher};
+use std::hash::{BuildHasher, Hasher};
 
 use foldhash::fast::FixedState;
-use weft_types::{MacAddr, PortId};
-use weft_wire::ethernet::Header;
+use weft_types::Instant;
 
-use crate::pipeline::{Action, Fields};
+use crate::frame::{FlowKey, PACKET_WORDS};
+use crate::pipeline::Action;
 
 /// How many flows a set holds.
-const WAYS: usize = 4;
+const WAYS: usize = 8;
 
-/// The fields of a frame that count for its way.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct FlowKey([u64; 3]);
-
-impl FlowKey {
-    /// The fields of a frame from `ingress` that are in `fields`, and zeros for all others.
-    #[inline]
-    pub(crate) fn new(ingress: PortId, header: &Header, fields: Fields) -> Self {
-        let mac = |mac: MacAddr| {
-            let [a, b, c, d, e, f] = mac.octets();
-            u64::from_be_bytes([a, b, c, d, e, f, 0, 0])
-        };
-        let (tag_kind, tag_control) = header.tag.map_or((0, 0), |tag| (tag.kind.0, tag.control));
-        let keep = |field: Fields, value: u64| if fields.contains(field) { value } else { 0 };
-        Self([
-            keep(Fields::DST, mac(header.dst)) | keep(Fields::TAG, tag_control.into()),
-            keep(Fields::SRC, mac(header.src)) | keep(Fields::ETHERTYPE, header.ethertype.0.into()),
-            keep(Fields::INGRESS, u64::from(ingress.0) << 32) | keep(Fields::TAG, tag_kind.into()),
-        ])
-    }
-}
-
-impl Hash for FlowKey {
-    #[inline]
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.into_iter().for_each(|word| state.write_u64(word));
-    }
-}
-
-/// A decision, and the epoch in which it was made; epochs count from 1, so a blank entry never counts.
+/// A decision, and when it counts.
 #[derive(Clone, Copy, Debug)]
 struct Entry {
     key: FlowKey,
     epoch: u64,
+    until: Instant,
+    vswitch: u32,
     action: Action,
+}
+
+const _: () = assert!(size_of::<Entry>() + size_of::<u16>() < 128, "memory per cached flow");
+
+/// Since when a vSwitch is as it is, and how many of its flows are cached.
+#[derive(Clone, Copy, Debug, Default)]
+struct Epoch {
+    number: u64,
+    flows: u64,
 }
 
 /// The cache.
 #[derive(Debug)]
 pub(crate) struct FlowCache {
-    sets: Box<[[Entry; WAYS]]>,
+    /// A few bits of each entry's hash, so that a look-up reads one entry and not eight; 0 where there is none.
+    tags: Box<[[u16; WAYS]]>,
+    entries: Box<[[Entry; WAYS]]>,
     hasher: FixedState,
-    epoch: u64,
-    flows: u64,
+    /// One per vSwitch.
+    epochs: Vec<Epoch>,
+    next_epoch: u64,
     /// Chooses who gives way in a full set.
     turn: usize,
 }
@@ -68,52 +54,101 @@ impl FlowCache {
     /// An empty cache for at least `flows` flows; `seed` keys it.
     pub(crate) fn new(seed: u64, flows: usize) -> Self {
         let sets = flows.div_ceil(WAYS).max(1).next_power_of_two();
-        let blank = Entry { key: FlowKey::default(), epoch: 0, action: Action::BLANK };
+        let blank =
+            Entry { key: FlowKey::default(), epoch: 0, until: Instant::ZERO, vswitch: 0, action: Action::BLANK };
         Self {
-            sets: vec![[blank; WAYS]; sets].into(),
+            tags: vec![[0; WAYS]; sets].into(),
+            entries: vec![[blank; WAYS]; sets].into(),
             hasher: FixedState::with_seed(seed),
-            epoch: 1,
-            flows: 0,
+            epochs: Vec::new(),
+            next_epoch: 1,
             turn: 0,
         }
     }
 
-    /// Forgets every flow. Entries are not touched: they are of another epoch now, and give way first.
-    pub(crate) fn forget(&mut self) {
-        self.epoch += 1;
-        self.flows = 0;
+    /// Forgets every flow, for a switch of so many vSwitches. Entries are not touched: they are of another epoch now,
+    /// and give way first.
+    pub(crate) fn forget_all(&mut self, vswitches: usize) {
+        let number = self.next_epoch;
+        self.next_epoch += 1;
+        self.epochs.clear();
+        self.epochs.resize(vswitches, Epoch { number, flows: 0 });
+    }
+
+    /// Forgets the flows of one vSwitch.
+    pub(crate) fn forget(&mut self, vswitch: usize) {
+        if let Some(epoch) = self.epochs.get_mut(vswitch) {
+            *epoch = Epoch { number: self.next_epoch, flows: 0 };
+            self.next_epoch += 1;
+        }
     }
 
     /// How many flows are cached.
     pub(crate) fn flows(&self) -> u64 {
-        self.flows
+        self.epochs.iter().map(|epoch| epoch.flows).sum()
     }
 
     /// What was decided for such a frame.
     #[inline]
-    pub(crate) fn get(&self, key: &FlowKey) -> Option<Action> {
-        let set = &self.sets[self.place(key)];
-        set.iter().find(|entry| entry.key == *key && entry.epoch == self.epoch).map(|entry| entry.action)
+    pub(crate) fn get(&self, now: Instant, key: &FlowKey) -> Option<Action> {
+        let (set, tag) = self.place(key);
+        for (way, _) in self.tags[set].iter().enumerate().filter(|(_, known)| **known == tag) {
+            let entry = &self.entries[set][way];
+            if entry.key == *key && self.is_current(entry) && now < entry.until {
+                return Some(entry.action);
+            }
+        }
+        None
     }
 
-    /// Remembers what was decided for such a frame, which was not known.
-    pub(crate) fn insert(&mut self, key: FlowKey, action: Action) {
-        let set = &mut self.sets[self.place(&key)];
-        let way = match set.iter().position(|entry| entry.epoch != self.epoch) {
-            Some(stale) => {
-                self.flows += 1;
-                stale
-            }
-            None => {
-                self.turn = (self.turn + 1) % WAYS;
-                self.turn
-            }
-        };
-        set[way] = Entry { key, epoch: self.epoch, action };
+    /// Remembers until when what was decided for such a frame, which was not known.
+    pub(crate) fn insert(&mut self, key: FlowKey, vswitch: usize, until: Instant, action: Action) {
+        let (set, tag) = self.place(&key);
+        let entries = &self.entries[set];
+        let lapsed = || entries.iter().position(|entry| entry.key == key && self.is_current(entry));
+        let free = || entries.iter().position(|entry| !self.is_current(entry));
+        let way = lapsed().or_else(free).unwrap_or_else(|| {
+            self.turn = (self.turn + 1) % WAYS;
+            self.turn
+        });
+        let entry = &mut self.entries[set][way];
+        if let Some(before) = self.epochs.get_mut(entry.vswitch as usize)
+            && before.number == entry.epoch
+        {
+            before.flows -= 1;
+        }
+        if let Some(epoch) = self.epochs.get_mut(vswitch) {
+            epoch.flows += 1;
+            self.tags[set][way] = tag;
+            *entry = Entry { key, epoch: epoch.number, until, vswitch: vswitch as u32, action };
+        }
     }
 
-    fn place(&self, key: &FlowKey) -> usize {
-        self.hasher.hash_one(key) as usize & (self.sets.len() - 1)
+    /// Whether its vSwitch is as it was.
+    #[inline]
+    fn is_current(&self, entry: &Entry) -> bool {
+        self.epochs.get(entry.vswitch as usize).is_some_and(|epoch| epoch.number == entry.epoch)
+    }
+
+    /// The set of a key, and its tag there.
+    #[inline]
+    fn place(&self, key: &FlowKey) -> (usize, u16) {
+        let mut hasher = self.hasher.build_hasher();
+        key.hash(&mut hasher);
+        let hash = hasher.finish();
+        (hash as usize & (self.tags.len() - 1), (hash >> 48) as u16 | 1)
+    }
+}
+
+impl FlowKey {
+    #[inline]
+    fn hash(&self, state: &mut impl Hasher) {
+        let (link, packet) = self.0.split_at(PACKET_WORDS.start);
+        link.iter().for_each(|word| state.write_u64(*word));
+        // Where nobody looks at addresses, there are none in any key.
+        if packet.iter().any(|word| *word != 0) {
+            packet.iter().for_each(|word| state.write_u64(*word));
+        }
     }
 }
 
@@ -121,21 +156,33 @@ impl FlowCache {
 mod tests {
     use super::*;
 
+    const NOW: Instant = Instant::ZERO;
+    const LATER: Instant = Instant::from_millis(1);
+
     fn key(number: u64) -> FlowKey {
-        FlowKey([number, number << 7, 0])
+        let mut key = FlowKey::default();
+        key.0[0] = number;
+        key.0[1] = number << 7;
+        key
+    }
+
+    fn cache() -> FlowCache {
+        let mut cache = FlowCache::new(7, 1000);
+        cache.forget_all(2);
+        cache
     }
 
     #[test]
     fn a_full_cache_forgets_and_never_grows() {
-        let mut cache = FlowCache::new(7, 1000);
+        let mut cache = cache();
         let capacity = 1024;
         let mut known = 0;
         for number in 0..4 * capacity {
-            cache.insert(key(number), Action::BLANK);
-            assert!(cache.get(&key(number)).is_some(), "the newest is always there");
+            cache.insert(key(number), number as usize % 2, LATER, Action::BLANK);
+            assert!(cache.get(NOW, &key(number)).is_some(), "the newest is always there");
         }
         for number in 0..4 * capacity {
-            known += u64::from(cache.get(&key(number)).is_some());
+            known += u64::from(cache.get(NOW, &key(number)).is_some());
         }
         assert_eq!(known, cache.flows());
         assert!(known <= capacity && known > capacity * 9 / 10, "{known} of {capacity}");
@@ -143,30 +190,26 @@ mod tests {
 
     #[test]
     fn a_new_epoch_knows_nothing() {
-        let mut cache = FlowCache::new(7, 1000);
-        cache.insert(key(1), Action::BLANK);
-        cache.forget();
-        assert!(cache.get(&key(1)).is_none() && cache.get(&FlowKey::default()).is_none());
+        let mut cache = cache();
+        cache.insert(key(1), 0, LATER, Action::BLANK);
+        cache.insert(key(2), 1, LATER, Action::BLANK);
+        cache.forget(0);
+        assert!(cache.get(NOW, &key(1)).is_none() && cache.get(NOW, &key(2)).is_some());
+        assert_eq!(cache.flows(), 1);
+        cache.forget_all(2);
+        assert!(cache.get(NOW, &key(2)).is_none() && cache.get(NOW, &FlowKey::default()).is_none());
         assert_eq!(cache.flows(), 0);
-        cache.insert(key(1), Action::BLANK);
+        cache.insert(key(1), 0, LATER, Action::BLANK);
         assert_eq!(cache.flows(), 1);
     }
 
     #[test]
-    fn each_consulted_field_counts_and_no_other() {
-        let header = |bytes: &[u8; 18]| Header::parse(bytes).unwrap().0;
-        let plain = [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x81, 0, 0, 5, 8, 0];
-        // The last byte of each field in a tagged frame.
-        for (field, at) in [(Fields::DST, 5), (Fields::SRC, 11), (Fields::TAG, 15), (Fields::ETHERTYPE, 17)] {
-            let mut other = plain;
-            other[at] ^= 1;
-            for fields in [Fields::DST, Fields::SRC, Fields::TAG, Fields::ETHERTYPE] {
-                let is_same = FlowKey::new(PortId(1), &header(&plain), fields)
-                    == FlowKey::new(PortId(1), &header(&other), fields);
-                assert_eq!(is_same, field != fields, "{field:?} in a key of {fields:?}");
-            }
-        }
-        let [one, two] = [1, 2].map(|port| FlowKey::new(PortId(port), &header(&plain), Fields::INGRESS));
-        assert_ne!(one, two);
+    fn what_has_lapsed_is_decided_anew() {
+        let mut cache = cache();
+        cache.insert(key(1), 0, LATER, Action::BLANK);
+        assert!(cache.get(LATER, &key(1)).is_none());
+        cache.insert(key(1), 0, Instant::from_millis(2), Action::BLANK);
+        assert!(cache.get(LATER, &key(1)).is_some());
+        assert_eq!(cache.flows(), 1);
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use weft_types::{PortId, PortName, Provenance};
+use weft_wire::TagEdit;
 
 use crate::DropReason;
 
@@ -44,6 +45,8 @@ pub struct EgressPort {
     pub id: PortId,
     /// Its name.
     pub name: PortName,
+    /// What is done to the frame's tag on the way out.
+    pub edit: TagEdit,
     /// Where it was declared.
     pub provenance: Provenance,
 }

@@ -3,21 +3,31 @@
 //! [`Switch::configure`] gives it vSwitches and ports, [`Switch::forward`] decides about a frame, and
 //! [`Switch::explain`] says why. Its laws stand in `docs/ARCHITECTURE.md`:
 //!
-//! 1. What is known about stations was registered, never learned ([`PortConfig::macs`]).
+//! 1. What is known about stations was registered ([`PortConfig::macs`], [`Switch::set_receive_filter`]); learning is
+//!    for ports that ask for it.
 //! 2. No path joins two vSwitches, nor an uplink with an uplink; so there are no loops.
-//! 3. Unicast goes to the one port, or to the uplink, or nowhere; groups go to all; nothing goes back.
+//! 3. Unicast goes to the one port, or to the uplink, or nowhere; groups go to those who listen; nothing goes back.
+//! 4. VLANs are worlds of their own ([`Vlans`]).
+//! 5. A port speaks for itself only ([`Policy`], [`Addresses`]).
 
+mod bindings;
 mod cache;
 mod config;
 mod counters;
 mod explain;
+mod filter;
+mod frame;
+mod learned;
+mod packet;
 mod pipeline;
 mod switch;
 mod table;
 mod validate;
 mod verdict;
 
-pub use config::{Config, ConfigError, Policy, PortConfig, Role, VSwitchConfig, VSwitchId};
+pub use config::{Addresses, Config, ConfigError, Policy, PortConfig, Role, Segment, VSwitchConfig, VSwitchId, Vlans};
 pub use explain::{EgressPort, Outcome, Step, Trace};
-pub use switch::{CacheStats, MAX_FRAME_BYTES, Switch};
-pub use verdict::{DropReason, Verdict};
+pub use filter::{Denial, FilterReport, MAX_FILTER_GROUPS, MAX_FILTER_STATIONS, ReceiveFilter};
+pub use frame::MAX_FRAME_BYTES;
+pub use switch::{CacheStats, Switch};
+pub use verdict::{DropReason, Output, Verdict};

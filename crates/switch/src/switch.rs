@@ -1,18 +1,18 @@
 use weft_types::{Instant, PortId};
-use weft_wire::ethernet::Header;
-use weft_wire::{Headers, Malformed};
+use weft_wire::Headers;
 
-use crate::cache::{FlowCache, FlowKey};
+use crate::cache::FlowCache;
 use crate::counters::Counters;
-use crate::pipeline::{self, Action};
-use crate::table::Tables;
-use crate::{Config, ConfigError, DropReason, EgressPort, Outcome, Step, Trace, Verdict, validate};
+use crate::filter::{Granted, MAX_FILTER_GROUPS, MAX_FILTER_STATIONS};
+use crate::frame::{FlowKey, Frame};
+use crate::pipeline::{self, Action, Fields, Knowledge};
+use crate::table::{PortIndex, Tables};
+use crate::{
+    Config, ConfigError, Denial, DropReason, EgressPort, FilterReport, Outcome, Output, ReceiveFilter, Step, Trace,
+    Verdict, validate,
+};
 
-/// The longest frame, in bytes: the largest IP packet behind an Ethernet header with one tag, which is what a
-/// segmentation offload can hold.
-pub const MAX_FRAME_BYTES: usize = 18 + 65_535;
-
-/// Flows that are remembered when nothing else is asked for: 768 KiB.
+/// Flows that are remembered when nothing else is asked for: about 1 MiB.
 const DEFAULT_FLOWS: usize = 16 << 10;
 
 /// The host's switch: all its vSwitches, each of them a broadcast domain of its own.
@@ -24,12 +24,13 @@ pub struct Switch {
     seed: u64,
     generation: u64,
     tables: Tables,
+    knowledge: Knowledge,
     cache: Option<FlowCache>,
     counters: Counters,
     hits: u64,
     misses: u64,
-    /// The receivers of the last overheard frame: the only list that is made per frame. It has room for the longest.
-    receivers: Vec<PortId>,
+    /// By which ways the last frame left. It has room for the most.
+    outputs: Vec<Output>,
 }
 
 /// How the flow cache does.
@@ -54,12 +55,13 @@ impl Switch {
         Self {
             seed,
             generation: 0,
-            tables: Tables::new(Config::default(), seed),
+            tables: Tables::new(Config::default(), seed, |_| None),
+            knowledge: Knowledge::new(seed),
             cache: Some(FlowCache::new(seed, flows)),
             counters: Counters::default(),
             hits: 0,
             misses: 0,
-            receivers: Vec::new(),
+            outputs: Vec::new(),
         }
     }
 
@@ -69,7 +71,8 @@ impl Switch {
         Self { cache: None, ..self }
     }
 
-    /// Becomes `config`, whole. Ports that stay keep their counters; what was cached counts no more.
+    /// Becomes `config`, whole. Ports that stay keep their counters, their receive filters as far as they still may
+    /// have them, and what was learned; what was cached counts no more.
     ///
     /// # Errors
     /// Every problem of the configuration; then nothing has changed.
@@ -79,13 +82,35 @@ impl Switch {
             return Err(problems);
         }
         self.generation = config.generation;
-        self.tables = Tables::new(config, self.seed);
-        self.counters.keep(self.tables.ports().map(|port| port.id));
+        let tables = Tables::new(config, self.seed, |id| {
+            let before = self.tables.index(id)?;
+            self.tables.port(before).filter.clone()
+        });
+        let (old, tables) = (std::mem::replace(&mut self.tables, tables), &self.tables);
+        self.counters.retain(|port| tables.index(port).is_some());
+        self.knowledge.learned.retain(|id, station| {
+            let port = tables.index(id).map(|index| tables.port(index));
+            port.is_some_and(|port| {
+                let config = &port.config;
+                config.learn > 0 && config.vswitch == station.vswitch && port.carries(station.segment)
+            })
+        });
+        let may_keep = |id, place: &crate::bindings::Place| {
+            tables.index(id).is_some_and(|index| {
+                let port = tables.port(index);
+                let is_here = port.config.vswitch == place.vswitch && port.carries(place.segment);
+                is_here && !tables.is_fixed(port.vswitch, place.segment, place.address, index)
+            })
+        };
+        let limit = |id| tables.index(id).map_or(0, |index| tables.port(index).config.addresses.learn());
+        self.knowledge.bindings.retain(may_keep, limit);
         if let Some(cache) = &mut self.cache {
-            cache.forget();
+            cache.forget_all(self.tables.vswitches());
         }
-        let most_receivers = self.tables.vswitches().map(|vswitch| vswitch.promiscuous.len() + 1).max().unwrap_or(0);
-        self.receivers = Vec::with_capacity(most_receivers);
+        if self.outputs.capacity() < self.tables.most_receivers() {
+            self.outputs = Vec::with_capacity(self.tables.most_receivers());
+        }
+        drop(old);
         Ok(())
     }
 
@@ -94,91 +119,173 @@ impl Switch {
         self.generation
     }
 
+    /// Notes what the vNIC behind `port` listens to: its MAC addresses are registered, as far as policy allows, and
+    /// it hears only the groups that it asked for. What it is denied is counted. `None` when there is no such port.
+    pub fn set_receive_filter(&mut self, port: PortId, filter: &ReceiveFilter) -> Option<FilterReport> {
+        let index = self.tables.index(port)?;
+        let stations = filter.stations.get(..MAX_FILTER_STATIONS).unwrap_or(&filter.stations);
+        let mut wanted = stations.to_vec();
+        wanted.sort_unstable();
+        wanted.dedup();
+        let (mut registered, mut denied): (Vec<_>, Vec<_>) =
+            wanted.into_iter().partition(|mac| self.tables.may_register(index, *mac));
+        denied.extend_from_slice(&filter.stations[stations.len()..]);
+        let is_everything = filter.all_multicast || filter.groups.len() > MAX_FILTER_GROUPS;
+        let groups = (!is_everything).then(|| {
+            let mut groups: Vec<_> = filter.groups.iter().copied().filter(|mac| mac.is_group()).collect();
+            groups.sort_unstable();
+            groups.dedup();
+            groups
+        });
+        let before = self.tables.port(index);
+        let promiscuous_denied = filter.promiscuous && !before.config.policy.promiscuous;
+        let granted = Granted { stations: registered.clone(), groups, promiscuous: filter.promiscuous };
+        if before.filter.as_ref() != Some(&granted) {
+            let vswitch = before.vswitch.number();
+            self.tables.set_filter(index, granted);
+            self.forget(vswitch);
+        }
+        self.counters.deny(port, Denial::MacChange, denied.len() as u64);
+        self.counters.deny(port, Denial::Promiscuous, promiscuous_denied.into());
+        registered.shrink_to_fit();
+        Some(FilterReport { registered, denied, promiscuous_denied })
+    }
+
     /// Decides about a frame of `frame_len` bytes that came in by `ingress`; `head` is a private copy of its first
     /// 128 bytes, or of all when there are fewer. A drop is counted.
-    ///
-    /// No stage measures time as yet; those that will (meters, idle flows) find it here.
-    pub fn forward(&mut self, _now: Instant, ingress: PortId, head: &[u8], frame_len: usize) -> Verdict<'_> {
-        let action = match admit(head, frame_len) {
-            Ok(header) => self.decide(ingress, &header),
-            Err((reason, _)) => Action::Drop(reason),
-        };
-        match action {
-            Action::Send(ports) => Verdict::Forward(self.tables.ids(ports)),
-            Action::Overheard { target, vswitch } => {
-                self.receivers.clear();
-                self.receivers.push(target);
-                self.receivers.extend(self.tables.vswitch(vswitch).listeners(ingress, target));
-                Verdict::Forward(&self.receivers)
-            }
-            Action::Drop(reason) => {
+    pub fn forward(&mut self, now: Instant, ingress: PortId, head: &[u8], frame_len: usize) -> Verdict<'_> {
+        let Some(index) = self.tables.index(ingress) else { return Verdict::Drop(DropReason::UnknownPort) };
+        let frame = match Frame::admit(head, frame_len, self.tables.port(index).fields) {
+            Ok(frame) => frame,
+            Err((reason, _)) => {
                 self.counters.add(ingress, reason, 1);
-                Verdict::Drop(reason)
+                return Verdict::Drop(reason);
             }
+        };
+        let action = self.decide(now, index, &frame);
+        if let Action::Drop(reason) = action {
+            self.counters.add(ingress, reason, 1);
+            return Verdict::Drop(reason);
+        }
+        self.outputs.clear();
+        leave(&self.tables, index, &frame, action, &mut self.outputs);
+        Verdict::Forward(&self.outputs)
+    }
+
+    #[inline]
+    fn decide(&mut self, now: Instant, ingress: PortIndex, frame: &Frame<'_>) -> Action {
+        let port = self.tables.port(ingress);
+        let key = FlowKey::new(port.config.id, frame, port.fields);
+        if let Some(action) = self.cache.as_ref().and_then(|cache| cache.get(now, &key)) {
+            self.hits += 1;
+            if port.config.learn > 0 {
+                self.refresh(now, ingress, frame);
+            }
+            return action;
+        }
+        self.miss(now, ingress, frame, key)
+    }
+
+    fn miss(&mut self, now: Instant, ingress: PortIndex, frame: &Frame<'_>, key: FlowKey) -> Action {
+        self.misses += 1;
+        let decision = pipeline::decide(&self.tables, &self.knowledge, now, ingress, frame, None);
+        let port = self.tables.port(ingress);
+        let (vswitch, id, learn) = (port.vswitch.number(), port.config.id, port.config.learn);
+        match decision.effects.learn {
+            Some(station) => {
+                self.knowledge.learned.insert(now, id, learn, station);
+                self.forget(vswitch);
+            }
+            None if decision.effects.no_room => self.knowledge.learned.look_again(now, id),
+            None if learn > 0 => self.refresh(now, ingress, frame),
+            None => {}
+        }
+        if let Some(claim) = decision.effects.claim
+            && self.knowledge.bindings.insert(claim)
+        {
+            self.forget(vswitch);
+        }
+        if let Some(cache) = &mut self.cache
+            && !matches!(decision.action, Action::Drop(_))
+            && now < decision.until
+        {
+            cache.insert(key, vswitch, decision.until, decision.action);
+        }
+        decision.action
+    }
+
+    /// The sender, which was learned, is still there.
+    fn refresh(&mut self, now: Instant, ingress: PortIndex, frame: &Frame<'_>) {
+        let config = &self.tables.port(ingress).config;
+        if let Ok(segment) = config.vlans.classify(frame.link.tag, frame.is_double()) {
+            let station = crate::learned::Station { vswitch: config.vswitch, segment, mac: frame.link.src };
+            self.knowledge.learned.refresh(now, config.id, &station);
         }
     }
 
-    fn decide(&mut self, ingress: PortId, header: &Header) -> Action {
-        let key = FlowKey::new(ingress, header, pipeline::CONSULTED);
-        if let Some(action) = self.cache.as_ref().and_then(|cache| cache.get(&key)) {
-            self.hits += 1;
-            return action;
+    /// A vSwitch is not what it was when its flows were cached.
+    fn forget(&mut self, vswitch: usize) {
+        if let Some(cache) = &mut self.cache {
+            cache.forget(vswitch);
         }
-        self.misses += 1;
-        let Some(port) = self.tables.index(ingress) else { return Action::Drop(DropReason::UnknownPort) };
-        let action = pipeline::decide(&self.tables, port, header, None);
-        match (&mut self.cache, action) {
-            (Some(cache), Action::Send(_) | Action::Overheard { .. }) => cache.insert(key, action),
-            (None, _) | (_, Action::Drop(_)) => {}
-        }
-        action
     }
 
     /// What [`forward`](Self::forward) would decide, and why, told by the very code that decides. Changes nothing
     /// and counts nothing.
-    pub fn explain(&self, _now: Instant, ingress: PortId, head: &[u8], frame_len: usize) -> Trace {
+    pub fn explain(&self, now: Instant, ingress: PortId, head: &[u8], frame_len: usize) -> Trace {
         let mut steps = Vec::new();
         let mut tell = |stage, finding| steps.push(Step { stage, finding, because: None });
-        let header = match admit(head, frame_len) {
-            Ok(header) => {
+        let dropped = |steps, reason| Trace { steps, outcome: Outcome::Drop(reason), egress: Vec::new() };
+        let fields = self.tables.index(ingress).map_or(Fields::default(), |index| self.tables.port(index).fields);
+        let frame = Frame::admit(head, frame_len, fields);
+        match &frame {
+            Ok(_) => {
                 let headers =
                     Headers::parse(head, frame_len).map_or_else(|problem| problem.to_string(), |h| h.to_string());
                 tell("frame", format!("{headers}, {frame_len} bytes"));
-                header
             }
-            Err((reason, problem)) => {
+            Err((_, problem)) => {
                 let problem = problem.map_or_else(String::new, |problem| format!(" ({problem})"));
                 tell("frame", format!("{frame_len} bytes, which is no frame that can be forwarded{problem}"));
-                return Trace { steps, outcome: Outcome::Drop(reason), egress: Vec::new() };
             }
-        };
+        }
         let Some(port) = self.tables.index(ingress) else {
             tell("ingress", format!("the switch has no port {ingress}"));
-            return Trace { steps, outcome: Outcome::Drop(DropReason::UnknownPort), egress: Vec::new() };
+            return dropped(steps, DropReason::UnknownPort);
         };
-        let action = pipeline::decide(&self.tables, port, &header, Some(&mut steps));
-        let receivers: Vec<PortId> = match action {
-            Action::Drop(reason) => return Trace { steps, outcome: Outcome::Drop(reason), egress: Vec::new() },
-            Action::Send(ports) => self.tables.ids(ports).to_vec(),
-            Action::Overheard { target, vswitch } => {
-                std::iter::once(target).chain(self.tables.vswitch(vswitch).listeners(ingress, target)).collect()
-            }
+        let frame = match frame {
+            Ok(frame) => frame,
+            Err((reason, _)) => return dropped(steps, reason),
         };
-        let egress = receivers.iter().filter_map(|id| self.tables.index(*id)).map(|index| {
-            let port = &self.tables.port(index).config;
-            EgressPort { id: port.id, name: port.name.clone(), provenance: port.provenance.clone() }
+        let decision = pipeline::decide(&self.tables, &self.knowledge, now, port, &frame, Some(&mut steps));
+        if let Action::Drop(reason) = decision.action {
+            return dropped(steps, reason);
+        }
+        let mut outputs = Vec::new();
+        leave(&self.tables, port, &frame, decision.action, &mut outputs);
+        let egress = outputs.into_iter().filter_map(|output| {
+            let port = &self.tables.port(self.tables.index(output.port)?).config;
+            let (name, provenance) = (port.name.clone(), port.provenance.clone());
+            Some(EgressPort { id: port.id, name, edit: output.edit, provenance })
         });
         Trace { steps, outcome: Outcome::Forward, egress: egress.collect() }
     }
 
     /// Counts `frames` that came in by `ingress` and were dropped after the verdict.
     pub fn count_drop(&mut self, ingress: PortId, reason: DropReason, frames: u64) {
-        self.counters.add(ingress, reason, frames);
+        if self.tables.index(ingress).is_some() {
+            self.counters.add(ingress, reason, frames);
+        }
     }
 
     /// The frames that came in by `port` and were dropped, per reason, none of them zero.
     pub fn drops(&self, port: PortId) -> impl Iterator<Item = (DropReason, u64)> {
-        self.counters.of(port)
+        self.counters.drops(port)
+    }
+
+    /// What the guest behind `port` asked for and was denied, none of them zero.
+    pub fn denials(&self, port: PortId) -> impl Iterator<Item = (Denial, u64)> {
+        self.counters.denials(port)
     }
 
     /// How the flow cache does.
@@ -188,14 +295,20 @@ impl Switch {
     }
 }
 
-/// The header of what can be forwarded at all.
-fn admit(head: &[u8], frame_len: usize) -> Result<Header, (DropReason, Option<Malformed>)> {
-    if frame_len > MAX_FRAME_BYTES {
-        return Err((DropReason::TooLong, None));
+/// Puts the ways that `action` sends a frame into `outputs`.
+#[inline]
+fn leave(tables: &Tables, ingress: PortIndex, frame: &Frame<'_>, action: Action, outputs: &mut Vec<Output>) {
+    let vswitch = tables.port(ingress).vswitch;
+    match action {
+        Action::Send(output) => outputs.push(output),
+        Action::Overheard { target, segment } => {
+            let others = tables.listeners(vswitch, segment).filter(|port| *port != target);
+            outputs.extend(pipeline::outputs(tables, ingress, frame, segment, std::iter::once(target).chain(others)));
+        }
+        Action::Flood(segment) => {
+            let audience = tables.audience(vswitch, segment, frame.link.dst);
+            outputs.extend(pipeline::outputs(tables, ingress, frame, segment, audience));
+        }
+        Action::Drop(_) => {}
     }
-    if frame_len < head.len() {
-        return Err((DropReason::Malformed, None));
-    }
-    let (header, _) = Header::parse(head).map_err(|problem| (DropReason::Malformed, Some(problem)))?;
-    Ok(header)
 }

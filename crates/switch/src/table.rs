@@ -1,24 +1,72 @@
-//! A configuration, compiled for looking up.
+//! A configuration, compiled for looking up, with what vNICs registered on top.
+
+use std::net::IpAddr;
 
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
-use weft_types::{MacAddr, PortId, VlanId};
+use weft_types::{MacAddr, MacRange, PortId};
 
-use crate::{Config, PortConfig, Role, VSwitchConfig, VSwitchId};
+use crate::filter::Granted;
+use crate::pipeline::Fields;
+use crate::{Addresses, Config, PortConfig, Role, Segment, VSwitchConfig, Vlans, pipeline};
 
 /// A port's place in [`Tables::ports`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct PortIndex(u32);
 
 /// A vSwitch's place in [`Tables::vswitches`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct VSwitchIndex(u32);
 
+impl VSwitchIndex {
+    pub(crate) fn number(self) -> usize {
+        self.0 as usize
+    }
+}
+
 /// A port, and what every decision needs to know about it.
 #[derive(Debug)]
 pub(crate) struct Port {
     pub(crate) config: PortConfig,
     pub(crate) vswitch: VSwitchIndex,
+    /// The fields of its frames on which a decision can rest.
+    pub(crate) fields: Fields,
+    /// What its vNIC said, where it can be known.
+    pub(crate) filter: Option<Granted>,
+}
+
+impl Port {
+    /// Whether it hears unicast frames for others.
+    pub(crate) fn is_promiscuous(&self) -> bool {
+        self.config.policy.promiscuous && self.filter.as_ref().is_none_or(|filter| filter.promiscuous)
+    }
+
+    /// The groups that it listens to; `None` is all, which is also what is not known.
+    fn groups(&self) -> Option<&[MacAddr]> {
+        let filter = self.filter.as_ref()?;
+        if self.is_promiscuous() { None } else { filter.groups.as_deref() }
+    }
+
+    /// Whether its vNIC listens to `mac`, which is in the tables for it; what is not known, it does.
+    fn listens(&self, mac: MacAddr) -> bool {
+        let is_in_range = || self.config.mac_ranges.iter().any(|range| range.contains(mac));
+        self.filter.as_ref().is_none_or(|filter| filter.stations.binary_search(&mac).is_ok() || is_in_range())
+    }
+
+    /// The addresses that its vNIC registered besides the configured ones.
+    fn extras(&self) -> impl Iterator<Item = MacAddr> {
+        let stations = self.filter.iter().flat_map(|filter| filter.stations.iter().copied());
+        stations.filter(|mac| !self.is_configured(*mac))
+    }
+
+    /// Whether `mac` was configured for it, alone or in a range.
+    pub(crate) fn is_configured(&self, mac: MacAddr) -> bool {
+        self.config.macs.contains(&mac) || self.config.mac_ranges.iter().any(|range| range.contains(mac))
+    }
+
+    pub(crate) fn carries(&self, segment: Segment) -> bool {
+        self.config.vlans.carries(segment)
+    }
 }
 
 /// A vSwitch, and what every decision needs to know about it.
@@ -27,135 +75,355 @@ pub(crate) struct VSwitch {
     pub(crate) config: VSwitchConfig,
     pub(crate) uplink: Option<PortIndex>,
     /// The ports that hear unicast frames for others.
-    pub(crate) promiscuous: Vec<PortId>,
-    /// Where its ports stand in [`Tables::ports`], and how many they are.
-    first: u32,
-    len: u32,
+    pub(crate) promiscuous: Vec<PortIndex>,
+    /// Its trunk ports.
+    trunks: Members,
+    /// In order; they do not overlap.
+    ranges: Vec<(MacRange, PortIndex)>,
 }
 
-/// Some ports: a run of [`Tables::ring`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Ports {
-    start: u32,
-    len: u32,
+/// The ports that hear the groups of a segment.
+#[derive(Debug, Default)]
+struct Members {
+    /// All of them: they hear broadcasts.
+    all: Vec<PortIndex>,
+    /// Those that listen to every group.
+    multicast: Vec<PortIndex>,
 }
 
-/// What a station is known by.
+impl Members {
+    fn of(&self, is_broadcast: bool) -> &[PortIndex] {
+        if is_broadcast { &self.all } else { &self.multicast }
+    }
+
+    fn add(&mut self, port: PortIndex, all_groups: bool) {
+        self.all.push(port);
+        if all_groups {
+            self.multicast.push(port);
+        }
+    }
+}
+
+/// What a station at an access port, or anywhere on the trunks of a vSwitch, is found by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Station {
-    vswitch: VSwitchIndex,
-    /// `None` on access ports, which are all there are as yet.
-    vlan: Option<VlanId>,
-    mac: MacAddr,
+struct Place(u64, u32);
+
+/// Stands for the segments of trunks, which have many.
+const TRUNK: u16 = u16::MAX;
+
+impl Place {
+    fn new(vswitch: VSwitchIndex, segment: u16, mac: MacAddr) -> Self {
+        let [a, b, c, d, e, f] = mac.octets();
+        let [g, h] = segment.to_be_bytes();
+        Self(u64::from_be_bytes([a, b, c, d, e, f, g, h]), vswitch.0)
+    }
 }
 
-/// All ports and vSwitches, and who owns which MAC address. Never changes: a new configuration makes new tables.
+fn number(segment: Segment) -> u16 {
+    match segment {
+        Segment::Untagged => 0,
+        Segment::Vlan(vlan) => vlan.into(),
+    }
+}
+
+/// All ports and vSwitches, and who owns which MAC address.
 #[derive(Debug)]
 pub(crate) struct Tables {
-    /// One vSwitch's ports after the other's.
     ports: Vec<Port>,
     vswitches: Vec<VSwitch>,
     indices: HashMap<PortId, PortIndex, FixedState>,
     /// Law 1: made of registrations, here and nowhere else.
-    stations: HashMap<Station, PortIndex, FixedState>,
-    /// The ports of each vSwitch, twice in a row. So each list that a verdict can need is a run of it: one port, or
-    /// all ports of a vSwitch but one, which are those from the one's right-hand neighbour round to its left-hand one.
-    ring: Vec<PortId>,
+    stations: HashMap<Place, PortIndex, FixedState>,
+    /// Those of trunk ports: as many as have no VLAN in common.
+    trunk_stations: HashMap<Place, Vec<PortIndex>, FixedState>,
+    /// The access ports of each segment.
+    access: HashMap<(VSwitchIndex, Segment), Members, FixedState>,
+    /// The ports that listen to a group, and not to all.
+    joined: HashMap<(VSwitchIndex, MacAddr), Vec<PortIndex>, FixedState>,
+    /// The ports for which an IP address was configured.
+    fixed: HashMap<(VSwitchIndex, IpAddr), Vec<PortIndex>, FixedState>,
+    /// Whether any port learns addresses.
+    learns_addresses: bool,
+    /// Of the most receivers that a frame can have.
+    most_receivers: usize,
 }
 
 impl Tables {
-    /// The tables of a configuration that is right; `seed` keys them.
-    pub(crate) fn new(config: Config, seed: u64) -> Self {
+    /// The tables of a configuration that is right; `seed` keys them. `filters` gives the filters in force before.
+    pub(crate) fn new(config: Config, seed: u64, mut filters: impl FnMut(PortId) -> Option<Granted>) -> Self {
         let Config { vswitches, ports, .. } = config;
-        let numbers: HashMap<VSwitchId, u32, FixedState> =
-            vswitches.iter().map(|vswitch| vswitch.id).zip(0..).collect();
-        let mut vswitches: Vec<VSwitch> = vswitches
-            .into_iter()
-            .map(|config| VSwitch { config, uplink: None, promiscuous: Vec::new(), first: 0, len: 0 })
-            .collect();
+        let numbers: HashMap<_, u32, FixedState> = vswitches.iter().map(|vswitch| vswitch.id).zip(0..).collect();
+        let vswitches = vswitches.into_iter().map(|config| VSwitch {
+            config,
+            uplink: None,
+            promiscuous: Vec::new(),
+            trunks: Members::default(),
+            ranges: Vec::new(),
+        });
+        let seeded = || FixedState::with_seed(seed);
+        let mut tables = Self {
+            vswitches: vswitches.collect(),
+            indices: HashMap::with_capacity_and_hasher(ports.len(), seeded()),
+            stations: HashMap::with_capacity_and_hasher(ports.len(), seeded()),
+            trunk_stations: HashMap::with_hasher(seeded()),
+            access: HashMap::with_hasher(seeded()),
+            joined: HashMap::with_hasher(seeded()),
+            fixed: HashMap::with_hasher(seeded()),
+            learns_addresses: ports.iter().any(|port| port.addresses.learn() > 0),
+            ports: Vec::with_capacity(ports.len()),
+            most_receivers: ports.len(),
+        };
+        let mut granted = Vec::new();
+        for config in ports {
+            let Some(vswitch) = numbers.get(&config.vswitch).copied().map(VSwitchIndex) else { continue };
+            let index = PortIndex(tables.ports.len() as u32);
+            granted.extend(filters(config.id).map(|filter| (index, filter)));
+            tables.indices.insert(config.id, index);
+            let fields = pipeline::consulted(&config, tables.learns_addresses);
+            tables.ports.push(Port { config, vswitch, fields, filter: None });
+            tables.plug(index);
+        }
+        for vswitch in &mut tables.vswitches {
+            vswitch.ranges.sort_unstable_by_key(|(range, _)| range.first());
+        }
+        // Only now: configured addresses come before those that were registered later.
+        for (index, filter) in granted {
+            tables.set_filter(index, filter);
+        }
+        tables
+    }
 
-        let mut ports: Vec<Port> = ports
-            .into_iter()
-            .filter_map(|config| {
-                let vswitch = VSwitchIndex(*numbers.get(&config.vswitch)?);
-                Some(Port { config, vswitch })
-            })
-            .collect();
-        ports.sort_by_key(|port| port.vswitch.0);
-
-        let mut indices = HashMap::with_capacity_and_hasher(ports.len(), FixedState::with_seed(seed));
-        let mut stations = HashMap::with_capacity_and_hasher(ports.len(), FixedState::with_seed(seed));
-        let mut ring = Vec::with_capacity(2 * ports.len());
-        for (number, port) in (0..).zip(&ports) {
-            let index = PortIndex(number);
-            let vswitch = &mut vswitches[port.vswitch.0 as usize];
-            if vswitch.len == 0 {
-                vswitch.first = number;
-            }
-            vswitch.len += 1;
-            if port.config.role == Role::Uplink {
-                vswitch.uplink = Some(index);
-            }
-            if port.config.policy.promiscuous {
-                vswitch.promiscuous.push(port.config.id);
-            }
-            indices.insert(port.config.id, index);
-            for &mac in &port.config.macs {
-                stations.insert(Station { vswitch: port.vswitch, vlan: None, mac }, index);
+    /// Enters a new port into what does not depend on its filter, and its addresses as configured.
+    fn plug(&mut self, index: PortIndex) {
+        let port = &self.ports[index.0 as usize];
+        let vswitch = &mut self.vswitches[port.vswitch.0 as usize];
+        if port.config.role == Role::Uplink {
+            vswitch.uplink = Some(index);
+        }
+        vswitch.ranges.extend(port.config.mac_ranges.iter().map(|range| (*range, index)));
+        if port.is_promiscuous() {
+            vswitch.promiscuous.push(index);
+        }
+        match port.config.vlans {
+            Vlans::Access(segment) => self.access.entry((port.vswitch, segment)).or_default().add(index, true),
+            Vlans::Trunk { .. } => vswitch.trunks.add(index, true),
+        }
+        if let Addresses::Known { fixed, .. } = &port.config.addresses {
+            let hosts = fixed.iter().filter(|prefix| prefix.prefix_len() == prefix.max_prefix_len());
+            for host in hosts {
+                self.fixed.entry((port.vswitch, host.addr())).or_default().push(index);
             }
         }
-        for members in ports.chunk_by(|a, b| a.vswitch == b.vswitch) {
-            ring.extend(members.iter().map(|port| port.config.id));
-            ring.extend_from_within(ring.len() - members.len()..);
+        for at in 0..self.port(index).config.macs.len() {
+            let mac = self.port(index).config.macs[at];
+            self.register(index, mac);
         }
-        Self { ports, vswitches, indices, stations, ring }
+    }
+
+    fn register(&mut self, index: PortIndex, mac: MacAddr) {
+        let port = &self.ports[index.0 as usize];
+        match port.config.vlans {
+            Vlans::Access(segment) => {
+                self.stations.insert(Place::new(port.vswitch, number(segment), mac), index);
+            }
+            Vlans::Trunk { .. } => {
+                self.trunk_stations.entry(Place::new(port.vswitch, TRUNK, mac)).or_default().push(index);
+            }
+        }
+    }
+
+    fn unregister(&mut self, index: PortIndex, mac: MacAddr) {
+        let port = &self.ports[index.0 as usize];
+        match port.config.vlans {
+            Vlans::Access(segment) => {
+                self.stations.remove(&Place::new(port.vswitch, number(segment), mac));
+            }
+            Vlans::Trunk { .. } => {
+                if let Some(owners) = self.trunk_stations.get_mut(&Place::new(port.vswitch, TRUNK, mac)) {
+                    owners.retain(|owner| *owner != index);
+                }
+            }
+        }
+    }
+
+    /// Whether the vNIC of `index` may register `mac`: it was configured for it, or policy allows and it is nobody
+    /// else's.
+    pub(crate) fn may_register(&self, index: PortIndex, mac: MacAddr) -> bool {
+        let port = self.port(index);
+        if port.is_configured(mac) {
+            return true;
+        }
+        let is_free = || !self.rivals(index, mac).any(|rival| rival != index);
+        port.config.policy.mac_changes && mac.is_station() && is_free()
+    }
+
+    /// The ports that own `mac`, or for which it is configured, in a segment that `index` carries too.
+    fn rivals(&self, index: PortIndex, mac: MacAddr) -> impl Iterator<Item = PortIndex> {
+        let port = self.port(index);
+        let overlaps = move |rival: &PortIndex| self.port(*rival).config.vlans.overlap(&port.config.vlans);
+        self.owners(port.vswitch, mac, &port.config.vlans).filter(overlaps)
+    }
+
+    /// The ports of a vSwitch for which `mac` is registered in a segment of `vlans`.
+    fn owners<'a>(
+        &'a self,
+        vswitch: VSwitchIndex,
+        mac: MacAddr,
+        vlans: &'a Vlans,
+    ) -> impl Iterator<Item = PortIndex> + 'a {
+        let segments: Box<dyn Iterator<Item = Segment>> = match vlans {
+            Vlans::Access(segment) => Box::new(std::iter::once(*segment)),
+            Vlans::Trunk { allowed, native } => {
+                Box::new(allowed.iter().map(Segment::Vlan).chain(native.iter().copied()))
+            }
+        };
+        let access =
+            segments.filter_map(move |segment| self.stations.get(&Place::new(vswitch, number(segment), mac)).copied());
+        let trunks = self.trunk_stations.get(&Place::new(vswitch, TRUNK, mac)).into_iter().flatten().copied();
+        access.chain(trunks).chain(self.range_owner(vswitch, mac))
+    }
+
+    fn range_owner(&self, vswitch: VSwitchIndex, mac: MacAddr) -> Option<PortIndex> {
+        let ranges = &self.vswitch(vswitch).ranges;
+        let (range, owner) = ranges[..ranges.partition_point(|(range, _)| range.first() <= mac)].last()?;
+        range.contains(mac).then_some(*owner)
+    }
+
+    /// Puts `filter` in force at a port, as far as it may still have what it was granted.
+    pub(crate) fn set_filter(&mut self, index: PortIndex, mut filter: Granted) {
+        self.leave(index);
+        filter.stations.retain(|mac| self.may_register(index, *mac));
+        self.ports[index.0 as usize].filter = Some(filter);
+        for mac in self.port(index).extras().collect::<Vec<_>>() {
+            self.register(index, mac);
+        }
+        self.join(index);
+    }
+
+    /// Takes what a port's filter says out of the tables.
+    fn leave(&mut self, index: PortIndex) {
+        for mac in self.port(index).extras().collect::<Vec<_>>() {
+            self.unregister(index, mac);
+        }
+        let port = &self.ports[index.0 as usize];
+        let vswitch = &mut self.vswitches[port.vswitch.0 as usize];
+        vswitch.promiscuous.retain(|port| *port != index);
+        match port.groups() {
+            Some(groups) => {
+                for group in groups {
+                    if let Some(listeners) = self.joined.get_mut(&(port.vswitch, *group)) {
+                        listeners.retain(|port| *port != index);
+                        if listeners.is_empty() {
+                            self.joined.remove(&(port.vswitch, *group));
+                        }
+                    }
+                }
+            }
+            None => {
+                let members = match port.config.vlans {
+                    Vlans::Access(segment) => self.access.get_mut(&(port.vswitch, segment)),
+                    Vlans::Trunk { .. } => Some(&mut vswitch.trunks),
+                };
+                if let Some(members) = members {
+                    members.multicast.retain(|port| *port != index);
+                }
+            }
+        }
+    }
+
+    /// Enters a port's groups, and whether it hears everything.
+    fn join(&mut self, index: PortIndex) {
+        let port = &self.ports[index.0 as usize];
+        let vswitch = &mut self.vswitches[port.vswitch.0 as usize];
+        if port.is_promiscuous() {
+            vswitch.promiscuous.push(index);
+        }
+        match port.groups() {
+            Some(groups) => {
+                for group in groups {
+                    self.joined.entry((port.vswitch, *group)).or_default().push(index);
+                }
+            }
+            None => match port.config.vlans {
+                Vlans::Access(segment) => {
+                    self.access.entry((port.vswitch, segment)).or_default().multicast.push(index);
+                }
+                Vlans::Trunk { .. } => vswitch.trunks.multicast.push(index),
+            },
+        }
     }
 
     /// The port with this number.
+    #[inline]
     pub(crate) fn index(&self, id: PortId) -> Option<PortIndex> {
         self.indices.get(&id).copied()
     }
 
     /// A port.
+    #[inline]
     pub(crate) fn port(&self, index: PortIndex) -> &Port {
         &self.ports[index.0 as usize]
     }
 
-    /// Every port.
-    pub(crate) fn ports(&self) -> impl Iterator<Item = &PortConfig> {
-        self.ports.iter().map(|port| &port.config)
-    }
-
-    /// Every vSwitch.
-    pub(crate) fn vswitches(&self) -> impl Iterator<Item = &VSwitch> {
-        self.vswitches.iter()
+    /// How many vSwitches there are.
+    pub(crate) fn vswitches(&self) -> usize {
+        self.vswitches.len()
     }
 
     /// A vSwitch.
+    #[inline]
     pub(crate) fn vswitch(&self, index: VSwitchIndex) -> &VSwitch {
         &self.vswitches[index.0 as usize]
     }
 
-    /// The port for which `mac` is registered.
-    pub(crate) fn owner(&self, vswitch: VSwitchIndex, vlan: Option<VlanId>, mac: MacAddr) -> Option<PortIndex> {
-        self.stations.get(&Station { vswitch, vlan, mac }).copied()
+    /// The most ports by which one frame can leave.
+    pub(crate) fn most_receivers(&self) -> usize {
+        self.most_receivers
     }
 
-    /// The port alone.
-    pub(crate) fn only(&self, port: PortIndex) -> Ports {
-        let first = self.vswitch(self.port(port).vswitch).first;
-        Ports { start: first + port.0, len: 1 }
+    /// The port for which `mac` is registered in `segment`, if it listens to it.
+    pub(crate) fn owner(&self, vswitch: VSwitchIndex, segment: Segment, mac: MacAddr) -> Option<PortIndex> {
+        let listens = |owner: &PortIndex| self.port(*owner).listens(mac);
+        if let Some(owner) = self.stations.get(&Place::new(vswitch, number(segment), mac)) {
+            return Some(*owner).filter(listens);
+        }
+        let carries = |owner: &PortIndex| self.port(*owner).carries(segment);
+        let trunks = self.trunk_stations.get(&Place::new(vswitch, TRUNK, mac));
+        let trunk = trunks.and_then(|owners| owners.iter().copied().find(carries));
+        trunk.or_else(|| self.range_owner(vswitch, mac).filter(carries)).filter(listens)
     }
 
-    /// All ports of its vSwitch but `port`; `None` when there are no others.
-    pub(crate) fn all_but(&self, port: PortIndex) -> Option<Ports> {
-        let VSwitch { first, len, .. } = *self.vswitch(self.port(port).vswitch);
-        (len > 1).then(|| Ports { start: first + port.0 + 1, len: len - 1 })
+    /// Whether `address` was configured for another port of `segment` than `index`.
+    pub(crate) fn is_fixed(&self, vswitch: VSwitchIndex, segment: Segment, address: IpAddr, index: PortIndex) -> bool {
+        let owners = self.fixed.get(&(vswitch, address)).into_iter().flatten();
+        owners.into_iter().any(|owner| *owner != index && self.port(*owner).carries(segment))
     }
 
-    /// The numbers of these ports.
-    #[inline]
-    pub(crate) fn ids(&self, ports: Ports) -> &[PortId] {
-        &self.ring[ports.start as usize..][..ports.len as usize]
+    /// Whether any port learns addresses.
+    pub(crate) fn learns_addresses(&self) -> bool {
+        self.learns_addresses
+    }
+
+    /// The ports that hear frames for the group `dst` in `segment`, each once.
+    pub(crate) fn audience(
+        &self,
+        vswitch: VSwitchIndex,
+        segment: Segment,
+        dst: MacAddr,
+    ) -> impl Iterator<Item = PortIndex> {
+        let is_broadcast = dst.is_broadcast();
+        let carries = move |index: &PortIndex| self.port(*index).carries(segment);
+        let access = self.access.get(&(vswitch, segment)).map_or(&[][..], |members| members.of(is_broadcast));
+        let trunks = self.vswitch(vswitch).trunks.of(is_broadcast);
+        // Whoever is a member hears broadcasts already.
+        let joined = if is_broadcast { None } else { self.joined.get(&(vswitch, dst)) };
+        let others = trunks.iter().chain(joined.into_iter().flatten()).copied().filter(carries);
+        access.iter().copied().chain(others)
+    }
+
+    /// The promiscuous ports that hear a unicast frame of `segment`.
+    pub(crate) fn listeners(&self, vswitch: VSwitchIndex, segment: Segment) -> impl Iterator<Item = PortIndex> {
+        let carries = move |index: &PortIndex| self.port(*index).carries(segment);
+        self.vswitch(vswitch).promiscuous.iter().copied().filter(carries)
     }
 }

@@ -5,6 +5,7 @@ use std::hash::Hash;
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use hashbrown::hash_map::Entry;
+use weft_types::MacRange;
 
 use crate::{Config, ConfigError, PortConfig, Role, VSwitchConfig};
 
@@ -21,6 +22,7 @@ pub(crate) fn problems(config: &Config, current: u64) -> Vec<ConfigError> {
     check_port_identities(&config.ports, &mut problems);
     check_membership(config, &mut problems);
     check_macs(&config.ports, &mut problems);
+    check_ranges(&config.ports, &mut problems);
     problems
 }
 
@@ -75,19 +77,59 @@ fn check_membership(config: &Config, problems: &mut Vec<ConfigError>) {
     }
 }
 
-/// Every MAC address is one station's, and registered once on its vSwitch (law 1).
+/// Every MAC address is one station's, and registered once in each segment of its vSwitch (laws 1 and 4).
 fn check_macs(ports: &[PortConfig], problems: &mut Vec<ConfigError>) {
-    let mut owners = Map::default();
+    let mut owners: Map<_, Vec<&PortConfig>> = Map::default();
     for port in ports {
         let named = || (port.name.clone(), port.provenance.clone());
         for &mac in &port.macs {
             if !mac.is_station() {
                 let (port, provenance) = named();
                 problems.push(ConfigError::NotAStation { port, mac, provenance });
-            } else if let Some(first) = rival(owners.entry((port.vswitch, mac)), port) {
-                let (second, provenance) = named();
-                problems.push(ConfigError::DuplicateMac { mac, first: first.name.clone(), second, provenance });
+                continue;
             }
+            let others = owners.entry((port.vswitch, mac)).or_default();
+            match others.iter().find(|other| other.vlans.overlap(&port.vlans)) {
+                Some(first) => {
+                    let (second, provenance) = named();
+                    problems.push(ConfigError::DuplicateMac { mac, first: first.name.clone(), second, provenance });
+                }
+                None => others.push(port),
+            }
+        }
+    }
+}
+
+/// Runs of MAC addresses meet no other run of their vSwitch, and no other port's address, whatever their VLANs.
+fn check_ranges(ports: &[PortConfig], problems: &mut Vec<ConfigError>) {
+    if ports.iter().all(|port| port.mac_ranges.is_empty()) {
+        return;
+    }
+    let runs = ports.iter().flat_map(|port| {
+        let ranges = port.mac_ranges.iter().map(move |range| (port.vswitch, range.first(), false, Some(*range), port));
+        ranges.chain(port.macs.iter().map(move |mac| (port.vswitch, *mac, true, None, port)))
+    });
+    let mut runs: Vec<_> = runs.collect();
+    runs.sort_by_key(|(vswitch, first, is_single, ..)| (*vswitch, *first, *is_single));
+    let mut highest: Option<(MacRange, &PortConfig)> = None;
+    for (vswitch, first, _, range, port) in runs {
+        if let Some((before, owner)) = highest
+            && owner.vswitch == vswitch
+            && before.contains(first)
+            && (range.is_some() || owner.id != port.id)
+        {
+            let (range, at, other) = range.map_or((before, owner, port), |range| (range, port, owner));
+            problems.push(ConfigError::RangeTaken {
+                range,
+                port: at.name.clone(),
+                other: other.name.clone(),
+                provenance: at.provenance.clone(),
+            });
+        }
+        if let Some(range) = range
+            && highest.is_none_or(|(before, owner)| owner.vswitch != vswitch || before.last() < range.last())
+        {
+            highest = Some((range, port));
         }
     }
 }

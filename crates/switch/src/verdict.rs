@@ -3,15 +3,27 @@
 use std::fmt;
 
 use weft_types::PortId;
+use weft_wire::TagEdit;
 
 /// The decision about one frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict<'a> {
     /// It leaves by these ports: at least one, each of them once, never the one by which it came in.
-    Forward(&'a [PortId]),
+    Forward(&'a [Output]),
     /// It goes nowhere, and has been counted.
     Drop(DropReason),
 }
+
+/// A port by which a frame leaves, and as what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Output {
+    /// The port.
+    pub port: PortId,
+    /// What is done to its tag on the way out.
+    pub edit: TagEdit,
+}
+
+const _: () = assert!(size_of::<Output>() == 8);
 
 macro_rules! drop_reasons {
     ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
@@ -49,10 +61,34 @@ drop_reasons! {
     BadOffload = "bad-offload",
     /// It has a VLAN tag, and the port is an access port.
     Tagged = "tagged",
+    /// It has no VLAN tag, and the port is a trunk without a native VLAN.
+    Untagged = "untagged",
+    /// The trunk port does not carry its VLAN.
+    VlanNotAllowed = "vlan-not-allowed",
+    /// Its tag names VLAN 4095, which no frame may be in (IEEE 802.1Q, table 9-2).
+    ReservedVlan = "reserved-vlan",
+    /// It would leave without its outer tag, and the tag below would carry it into another VLAN.
+    DoubleTagged = "double-tagged",
     /// Its source is a group address, or zero: no station can have sent it.
     InvalidSource = "invalid-source",
     /// Its source is not registered for the port by which it came in.
     ForgedMac = "forged-mac",
+    /// Its source is new, and the port has as many learned stations as it may have.
+    LearnLimit = "learn-limit",
+    /// Its IPv4 source is no address of the port by which it came in.
+    ForgedIpv4 = "forged-ipv4",
+    /// Its IPv6 source is no address of the port by which it came in.
+    ForgedIpv6 = "forged-ipv6",
+    /// It says in ARP that its sender has what is not its own.
+    ForgedArp = "forged-arp",
+    /// It says in neighbour discovery that its sender has what is not its own, or cannot be read whole.
+    ForgedNeighbour = "forged-neighbour",
+    /// It comes from a DHCP server, and there may be none behind the port.
+    RogueDhcpServer = "rogue-dhcp-server",
+    /// It is a router advertisement or redirect, and there may be no router behind the port.
+    RogueRouter = "rogue-router",
+    /// Its extension headers hide whether it is what the port may not send.
+    Unreadable = "unreadable",
     /// Its destination is one of the group addresses that a bridge never forwards (IEEE 802.1Q, table 8-1).
     ReservedGroup = "reserved-group",
     /// Its destination is registered nowhere on the network, and no uplink leads to where it could be.

@@ -11,6 +11,9 @@ impl Instant {
     /// The origin.
     pub const ZERO: Self = Self(0);
 
+    /// The end of time, which never comes.
+    pub const MAX: Self = Self(u64::MAX);
+
     /// `nanos` nanoseconds after the origin.
     pub const fn from_nanos(nanos: u64) -> Self {
         Self(nanos)

@@ -6,18 +6,22 @@
 mod bytes;
 mod instant;
 mod mac;
+mod mac_range;
 mod name;
 mod place;
 mod port;
 #[cfg(feature = "schema")]
 mod schema;
 mod vlan;
+mod vlan_set;
 
 pub use bytes::{ByteSize, ByteSizeError};
 pub use instant::Instant;
-pub use ipnet::Ipv4Net;
+pub use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 pub use mac::{MacAddr, MacAddrError};
+pub use mac_range::{MacRange, MacRangeError};
 pub use name::{Label, LabelError, NetworkName, PortName, VmName};
 pub use place::Provenance;
 pub use port::PortId;
 pub use vlan::{VlanId, VlanIdError};
+pub use vlan_set::VlanSet;

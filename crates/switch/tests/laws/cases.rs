@@ -5,6 +5,7 @@ use std::fmt::Write;
 use expect_test::{Expect, expect};
 use weft_switch::{Config, DropReason, Policy, PortConfig, Role, Switch, VSwitchConfig, VSwitchId, Verdict};
 use weft_types::{MacAddr, PortId, Provenance};
+use weft_wire::TagEdit;
 
 use crate::NOW;
 
@@ -35,19 +36,20 @@ fn mac(letter: &str) -> MacAddr {
 }
 
 fn world() -> Config {
-    let vswitches = (0..).zip(["lan", "lab", "cell"]).map(|(id, name)| VSwitchConfig {
-        id: VSwitchId(id),
-        name: name.parse().unwrap(),
-        provenance: Provenance::file("lab.toml", 1 + id),
+    let vswitches = (0..).zip(["lan", "lab", "cell"]).map(|(id, name)| {
+        VSwitchConfig::new(VSwitchId(id), name.parse().unwrap(), Provenance::file("lab.toml", 1 + id))
     });
-    let ports = (0..).zip(PORTS).map(|(id, (name, vswitch, role, letters, policy))| PortConfig {
-        id: PortId(id),
-        name: name.parse().unwrap(),
-        vswitch: VSwitchId(vswitch),
-        role,
-        macs: letters.split_terminator("").skip(1).map(mac).collect(),
-        policy: Policy { forged_macs: policy == "forged", promiscuous: policy == "promiscuous" },
-        provenance: Provenance::file("lab.toml", 10 + id),
+    let ports = (0..).zip(PORTS).map(|(id, (name, vswitch, role, letters, policy))| {
+        let (name, place) = (name.parse().unwrap(), Provenance::file("lab.toml", 10 + id));
+        PortConfig {
+            macs: letters.split_terminator("").skip(1).map(mac).collect(),
+            policy: Policy {
+                forged_macs: policy == "forged",
+                promiscuous: policy == "promiscuous",
+                ..Policy::default()
+            },
+            ..PortConfig::new(PortId(id), name, VSwitchId(vswitch), role, place)
+        }
     });
     Config { generation: 1, vswitches: vswitches.collect(), ports: ports.collect() }
 }
@@ -66,7 +68,7 @@ fn frame(text: &str) -> (PortId, Vec<u8>, usize) {
     let ingress = port(words.next().unwrap());
     let (src, dst) = words.next().unwrap().split_once('>').unwrap();
     let mut head = [mac(dst).octets(), mac(src).octets()].concat();
-    head.extend([0x08, 0x06]);
+    head.extend([0x88, 0xb5]);
     head.resize(60, 0);
     let mut len = None;
     for word in words {
@@ -102,7 +104,13 @@ fn send(switch: &mut Switch, text: &str) -> String {
     let (ingress, head, len) = frame(text);
     let mut line = match switch.forward(NOW, ingress, &head, len) {
         Verdict::Drop(reason) => format!("dropped: {reason}"),
-        Verdict::Forward(ports) => format!("-> {}", ports.iter().map(|id| name(*id)).collect::<Vec<_>>().join(" ")),
+        Verdict::Forward(ports) => {
+            let way = |output: &weft_switch::Output| match output.edit {
+                TagEdit::Keep => name(output.port).to_owned(),
+                edit => format!("{}({edit:?})", name(output.port)),
+            };
+            format!("-> {}", ports.iter().map(way).collect::<Vec<_>>().join(" "))
+        }
     };
     line.push_str(" |");
     for ((what, before), (_, after)) in before.into_iter().zip(state(switch)).filter(|(b, a)| b.1 != a.1) {
@@ -169,14 +177,14 @@ fn stations_send_as_themselves() {
 #[test]
 fn what_is_no_frame_for_an_access_port() {
     check("web a>b vlan=10", expect!["dropped: tagged | misses +1 web:tagged +1"]);
-    check("web a>b vlan=0", expect!["dropped: tagged | misses +1 web:tagged +1"]);
+    check("web a>b vlan=0", expect!["-> db(Pop) | flows +1 misses +1"]);
     check("web a>b vlan=10 cut=17", expect!["dropped: malformed | web:malformed +1"]);
     check("web a>b cut=13", expect!["dropped: malformed | web:malformed +1"]);
     check("web a>b cut=14", expect!["-> db | flows +1 misses +1"]);
     check("web a>b len=65553", expect!["-> db | flows +1 misses +1"]);
     check("web a>b len=65554", expect!["dropped: too-long | web:too-long +1"]);
     check("web a>b len=59", expect!["dropped: malformed | web:malformed +1"]);
-    check("nobody a>b", expect!["dropped: unknown-port | misses +1"]);
+    check("nobody a>b", expect!["dropped: unknown-port |"]);
 }
 
 #[test]
@@ -263,63 +271,63 @@ fn explanations_name_the_declaration() {
     explain(
         "web a>b",
         expect![[r#"
-        frame: 02:00:00:00:00:61 > 02:00:00:00:00:62, ARP, 60 bytes
-        access-vlan: the frame has no tag
-        source-mac: 02:00:00:00:00:61 is registered for `web` (lab.toml:10)
-        mac-table: 02:00:00:00:00:62 is registered for `db` (lab.toml:11)
-        forwarded to `db`"#]],
+            frame: 02:00:00:00:00:61 > 02:00:00:00:00:62, EtherType 0x88b5, 60 bytes
+            vlan: the frame has no tag, so it is in the untagged segment (lab.toml:10)
+            source-mac: 02:00:00:00:00:61 is registered for `web` (lab.toml:10)
+            mac-table: 02:00:00:00:00:62 is registered for `db` (lab.toml:11)
+            forwarded to `db`"#]],
     );
     explain(
         "web a>x",
         expect![[r#"
-        frame: 02:00:00:00:00:61 > 02:00:00:00:00:78, ARP, 60 bytes
-        access-vlan: the frame has no tag
-        source-mac: 02:00:00:00:00:61 is registered for `web` (lab.toml:10)
-        mac-table: 02:00:00:00:00:78 is not known, so it may be behind `up` (lab.toml:14)
-        forwarded to `up`"#]],
+            frame: 02:00:00:00:00:61 > 02:00:00:00:00:78, EtherType 0x88b5, 60 bytes
+            vlan: the frame has no tag, so it is in the untagged segment (lab.toml:10)
+            source-mac: 02:00:00:00:00:61 is registered for `web` (lab.toml:10)
+            mac-table: 02:00:00:00:00:78 is not known, so it may be behind `up` (lab.toml:14)
+            forwarded to `up`"#]],
     );
     explain(
         "web b>a",
         expect![[r#"
-        frame: 02:00:00:00:00:62 > 02:00:00:00:00:61, ARP, 60 bytes
-        access-vlan: the frame has no tag
-        source-mac: 02:00:00:00:00:62 is not registered for `web` (lab.toml:10)
-        dropped: forged-mac"#]],
+            frame: 02:00:00:00:00:62 > 02:00:00:00:00:61, EtherType 0x88b5, 60 bytes
+            vlan: the frame has no tag, so it is in the untagged segment (lab.toml:10)
+            source-mac: 02:00:00:00:00:62 is not registered for `web` (lab.toml:10)
+            dropped: forged-mac"#]],
     );
     explain(
         "nest x>*",
         expect![[r#"
-        frame: 02:00:00:00:00:78 > ff:ff:ff:ff:ff:ff, ARP, 60 bytes
-        access-vlan: the frame has no tag
-        source-mac: 02:00:00:00:00:78 is not registered for `nest`, which may send from any address (lab.toml:12)
-        mac-table: ff:ff:ff:ff:ff:ff is a group: all other ports of `lan` hear it (lab.toml:1)
-        forwarded to 4 ports"#]],
+            frame: 02:00:00:00:00:78 > ff:ff:ff:ff:ff:ff, EtherType 0x88b5, 60 bytes
+            vlan: the frame has no tag, so it is in the untagged segment (lab.toml:12)
+            source-mac: 02:00:00:00:00:78 is not registered for `nest`, which may send from any address (lab.toml:12)
+            mac-table: ff:ff:ff:ff:ff:ff is a group: 4 other port(s) of `lan` hear it in the untagged segment (lab.toml:1)
+            forwarded to 4 ports"#]],
     );
     explain(
         "blue d>a",
         expect![[r#"
-        frame: 02:00:00:00:00:64 > 02:00:00:00:00:61, ARP, 60 bytes
-        access-vlan: the frame has no tag
-        source-mac: 02:00:00:00:00:64 is registered for `blue` (lab.toml:16)
-        mac-table: 02:00:00:00:00:61 is registered for `red` (lab.toml:15)
-        mac-table: 1 promiscuous port(s) hear it too
-        forwarded to 2 ports"#]],
+            frame: 02:00:00:00:00:64 > 02:00:00:00:00:61, EtherType 0x88b5, 60 bytes
+            vlan: the frame has no tag, so it is in the untagged segment (lab.toml:16)
+            source-mac: 02:00:00:00:00:64 is registered for `blue` (lab.toml:16)
+            mac-table: 02:00:00:00:00:61 is registered for `red` (lab.toml:15)
+            mac-table: 1 promiscuous port(s) hear it too
+            forwarded to 2 ports"#]],
     );
     explain(
         "blue d>x",
         expect![[r#"
-        frame: 02:00:00:00:00:64 > 02:00:00:00:00:78, ARP, 60 bytes
-        access-vlan: the frame has no tag
-        source-mac: 02:00:00:00:00:64 is registered for `blue` (lab.toml:16)
-        mac-table: 02:00:00:00:00:78 is registered for no port of `lab`, and the frame has no uplink to take (lab.toml:2)
-        dropped: unknown-unicast"#]],
+            frame: 02:00:00:00:00:64 > 02:00:00:00:00:78, EtherType 0x88b5, 60 bytes
+            vlan: the frame has no tag, so it is in the untagged segment (lab.toml:16)
+            source-mac: 02:00:00:00:00:64 is registered for `blue` (lab.toml:16)
+            mac-table: 02:00:00:00:00:78 is registered for no port of `lab` in the untagged segment, and the frame has no uplink to take (lab.toml:2)
+            dropped: unknown-unicast"#]],
     );
     explain(
         "web a>b vlan=10",
         expect![[r#"
-        frame: 02:00:00:00:00:61 > 02:00:00:00:00:62, 802.1Q VLAN 10, ARP, 64 bytes
-        access-vlan: the frame has an 802.1Q tag, and this is an access port
-        dropped: tagged"#]],
+            frame: 02:00:00:00:00:61 > 02:00:00:00:00:62, 802.1Q VLAN 10, EtherType 0x88b5, 64 bytes
+            vlan: the frame has an 802.1Q tag, and this is an access port (lab.toml:10)
+            dropped: tagged"#]],
     );
     explain(
         "web a>b cut=9",
@@ -330,8 +338,8 @@ fn explanations_name_the_declaration() {
     explain(
         "nobody a>b",
         expect![[r#"
-        frame: 02:00:00:00:00:61 > 02:00:00:00:00:62, ARP, 60 bytes
-        ingress: the switch has no port #99
-        dropped: unknown-port"#]],
+            frame: 02:00:00:00:00:61 > 02:00:00:00:00:62, EtherType 0x88b5, 60 bytes
+            ingress: the switch has no port #99
+            dropped: unknown-port"#]],
     );
 }

@@ -1,8 +1,15 @@
 //! Worlds and frames, small enough that things happen in them.
 
+use std::net::IpAddr;
+use std::time::Duration;
+
 use proptest::prelude::*;
-use weft_switch::{Config, Policy, PortConfig, Role, VSwitchConfig, VSwitchId};
-use weft_types::{MacAddr, PortId, Provenance};
+use weft_switch::{
+    Addresses, Config, Policy, PortConfig, ReceiveFilter, Role, Segment, Switch, VSwitchConfig, VSwitchId, Vlans,
+};
+use weft_types::{IpNet, MacAddr, MacRange, PortId, Provenance, VlanId};
+
+use crate::packet;
 
 /// Addresses by number: stations, and a few of every other kind.
 pub(crate) fn mac(number: u8) -> MacAddr {
@@ -26,49 +33,109 @@ pub(crate) struct Frame {
 }
 
 impl Frame {
-    /// A short frame between two addresses of [`mac`].
-    pub(crate) fn new(ingress: u32, src: u8, dst: u8, tag: Option<(u16, u16)>) -> Self {
+    /// A short frame between two addresses of [`mac`], behind these tags, with nothing of meaning in it.
+    pub(crate) fn new(ingress: u32, src: u8, dst: u8, tags: &[(u16, u16)]) -> Self {
+        Self::with(ingress, src, dst, tags, &[0x08, 0x00])
+    }
+
+    /// The same with this EtherType and packet.
+    pub(crate) fn with(ingress: u32, src: u8, dst: u8, tags: &[(u16, u16)], packet: &[u8]) -> Self {
         let mut head = [mac(dst).octets(), mac(src).octets()].concat();
-        if let Some((kind, control)) = tag {
+        for (kind, control) in tags {
             head.extend(kind.to_be_bytes());
             head.extend(control.to_be_bytes());
         }
-        head.extend([0x08, 0x00]);
-        head.resize(60, 0);
+        head.extend(packet);
+        head.resize(head.len().clamp(60, 128), 0);
         Self { ingress: PortId(ingress), len: head.len(), head }
     }
 }
 
 /// How many ports and vSwitches worlds have at most.
 const PORTS: u32 = 12;
-const VSWITCHES: u32 = 3;
+const VSWITCHES: u32 = 2;
+
+/// The VLANs of all worlds; frames know one more.
+const VLANS: [u16; 3] = [10, 20, 4094];
+
+fn vlan(raw: u16) -> VlanId {
+    VlanId::try_from(raw).unwrap()
+}
+
+fn any_segment() -> impl Strategy<Value = Segment> {
+    let vlans = prop::sample::select(VLANS.to_vec()).prop_map(|raw| Segment::Vlan(vlan(raw)));
+    prop_oneof![Just(Segment::Untagged), vlans]
+}
+
+fn any_vlans() -> impl Strategy<Value = Vlans> {
+    let allowed = prop::sample::subsequence(VLANS.to_vec(), 0..=3).prop_map(|raw| raw.into_iter().map(vlan).collect());
+    let trunk = (allowed, prop::option::of(any_segment()));
+    prop_oneof![
+        3 => Just(Vlans::default()),
+        2 => any_segment().prop_map(Vlans::Access),
+        3 => trunk.prop_map(|(allowed, native)| Vlans::Trunk { allowed, native }),
+    ]
+}
+
+prop_compose! {
+    fn any_policy()(
+        forged_macs in prop::bool::weighted(0.3),
+        mac_changes in prop::bool::weighted(0.5),
+        promiscuous in prop::bool::weighted(0.2),
+        others in prop::collection::vec(prop::bool::weighted(0.2), 5),
+    ) -> Policy {
+        Policy {
+            forged_macs,
+            mac_changes,
+            promiscuous,
+            forged_ips: others[0],
+            forged_arp: others[1],
+            forged_neighbours: others[2],
+            dhcp_server: others[3],
+            router_advertisements: others[4],
+        }
+    }
+}
+
+fn any_addresses() -> impl Strategy<Value = Addresses> {
+    let fixed =
+        prop::collection::vec((packet::any_address(), prop::sample::select(vec![0u8, 24, 64, 128, 128, 128])), 0..3);
+    let fixed = fixed.prop_map(|fixed| {
+        let net = |(address, len): (IpAddr, u8)| IpNet::new(address, len.min(if address.is_ipv4() { 32 } else { 128 }));
+        fixed.into_iter().map(|fixed| net(fixed).unwrap()).collect()
+    });
+    prop_oneof![Just(Addresses::Any), (fixed, 0..3u32).prop_map(|(fixed, learn)| Addresses::Known { fixed, learn })]
+}
 
 prop_compose! {
     fn any_port(id: u32)(
         vswitch in 0..VSWITCHES,
         role in prop::sample::select(vec![Role::Vnic, Role::Vnic, Role::Gateway, Role::HostAdapter, Role::Uplink]),
         macs in prop::collection::btree_set(1u8..20, 0..3),
-        forged_macs in prop::bool::weighted(0.3),
-        promiscuous in prop::bool::weighted(0.2),
+        range in prop::option::weighted(0.2, (1u8..24, 0u8..4)),
+        vlans in any_vlans(),
+        learn in prop_oneof![3 => Just(0), 1 => 1u32..4],
+        policy in any_policy(),
+        addresses in any_addresses(),
     ) -> PortConfig {
+        let provenance = Provenance::file("lab.toml", id);
         PortConfig {
-            id: PortId(id),
-            name: format!("p{id}").parse().unwrap(),
-            vswitch: VSwitchId(vswitch),
-            role,
             macs: macs.into_iter().map(mac).collect(),
-            policy: Policy { forged_macs, promiscuous },
-            provenance: Provenance::file("lab.toml", id),
+            mac_ranges: range.map(|(first, more)| MacRange::new(mac(first), mac(first + more)).unwrap()).into_iter().collect(),
+            vlans,
+            learn,
+            policy,
+            addresses,
+            ..PortConfig::new(PortId(id), format!("p{id}").parse().unwrap(), VSwitchId(vswitch), role, provenance)
         }
     }
 }
 
 /// The vSwitches of all worlds.
 pub(crate) fn vswitches() -> Vec<VSwitchConfig> {
-    let vswitch = |id| VSwitchConfig {
-        id: VSwitchId(id),
-        name: format!("n{id}").parse().unwrap(),
-        provenance: Provenance::file("lab.toml", 100 + id),
+    let vswitch = |id| {
+        let provenance = Provenance::file("lab.toml", 100 + id);
+        VSwitchConfig::new(VSwitchId(id), format!("n{id}").parse().unwrap(), provenance)
     };
     (0..VSWITCHES).map(vswitch).collect()
 }
@@ -82,15 +149,15 @@ pub(crate) fn any_ports() -> impl Strategy<Value = Vec<PortConfig>> {
 /// Worlds that are right: of two ports that cannot both be, the second gives way.
 pub(crate) fn any_config() -> impl Strategy<Value = Config> {
     any_ports().prop_map(|ports| {
-        let mut config = Config { generation: 0, vswitches: vswitches(), ports: Vec::new() };
-        for mut port in ports {
-            let rivals = || config.ports.iter().filter(|rival| rival.vswitch == port.vswitch);
-            let taken: Vec<_> = rivals().flat_map(|rival| rival.macs.clone()).collect();
-            if port.role == Role::Uplink && rivals().any(|rival| rival.role == Role::Uplink) {
+        let mut config = Config { vswitches: vswitches(), ..Config::default() };
+        for port in ports {
+            config.ports.push(port);
+            if Switch::new(0).configure(config.clone()).is_err() {
+                let port = config.ports.last_mut().unwrap();
+                port.macs.clear();
+                port.mac_ranges.clear();
                 port.role = Role::Vnic;
             }
-            port.macs.retain(|mac| !taken.contains(mac));
-            config.ports.push(port);
         }
         config
     })
@@ -102,18 +169,56 @@ prop_compose! {
         ingress in 0..=PORTS,
         src in prop_oneof![9 => 1u8..20, 1 => any::<u8>()],
         dst in prop_oneof![6 => 0u8..24, 2 => 248u8..],
-        tag in prop::option::weighted(0.1, (prop::sample::select(vec![0x8100, 0x88a8]), any::<u16>())),
+        tags in prop_oneof![4 => Just(vec![]), 4 => prop::collection::vec(any_tag(), 1), 1 => prop::collection::vec(any_tag(), 2)],
         cut in prop::option::weighted(0.05, 0usize..20),
         more in prop_oneof![8 => Just(0), 2 => 0usize..70_000],
+        packet in prop::option::weighted(0.8, packet::any_packet()),
     ) -> Frame {
-        let mut frame = Frame::new(ingress, src, dst, tag);
+        let packet = packet.map_or(vec![8, 0], |packet| packet.bytes(src));
+        let mut frame = Frame::with(ingress, src, dst, &tags, &packet);
         frame.head.truncate(cut.unwrap_or(usize::MAX));
         frame.len = frame.head.len() + more;
         frame
     }
 }
 
-/// A life: configurations, and the frames that come under each.
-pub(crate) fn any_life() -> impl Strategy<Value = Vec<(Config, Vec<Frame>)>> {
-    prop::collection::vec((any_config(), prop::collection::vec(any_frame(), 1..80)), 1..4)
+fn any_tag() -> impl Strategy<Value = (u16, u16)> {
+    let vlan = prop_oneof![6 => prop::sample::select(VLANS.to_vec()), 1 => Just(0), 1 => Just(30), 1 => Just(4095)];
+    let kind = prop_oneof![5 => Just(0x8100), 1 => Just(0x88a8)];
+    (kind, vlan, 0..16u16).prop_map(|(kind, vlan, priority)| (kind, priority << 12 | vlan))
+}
+
+prop_compose! {
+    fn any_filter()(
+        stations in prop::collection::vec(1u8..24, 0..4),
+        groups in prop_oneof![9 => prop::collection::vec(247u8..=255, 0..3), 1 => Just(vec![251; 65])],
+        all_multicast in prop::bool::weighted(0.2),
+        promiscuous in prop::bool::weighted(0.3),
+    ) -> ReceiveFilter {
+        let macs = |numbers: Vec<u8>| numbers.into_iter().map(mac).collect();
+        ReceiveFilter { stations: macs(stations), groups: macs(groups), all_multicast, promiscuous }
+    }
+}
+
+/// Something that happens.
+#[derive(Clone, Debug)]
+pub(crate) enum Event {
+    Configure(Config),
+    Filter(PortId, ReceiveFilter),
+    Wait(Duration),
+    Frame(Frame),
+}
+
+/// A life: it starts with a configuration.
+pub(crate) fn any_life() -> impl Strategy<Value = Vec<Event>> {
+    let event = prop_oneof![
+        1 => any_config().prop_map(Event::Configure),
+        3 => (0..PORTS, any_filter()).prop_map(|(id, filter)| Event::Filter(PortId(id), filter)),
+        2 => (0..200u64).prop_map(|seconds| Event::Wait(Duration::from_secs(seconds))),
+        40 => any_frame().prop_map(Event::Frame),
+    ];
+    (any_config(), prop::collection::vec(event, 1..120)).prop_map(|(config, mut events)| {
+        events.insert(0, Event::Configure(config));
+        events
+    })
 }

@@ -1,73 +1,6 @@
-//! What the switch is told to be.
+use weft_types::{MacAddr, MacRange, NetworkName, PortId, PortName, Provenance};
 
-use weft_types::{MacAddr, NetworkName, PortId, PortName, Provenance};
-
-/// A vSwitch inside the host's switch, unique within one `weft switch` process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct VSwitchId(pub u32);
-
-/// Everything the switch should be; it replaces everything it was.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Config {
-    /// Counts configurations; an older one than that in force is refused.
-    pub generation: u64,
-    /// The vSwitches.
-    pub vswitches: Vec<VSwitchConfig>,
-    /// The ports of all vSwitches.
-    pub ports: Vec<PortConfig>,
-}
-
-/// A vSwitch: one broadcast domain.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct VSwitchConfig {
-    /// Its number, which ports refer to.
-    pub id: VSwitchId,
-    /// The network that it carries.
-    pub name: NetworkName,
-    /// Where the network was declared.
-    pub provenance: Provenance,
-}
-
-/// What stands behind a port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Role {
-    /// A VM's network adapter.
-    Vnic,
-    /// The network's services.
-    Gateway,
-    /// A network adapter of the host itself.
-    HostAdapter,
-    /// A pNIC, and behind it stations that nobody registered.
-    Uplink,
-}
-
-/// A port of a vSwitch.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PortConfig {
-    /// Its number, never used again for another port.
-    pub id: PortId,
-    /// Its name.
-    pub name: PortName,
-    /// The vSwitch that it belongs to.
-    pub vswitch: VSwitchId,
-    /// What stands behind it.
-    pub role: Role,
-    /// The MAC addresses registered for it; usually none for an uplink.
-    pub macs: Vec<MacAddr>,
-    /// What it may do.
-    pub policy: Policy,
-    /// Where it was declared.
-    pub provenance: Provenance,
-}
-
-/// What a port may do beyond the ordinary; everything is denied by default.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub struct Policy {
-    /// Whether it may send from MAC addresses that are not registered for it.
-    pub forged_macs: bool,
-    /// Whether it also hears the unicast frames that are forwarded to others.
-    pub promiscuous: bool,
-}
+use crate::VSwitchId;
 
 /// Why a configuration was refused. Nothing changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -157,6 +90,18 @@ pub enum ConfigError {
         /// Where the second was declared.
         provenance: Provenance,
     },
+    /// A run of MAC addresses that holds an address of another port of the vSwitch.
+    #[error("{range} of port `{port}` ({provenance}) meets addresses of port `{other}` on one network")]
+    RangeTaken {
+        /// The run.
+        range: MacRange,
+        /// Its port.
+        port: PortName,
+        /// The port that owns some of it.
+        other: PortName,
+        /// Where the run's port was declared.
+        provenance: Provenance,
+    },
     /// A second way out of a vSwitch (law 2).
     #[error("network `{vswitch}` has uplink `{first}`, and `{second}` ({provenance}) would be another")]
     SecondUplink {
@@ -185,6 +130,7 @@ impl ConfigError {
                 "use an address whose first octet is even, and which is not all zero, like 02:00:5e:10:00:01"
             }
             Self::DuplicateMac { .. } => "give one of the two another address, or leave the choice to Weft",
+            Self::RangeTaken { .. } => "choose ranges that no other port of the network has addresses in",
             Self::SecondUplink { .. } => "team the pNICs behind one uplink, or give the second its own network",
         }
     }

@@ -1,0 +1,101 @@
+//! A frame as the pipeline sees it, and the fields by which frames are told apart.
+
+use weft_types::{MacAddr, PortId};
+use weft_wire::Malformed;
+use weft_wire::ethernet::{Header, Tag};
+
+use crate::DropReason;
+use crate::packet::Packet;
+use crate::pipeline::Fields;
+
+/// The longest frame, in bytes: the largest IP packet behind an Ethernet header with one tag, which is what a
+/// segmentation offload can hold.
+pub const MAX_FRAME_BYTES: usize = 18 + 65_535;
+
+/// A frame that could be forwarded.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Frame<'a> {
+    pub(crate) head: &'a [u8],
+    pub(crate) link: Header,
+    /// What it carries; nothing where nobody wants to know.
+    pub(crate) packet: Packet,
+}
+
+impl<'a> Frame<'a> {
+    /// The frame of `len` bytes that starts with `head`, or why it is none; of it `fields` will be looked at.
+    #[inline]
+    pub(crate) fn admit(head: &'a [u8], len: usize, fields: Fields) -> Result<Self, (DropReason, Option<Malformed>)> {
+        if len > MAX_FRAME_BYTES {
+            return Err((DropReason::TooLong, None));
+        }
+        if len < head.len() {
+            return Err((DropReason::Malformed, None));
+        }
+        let (link, _) = Header::parse(head).map_err(|problem| (DropReason::Malformed, Some(problem)))?;
+        let packet = if fields.contains(Fields::CLASS) { Packet::parse(head, &link) } else { Packet::default() };
+        Ok(Self { head, link, packet })
+    }
+
+    /// Whether another tag follows the outermost.
+    pub(crate) fn is_double(&self) -> bool {
+        self.link.tag.is_some() && self.link.ethertype.is_tag()
+    }
+}
+
+/// The fields of a frame that count for its way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct FlowKey(pub(crate) [u64; 8]);
+
+/// Of a key, the words that say what the frame carries.
+pub(crate) const PACKET_WORDS: std::ops::Range<usize> = 4..8;
+
+impl FlowKey {
+    /// The fields of a frame from `ingress` that are in `fields`, and zeros for all others.
+    #[inline]
+    pub(crate) fn new(ingress: PortId, frame: &Frame<'_>, fields: Fields) -> Self {
+        let mac = |mac: MacAddr| {
+            let [a, b, c, d, e, f] = mac.octets();
+            u64::from_be_bytes([a, b, c, d, e, f, 0, 0])
+        };
+        let Header { dst, src, tag, ethertype } = frame.link;
+        let (tag_kind, tag_control) = tag.map_or((0, 0), |Tag { kind, control }| (kind.0, control));
+        let keep = |field: Fields, value: u64| if fields.contains(field) { value } else { 0 };
+        let mut key = [0; 8];
+        key[0] = keep(Fields::DST, mac(dst)) | keep(Fields::TAG, tag_control.into());
+        key[1] = keep(Fields::SRC, mac(src)) | keep(Fields::ETHERTYPE, ethertype.0.into());
+        key[2] = keep(Fields::INGRESS, u64::from(ingress.0) << 32) | keep(Fields::TAG, tag_kind.into());
+        let packet = &frame.packet;
+        key[3] = keep(Fields::CLASS, packet.class as u64);
+        if fields.contains(Fields::IP_SRC) {
+            let (src, _, _) = packet.numbers();
+            (key[4], key[5]) = ((src >> 64) as u64, src as u64);
+        }
+        Self(key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_consulted_field_counts_and_no_other() {
+        let mut plain = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 0x81, 0, 0, 5, 8, 0];
+        plain.extend([0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2, 0, 68, 0, 67, 0, 8, 0, 0]);
+        let all = [Fields::DST, Fields::SRC, Fields::TAG, Fields::CLASS, Fields::IP_SRC];
+        let key = |port, bytes: &[u8], fields| {
+            let frame = Frame::admit(bytes, bytes.len(), Fields::CLASS).unwrap();
+            FlowKey::new(PortId(port), &frame, fields)
+        };
+        // The last byte of each field.
+        for (field, at) in all.into_iter().zip([5, 11, 15, 41, 33]) {
+            let mut other = plain.clone();
+            other[at] ^= 1;
+            for fields in all {
+                let is_same = key(1, &plain, fields) == key(1, &other, fields);
+                assert_eq!(is_same, field != fields, "{field:?} in a key of {fields:?}");
+            }
+        }
+        assert_ne!(key(1, &plain, Fields::INGRESS), key(2, &plain, Fields::INGRESS));
+    }
+}

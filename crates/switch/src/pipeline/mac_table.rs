@@ -1,0 +1,104 @@
+//! Where frames go (law 3).
+
+use std::ops::ControlFlow;
+
+use weft_types::MacAddr;
+
+use super::{Action, Break, Context, Continue, output, outputs};
+use crate::DropReason;
+use crate::table::PortIndex;
+
+/// A bridge forwards nothing that is for the bridges themselves (IEEE 802.1Q, table 8-1).
+pub(super) fn reserved_group(cx: &mut Context<'_>) -> ControlFlow<Action> {
+    let dst = cx.dst();
+    if let [0x01, 0x80, 0xc2, 0x00, 0x00, 0x00..=0x0f] = dst.octets() {
+        return cx.drop(DropReason::ReservedGroup, None, || format!("{dst} is for the bridge next to the sender only"));
+    }
+    Continue(())
+}
+
+/// The ports that the destination leads to.
+pub(super) fn look_up(cx: &mut Context<'_>) -> ControlFlow<Action> {
+    let dst = cx.dst();
+    if dst.is_group() { flood(cx, dst) } else { unicast(cx, dst) }
+}
+
+/// Frames for a group go to all ports that listen to it; where that is not known, they do (law 1).
+fn flood(cx: &mut Context<'_>, dst: MacAddr) -> ControlFlow<Action> {
+    let (segment, index) = (cx.segment, cx.ingress().vswitch);
+    let config = &cx.vswitch().config;
+    let audience = cx.tables.audience(index, segment, dst);
+    let listeners = outputs(cx.tables, cx.ingress, cx.frame, segment, audience).count();
+    let (name, because) = (&config.name, Some(&config.provenance));
+    if listeners == 0 {
+        return cx.drop(DropReason::NoReceiver, because, || {
+            format!("{dst} is a group, and no other port of `{name}` hears it in {segment}")
+        });
+    }
+    cx.found(because, || format!("{dst} is a group: {listeners} other port(s) of `{name}` hear it in {segment}"));
+    Break(Action::Flood(segment))
+}
+
+/// Frames for a station go to its port, or to where it could be.
+fn unicast(cx: &mut Context<'_>, dst: MacAddr) -> ControlFlow<Action> {
+    let (vswitch, segment, index) = (cx.vswitch(), cx.segment, cx.ingress().vswitch);
+    let uplink = vswitch.uplink.filter(|uplink| cx.tables.port(*uplink).carries(segment));
+    let registered = cx.tables.owner(index, segment, dst);
+    let owner = registered.or_else(|| learned(cx, dst));
+    let how = if registered.is_some() { "is registered for" } else { "was learned behind" };
+    match (owner, uplink) {
+        (Some(owner), _) if owner == cx.ingress => {
+            let port = &cx.ingress().config;
+            let because = Some(&port.provenance);
+            cx.drop(DropReason::SamePort, because, || format!("{dst} {how} `{}` itself", port.name))
+        }
+        (Some(owner), _) => {
+            let port = &cx.tables.port(owner).config;
+            cx.found(Some(&port.provenance), || format!("{dst} {how} `{}`", port.name));
+            deliver(cx, owner)
+        }
+        (None, Some(uplink)) if uplink != cx.ingress => {
+            let port = &cx.tables.port(uplink).config;
+            cx.found(Some(&port.provenance), || format!("{dst} is not known, so it may be behind `{}`", port.name));
+            deliver(cx, uplink)
+        }
+        (None, uplink) => {
+            let why = if uplink.is_some() { "comes from the uplink" } else { "has no uplink to take" };
+            let (name, because) = (&vswitch.config.name, Some(&vswitch.config.provenance));
+            cx.drop(DropReason::UnknownUnicast, because, || {
+                format!("{dst} is registered for no port of `{name}` in {segment}, and the frame {why}")
+            })
+        }
+    }
+}
+
+/// The port behind which `mac` was seen.
+fn learned(cx: &mut Context<'_>, mac: MacAddr) -> Option<PortIndex> {
+    let station = cx.station(mac);
+    if cx.effects.learn == Some(station) {
+        return Some(cx.ingress);
+    }
+    let seen = cx.knowledge.learned.get(cx.now, &station)?;
+    cx.until = cx.until.min(seen.until);
+    cx.tables.index(seen.port)
+}
+
+/// To `target`, and to those who may listen.
+fn deliver(cx: &mut Context<'_>, target: PortIndex) -> ControlFlow<Action> {
+    let (segment, ingress) = (cx.segment, cx.ingress().vswitch);
+    cx.tag();
+    cx.is_double();
+    let Some(output) = output(cx.tables, cx.frame, segment, target) else {
+        let port = &cx.tables.port(target).config;
+        return cx.drop(DropReason::DoubleTagged, Some(&port.provenance), || {
+            format!("`{}` would get the frame without its outer tag, and below it is another", port.name)
+        });
+    };
+    let others = cx.tables.listeners(ingress, segment).filter(|port| *port != target);
+    let listeners = outputs(cx.tables, cx.ingress, cx.frame, segment, others).count();
+    if listeners == 0 {
+        return Break(Action::Send(output));
+    }
+    cx.found(None, || format!("{listeners} promiscuous port(s) hear it too"));
+    Break(Action::Overheard { target, segment })
+}

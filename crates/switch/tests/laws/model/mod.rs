@@ -1,0 +1,177 @@
+//! The laws of docs/ARCHITECTURE.md, word for word: no tables, no cache, no stages, nothing shared with the switch but
+//! what it takes in and gives out.
+
+pub(crate) mod guard;
+pub(crate) mod vlan;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use weft_switch::{Config, DropReason, PortConfig, ReceiveFilter, Role, VSwitchId};
+use weft_types::{Instant, MacAddr, PortId};
+
+/// The ways by which a frame leaves, each with the frame's first bytes as they are there; or why it does not.
+pub(crate) type Fate = Result<BTreeSet<(PortId, Vec<u8>)>, DropReason>;
+
+/// A switch that thinks about every frame from the start.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Model {
+    pub(crate) config: Config,
+    filters: BTreeMap<PortId, ReceiveFilter>,
+    learned: Vec<Learned>,
+    bindings: Vec<guard::Binding>,
+}
+
+#[derive(Clone, Debug)]
+struct Learned {
+    vswitch: VSwitchId,
+    segment: u16,
+    mac: MacAddr,
+    port: PortId,
+    last: Instant,
+}
+
+const AGEING: Duration = Duration::from_secs(300);
+
+impl Model {
+    /// Becomes `config`, which is right.
+    pub(crate) fn configure(&mut self, config: Config) {
+        self.config = config;
+        let mut before = std::mem::take(&mut self.filters);
+        for port in self.config.ports.clone() {
+            let Some(mut filter) = before.remove(&port.id) else { continue };
+            filter.stations.retain(|mac| self.may_register(&port, *mac));
+            self.filters.insert(port.id, filter);
+        }
+        let config = &self.config;
+        self.learned.retain(|seen| {
+            let port = config.ports.iter().find(|port| port.id == seen.port);
+            port.is_some_and(|port| {
+                port.learn > 0 && port.vswitch == seen.vswitch && vlan::carries(&port.vlans, seen.segment)
+            })
+        });
+        self.keep_bindings();
+    }
+
+    /// What becomes of a receive filter: the unicast addresses that are registered.
+    pub(crate) fn set_filter(&mut self, id: PortId, filter: &ReceiveFilter) {
+        let Some(port) = self.config.ports.iter().find(|port| port.id == id).cloned() else { return };
+        let mut filter = filter.clone();
+        filter.stations.truncate(64);
+        filter.stations.retain(|mac| self.may_register(&port, *mac));
+        filter.all_multicast |= filter.groups.len() > 64;
+        self.filters.insert(id, filter);
+    }
+
+    /// A guest may have the addresses of its port, and where policy lets it change them, what is nobody else's.
+    fn may_register(&self, port: &PortConfig, mac: MacAddr) -> bool {
+        let rivals = self.config.ports.iter().filter(|rival| {
+            rival.id != port.id && rival.vswitch == port.vswitch && vlan::overlap(&rival.vlans, &port.vlans)
+        });
+        let is_free = rivals.into_iter().all(|rival| {
+            let taken = self.filters.get(&rival.id).is_some_and(|filter| filter.stations.contains(&mac));
+            !is_configured(rival, mac) && !taken
+        });
+        is_configured(port, mac) || port.policy.mac_changes && mac.is_station() && is_free
+    }
+
+    /// Law 1: what leads to a port.
+    fn is_registered(&self, port: &PortConfig, segment: u16, mac: MacAddr) -> bool {
+        let listens = match self.filters.get(&port.id) {
+            Some(filter) => filter.stations.contains(&mac) || in_ranges(port, mac),
+            None => is_configured(port, mac),
+        };
+        listens && vlan::carries(&port.vlans, segment)
+    }
+
+    fn is_promiscuous(&self, port: &PortConfig) -> bool {
+        port.policy.promiscuous && self.filters.get(&port.id).is_none_or(|filter| filter.promiscuous)
+    }
+
+    fn hears(&self, port: &PortConfig, group: MacAddr) -> bool {
+        let Some(filter) = self.filters.get(&port.id) else { return true };
+        group == MacAddr::BROADCAST
+            || filter.all_multicast
+            || filter.groups.contains(&group)
+            || self.is_promiscuous(port)
+    }
+
+    /// Where a station was seen within the last minutes.
+    fn seen(&self, now: Instant, vswitch: VSwitchId, segment: u16, mac: MacAddr) -> Option<PortId> {
+        let known = self.learned.iter().find(|seen| (seen.vswitch, seen.segment, seen.mac) == (vswitch, segment, mac));
+        known.filter(|seen| now < seen.last + AGEING).map(|seen| seen.port)
+    }
+
+    /// A station that is nobody's sends from a port that learns; whether it may.
+    fn learn(&mut self, now: Instant, port: &PortConfig, segment: u16, mac: MacAddr) -> bool {
+        let is_live = |seen: &&Learned| seen.port == port.id && now < seen.last + AGEING;
+        let is_known = self.seen(now, port.vswitch, segment, mac) == Some(port.id);
+        if !is_known && self.learned.iter().filter(is_live).count() >= port.learn as usize {
+            return false;
+        }
+        self.learned.retain(|seen| (seen.vswitch, seen.segment, seen.mac) != (port.vswitch, segment, mac));
+        self.learned.push(Learned { vswitch: port.vswitch, segment, mac, port: port.id, last: now });
+        true
+    }
+
+    /// What becomes of a frame.
+    pub(crate) fn decide(&mut self, now: Instant, ingress: PortId, frame: &[u8], frame_len: usize) -> Fate {
+        let ports = self.config.ports.clone();
+        let from = ports.iter().find(|port| port.id == ingress).ok_or(DropReason::UnknownPort)?;
+        if frame_len > 18 + 65_535 {
+            return Err(DropReason::TooLong);
+        }
+        if frame.len() < 14 || vlan::is_tag(&frame[12..]) && frame.len() < 18 {
+            return Err(DropReason::Malformed);
+        }
+        let mac = |at: usize| MacAddr::new(frame[at..at + 6].try_into().expect("six octets"));
+        let (dst, src) = (mac(0), mac(6));
+        let segment = vlan::classify(&from.vlans, frame)?;
+
+        if src.is_group() || src == MacAddr::ZERO {
+            return Err(DropReason::InvalidSource);
+        }
+        if from.role != Role::Uplink && !self.is_registered(from, segment, src) && !is_configured(from, src) {
+            let is_anothers =
+                ports.iter().any(|port| port.vswitch == from.vswitch && self.is_registered(port, segment, src));
+            if from.learn > 0 && !is_anothers {
+                if !self.learn(now, from, segment, src) {
+                    return Err(DropReason::LearnLimit);
+                }
+            } else if !from.policy.forged_macs {
+                return Err(DropReason::ForgedMac);
+            }
+        }
+        self.guard(from, segment, frame)?;
+        if frame[..5] == [0x01, 0x80, 0xc2, 0, 0] && frame[5] < 0x10 {
+            return Err(DropReason::ReservedGroup);
+        }
+
+        let members = || ports.iter().filter(|port| port.vswitch == from.vswitch);
+        let others = || members().filter(|port| port.id != ingress && vlan::carries(&port.vlans, segment));
+        let leaves = |port: &PortConfig| vlan::leaves(&port.vlans, segment, frame).map(|frame| (port.id, frame));
+        if dst.is_group() {
+            let all: BTreeSet<_> = others().filter(|port| self.hears(port, dst)).filter_map(leaves).collect();
+            return if all.is_empty() { Err(DropReason::NoReceiver) } else { Ok(all) };
+        }
+        let registered = members().find(|port| self.is_registered(port, segment, dst));
+        let seen = || self.seen(now, from.vswitch, segment, dst);
+        let owner = registered.or_else(|| seen().and_then(|id| members().find(|port| port.id == id)));
+        if owner.is_some_and(|owner| owner.id == ingress) {
+            return Err(DropReason::SamePort);
+        }
+        let uplink = others().find(|port| port.role == Role::Uplink);
+        let target = owner.or(uplink).ok_or(DropReason::UnknownUnicast)?;
+        let target = leaves(target).ok_or(DropReason::DoubleTagged)?;
+        let listeners = others().filter(|port| self.is_promiscuous(port)).filter_map(leaves);
+        Ok(listeners.chain([target]).collect())
+    }
+}
+
+fn in_ranges(port: &PortConfig, mac: MacAddr) -> bool {
+    port.mac_ranges.iter().any(|range| range.first() <= mac && mac <= range.last())
+}
+
+fn is_configured(port: &PortConfig, mac: MacAddr) -> bool {
+    port.macs.contains(&mac) || in_ranges(port, mac)
+}
