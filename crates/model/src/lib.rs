@@ -4,12 +4,14 @@ mod check;
 mod load;
 mod problem;
 mod read;
+mod switch_file;
 pub mod view;
 mod world;
 
 pub use check::{Finding, HostFacts, findings};
 pub use load::{load, parse_world};
 pub use problem::{Problem, Report};
+pub use switch_file::{Plug, SwitchFile, SwitchPort, load_switch, parse_switch};
 pub use world::{Dhcp, DiskFormat, EngineKind, Image, ImageSource, Mode, Network, Nic, Ready, Vm, World};
 
 /// The name of the image that Weft builds itself.
