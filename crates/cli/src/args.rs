@@ -11,6 +11,30 @@ const EXIT_CODES: &str = "Exit codes: 0 it is done, 1 it failed, 2 the command l
 
 WEFT_HOME=DIR keeps a world of its own in DIR.";
 
+const SWITCH_FILE: &str = r#"The file, with every key that there is:
+
+  [switch]
+  name = "lab"                    # `switch` if left out
+  mtu = 1500                      # of TAP devices that the switch makes
+
+  [port.web]                      # a port, and what plugs into it: one of
+  vhost = "web.sock"              #   a VMM's vhost-user socket
+  tap = "tap0"                    #   a TAP device, made if it does not exist
+  stream = "web.sock"             #   QEMU's `-netdev stream` on a Unix socket
+  dgram = "web.sock"              #   QEMU's `-netdev dgram` on a Unix socket
+  udp = "127.0.0.1:4000"          #   the same on UDP
+  connect = true                  # vhost, stream: the peer listens, not the switch
+  peer = "peer.sock"              # dgram: where to send (to whoever sent last, if left out)
+                                  # udp: who is listened to and sent to, as ADDRESS:PORT
+  mac = "02:00:5e:10:00:01"       # the address of the adapter behind the port;
+  macs = ["02:00:5e:10:00:02"]    #   more of them
+  forged_macs = false             # it may send from other addresses, too
+  promiscuous = false             # it hears frames for other ports
+
+Paths count from the file's folder. The switch learns nothing: each port needs its MAC address.
+
+Exit codes: 0 it was told to end, 1 it failed, 2 the file is wrong."#;
+
 /// Virtual machines and the networks between them, from one file.
 #[derive(Debug, Parser)]
 #[command(name = "weft", version, after_help = EXIT_CODES, max_term_width = 100)]
@@ -91,6 +115,9 @@ pub(crate) enum Command {
         /// Where to: a machine, or an IPv4 address.
         to: String,
     },
+    /// Run one virtual switch on its own, for machines and namespaces that somebody else looks after.
+    #[command(subcommand)]
+    Switch(SwitchCommand),
     /// Say what this host can and cannot do, and what to install.
     Doctor,
     /// Write a shell's completions to stdout.
@@ -107,16 +134,6 @@ pub(crate) enum Command {
     /// The role that looks after machines and networks; started when needed.
     #[command(hide = true)]
     Daemon,
-    /// The role that moves frames; started by the daemon.
-    #[command(hide = true)]
-    Switch {
-        /// Where to listen for the daemon.
-        #[arg(long)]
-        control: PathBuf,
-        /// The folder for what must last.
-        #[arg(long)]
-        state: PathBuf,
-    },
 }
 
 #[derive(Debug, Args)]
@@ -195,6 +212,38 @@ pub(crate) enum ImageCommand {
     Rm {
         /// The image.
         name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum SwitchCommand {
+    /// Run the switch that a file describes, in the foreground, until SIGTERM or SIGINT.
+    ///
+    /// The file is read again when it changes, and on SIGHUP: ports that stay are not touched, and a file with
+    /// mistakes changes nothing. Sockets and TAP devices that the switch made go when it ends.
+    #[command(after_long_help = SWITCH_FILE)]
+    Run {
+        /// The file.
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+    },
+    /// Show the ports of a switch that runs, with their counters.
+    Show {
+        /// The file that it runs from.
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+        /// Everything about this port only.
+        port: Option<PortName>,
+    },
+    /// The role that moves frames; started by the daemon.
+    #[command(hide = true)]
+    Serve {
+        /// Where to listen for the daemon.
+        #[arg(long)]
+        control: PathBuf,
+        /// The folder for what must last.
+        #[arg(long)]
+        state: PathBuf,
     },
 }
 

@@ -244,7 +244,7 @@ pub fn dataplane_config(desired: &Desired, paths: &Paths) -> DataplaneConfig {
             vm.spec.nics.iter().enumerate().map(|(index, nic)| PortConfig {
                 name: PortName::of_vnic(name, index),
                 network: nic.network.clone(),
-                kind: PortKind::VhostUser { socket: paths.port_socket(name, index) },
+                kind: PortKind::VhostUser { socket: paths.port_socket(name, index), connect: false },
                 macs: vec![nic.mac],
                 vm: Some(name.clone()),
                 access: AccessConfig::default(),

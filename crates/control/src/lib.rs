@@ -54,3 +54,4 @@ pub use controller::{Controller, VmAction};
 pub use dormant::is_dormant;
 pub use error::ControlError;
 pub use paths::{Paths, PathsError};
+pub use view::port_view;

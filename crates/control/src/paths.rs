@@ -174,6 +174,11 @@ impl Paths {
         self.state.join("switch")
     }
 
+    /// The folder of a switch that runs on its own from `file`, an absolute path; it is gone when that switch is.
+    pub fn standalone_switch(&self, file: &Path) -> PathBuf {
+        self.run.join("switch").join(digest(file.as_os_str().as_bytes()))
+    }
+
     /// What the switch says.
     pub fn switch_log(&self) -> PathBuf {
         self.state.join("switch.log")

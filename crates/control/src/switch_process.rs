@@ -70,7 +70,7 @@ impl SwitchProcess {
         let log = log.map_err(|error| io_trouble("write", &log_path, &error))?;
         let stderr = log.try_clone().map_err(|error| io_trouble("write", &log_path, &error))?;
         let child = Command::new(&self.exe)
-            .arg("switch")
+            .args(["switch", "serve"])
             .arg("--control")
             .arg(self.paths.switch_socket())
             .arg("--state")

@@ -155,7 +155,8 @@ fn lease_view(lease: &LeaseStatus) -> LeaseView {
     }
 }
 
-fn port_view(port: &PortStatus) -> PortView {
+/// A port as the API shows it.
+pub fn port_view(port: &PortStatus) -> PortView {
     let drop =
         |drop: &weft_dataplane_protocol::DropCount| DropView { reason: drop.reason.clone(), frames: drop.frames };
     PortView {

@@ -1,4 +1,4 @@
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -132,27 +132,41 @@ pub struct AccessConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "driver", deny_unknown_fields)]
 pub enum PortKind {
-    /// A vhost-user back end that listens at `socket`; the VMM connects and reconnects.
+    /// A vhost-user back end at `socket`; either side may go away and come back.
     VhostUser {
         /// The socket's path.
         socket: PathBuf,
+        /// Whether the VMM listens there, rather than the switch.
+        #[serde(default)]
+        connect: bool,
     },
-    /// A TAP device of this name in the switch's network namespace; made if it does not exist.
+    /// A TAP device of this name in the switch's network namespace; made, with the network's MTU, if it does not
+    /// exist.
     Tap {
         /// The interface's name.
         name: String,
     },
-    /// Listens at `socket` for one peer that sends frames behind a 32-bit big-endian length
-    /// (what QEMU's `-netdev stream` speaks).
+    /// One peer that sends frames behind a 32-bit big-endian length (what QEMU's `-netdev stream` speaks).
     UnixStream {
         /// The socket's path.
         socket: PathBuf,
+        /// Whether the peer listens there, rather than the switch.
+        #[serde(default)]
+        connect: bool,
     },
     /// One frame a datagram: bound at `socket`, talks to `peer` (what QEMU's `-netdev dgram` speaks).
     UnixDatagram {
         /// Our own path.
         socket: PathBuf,
-        /// The peer's path.
-        peer: PathBuf,
+        /// The peer's path; `None` for whoever sent last.
+        #[serde(default)]
+        peer: Option<PathBuf>,
+    },
+    /// One frame a datagram of UDP, to and from one peer only (what QEMU's `-netdev dgram` speaks, too).
+    Udp {
+        /// Our own address.
+        local: SocketAddr,
+        /// The peer's.
+        peer: SocketAddr,
     },
 }

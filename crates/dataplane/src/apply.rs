@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use weft_dataplane_protocol::{
     DataplaneConfig, ErrorCode, GatewayConfig, NetworkConfig, NetworkMode, PortConfig, PortKind, Refusal,
 };
-use weft_port::{Port, PortError, TapPort, UnixDatagramPort, UnixStreamPort, VhostUserPort};
+use weft_port::{Port, PortError, Side, TapPort, UdpPort, UnixDatagramPort, UnixStreamPort, VhostUserPort};
 use weft_services::{DhcpServer, NetworkId, NetworkServices, Reservation};
 use weft_switch::{Role, Switch, VSwitchConfig, VSwitchId};
 use weft_types::{Instant, NetworkName, PortId, PortName};
@@ -107,6 +107,7 @@ impl Worker {
     /// Opens the ports that are new, or broken.
     fn open_ports(&self, staged: &mut Staged, mut taps: BTreeMap<String, OwnedFd>) -> Problems {
         let mut problems = Problems::default();
+        let mtus: BTreeMap<_, _> = staged.config.networks.iter().map(|network| (&network.name, network.mtu)).collect();
         for (id, about, plug) in &mut staged.ports {
             let stays = self.slot(*id).is_some_and(|slot| !matches!(slot.plug, Plug::Broken(_)));
             if stays {
@@ -114,7 +115,7 @@ impl Worker {
             }
             *plug = Some(match &about.kind {
                 None => Plug::Gateway,
-                Some(kind) => match open(kind, &mut taps) {
+                Some(kind) => match open(kind, mtus[&about.network], &mut taps) {
                     Ok(port) => Plug::Port(port),
                     Err(error) => {
                         let why = with_sources(&error);
@@ -267,15 +268,17 @@ fn services_of(network: &NetworkConfig, id: NetworkId) -> Option<NetworkServices
 }
 
 /// Opens a port of any kind; a TAP device that was handed over is used instead of opening one.
-fn open(kind: &PortKind, taps: &mut BTreeMap<String, OwnedFd>) -> Result<Box<dyn Port>, PortError> {
+fn open(kind: &PortKind, mtu: u16, taps: &mut BTreeMap<String, OwnedFd>) -> Result<Box<dyn Port>, PortError> {
+    let side = |connect: bool| if connect { Side::Connect } else { Side::Listen };
     Ok(match kind {
-        PortKind::VhostUser { socket } => Box::new(VhostUserPort::open(socket)?),
+        PortKind::VhostUser { socket, connect } => Box::new(VhostUserPort::open(socket, side(*connect))?),
         PortKind::Tap { name } => Box::new(match taps.remove(name) {
             Some(device) => TapPort::from_device(device)?,
-            None => TapPort::open(name)?,
+            None => TapPort::open(name, mtu)?,
         }),
-        PortKind::UnixStream { socket } => Box::new(UnixStreamPort::open(socket)?),
-        PortKind::UnixDatagram { socket, peer } => Box::new(UnixDatagramPort::open(socket, peer)?),
+        PortKind::UnixStream { socket, connect } => Box::new(UnixStreamPort::open(socket, side(*connect))?),
+        PortKind::UnixDatagram { socket, peer } => Box::new(UnixDatagramPort::open(socket, peer.as_deref())?),
+        PortKind::Udp { local, peer } => Box::new(UdpPort::open(*local, *peer)?),
     })
 }
 

@@ -17,6 +17,7 @@ mod lease_log;
 mod mailbox;
 mod signals;
 mod slot;
+mod standalone;
 mod state_dir;
 mod status;
 mod validate;
@@ -29,6 +30,7 @@ use control::Control;
 pub use error::DataplaneError;
 pub use host::HostSockets;
 use signals::Signals;
+pub use standalone::Standalone;
 use state_dir::StateDir;
 use worker::Worker;
 

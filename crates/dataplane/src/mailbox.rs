@@ -14,6 +14,7 @@ use weft_dataplane_protocol::{DataplaneConfig, ErrorCode, ExplainRequest, Refusa
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What the worker can be asked to do.
+#[derive(Debug)]
 pub(crate) enum Task {
     /// Check a configuration and open its new ports, without using any of it.
     Prepare {
@@ -34,6 +35,7 @@ pub(crate) enum Task {
 }
 
 /// A task and where its answer goes.
+#[derive(Debug)]
 pub(crate) struct Letter {
     pub(crate) task: Task,
     answer: SyncSender<Response>,
@@ -57,7 +59,7 @@ pub(crate) struct Mailbox {
 }
 
 /// The other side.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct Desk {
     letters: Sender<Letter>,
     bell: Arc<OwnedFd>,

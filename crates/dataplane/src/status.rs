@@ -123,5 +123,6 @@ fn driver_of(kind: Option<&PortKind>) -> &'static str {
         Some(PortKind::Tap { .. }) => "tap",
         Some(PortKind::UnixStream { .. }) => "unix-stream",
         Some(PortKind::UnixDatagram { .. }) => "unix-datagram",
+        Some(PortKind::Udp { .. }) => "udp",
     }
 }

@@ -78,18 +78,20 @@ fn is_host(subnet: Ipv4Net, ip: Ipv4Addr) -> bool {
     subnet.contains(&ip) && !edge
 }
 
-/// No two ports at one socket, and no two at one TAP device.
+/// No two ports at one socket, TAP device or address.
 fn check_places(config: &DataplaneConfig, problems: &mut Problems) {
     let mut sockets: BTreeMap<&Path, _> = BTreeMap::new();
     let mut taps: BTreeMap<&str, _> = BTreeMap::new();
+    let mut addresses = BTreeMap::new();
     for port in &config.ports {
         let (place, taken) = match &port.kind {
-            PortKind::VhostUser { socket }
-            | PortKind::UnixStream { socket }
+            PortKind::VhostUser { socket, .. }
+            | PortKind::UnixStream { socket, .. }
             | PortKind::UnixDatagram { socket, .. } => {
                 (format!("socket `{}`", socket.display()), sockets.insert(socket, &port.name))
             }
             PortKind::Tap { name } => (format!("TAP device `{name}`"), taps.insert(name, &port.name)),
+            PortKind::Udp { local, .. } => (format!("address {local}"), addresses.insert(local, &port.name)),
         };
         if let Some(other) = taken {
             let message = format!("ports `{other}` and `{}` ({}) have the same {place}", port.name, port.provenance);
@@ -177,8 +179,8 @@ mod tests {
         };
         let config = DataplaneConfig {
             ports: vec![
-                port("a", PortKind::VhostUser { socket: "/run/x".into() }),
-                port("b", PortKind::UnixStream { socket: "/run/x".into() }),
+                port("a", PortKind::VhostUser { socket: "/run/x".into(), connect: false }),
+                port("b", PortKind::UnixStream { socket: "/run/x".into(), connect: true }),
                 port("c", PortKind::Tap { name: "tap0".into() }),
                 port("d", PortKind::Tap { name: "tap0".into() }),
             ],

@@ -84,7 +84,7 @@ fn large_segments_cross_as_one_frame() {
 fn large_segments_are_cut_for_those_who_cannot() {
     let world = World::new();
     let mut config = two_networks(&world);
-    config.ports[1].kind = PortKind::UnixStream { socket: world.path("b-0") };
+    config.ports[1].kind = PortKind::UnixStream { socket: world.path("b-0"), connect: false };
     world.apply(&config);
     let mut a = boot(&world, "a-0");
     let mut b = UnixStream::connect(world.path("b-0")).unwrap();
@@ -138,7 +138,7 @@ fn everything_that_is_wrong_is_said_at_once_and_nothing_changes() {
     bad.ports[2].network = "nowhere".parse().unwrap();
     bad.networks.push(network_with_gateway("office", 20));
     bad.networks[2].gateway.as_mut().unwrap().ip = [10, 99, 0, 1].into();
-    bad.ports.push(port("x", "left", mac(8), PortKind::VhostUser { socket: world.path("a-0") }));
+    bad.ports.push(port("x", "left", mac(8), PortKind::VhostUser { socket: world.path("a-0"), connect: false }));
     let refusal = world.refused(&bad);
     for part in ["BadConfig", "02:00:00:00:00:01", "`nowhere`", "10.99.0.1", "same socket", "/w.toml:7"] {
         assert!(refusal.contains(part), "{part}: {refusal}");
@@ -149,8 +149,13 @@ fn everything_that_is_wrong_is_said_at_once_and_nothing_changes() {
     fs::write(world.path("file"), "precious").unwrap();
     let at = world.directory.path();
     unopenable.ports.push(vhost_user(at, "fine", "left", mac(6)));
-    unopenable.ports.push(port("p", "left", mac(7), PortKind::VhostUser { socket: at.join("file") }));
-    unopenable.ports.push(port("q", "left", mac(8), PortKind::UnixStream { socket: at.join("no/where") }));
+    unopenable.ports.push(port("p", "left", mac(7), PortKind::VhostUser { socket: at.join("file"), connect: false }));
+    unopenable.ports.push(port(
+        "q",
+        "left",
+        mac(8),
+        PortKind::UnixStream { socket: at.join("no/where"), connect: false },
+    ));
     let refusal = world.refused(&unopenable);
     for part in ["PortFailed", "port `p` (/w.toml:7)", "is no socket", "port `q`", "cannot listen"] {
         assert!(refusal.contains(part), "{part}: {refusal}");

@@ -113,7 +113,7 @@ fn a_tap_is_handed_over() {
             return;
         }
         let device = TapPort::create("handed").unwrap();
-        let taken = TapPort::open("handed").err().expect("one cannot open it twice");
+        let taken = TapPort::open("handed", 1500).err().expect("one cannot open it twice");
         assert!(!taken.hint().is_empty());
         let world = World::new();
         let tap = port("handed", "left", mac(1), PortKind::Tap { name: "handed".into() });

@@ -7,6 +7,7 @@ mod load;
 mod problem;
 pub mod qcow2;
 mod read;
+mod switch_file;
 pub mod view;
 mod world;
 
@@ -14,6 +15,7 @@ pub use check::{Finding, HostFacts, findings};
 pub use disk::{Disk, DiskFault};
 pub use load::{load, parse_world};
 pub use problem::{Problem, Report};
+pub use switch_file::{Plug, SwitchFile, SwitchPort, load_switch, parse_switch};
 pub use world::{Dhcp, DiskFormat, EngineKind, Image, ImageSource, Mode, Network, Nic, Ready, Vm, World};
 
 /// The name of the image that Weft builds itself.

@@ -34,7 +34,8 @@ const MAX_DISK: ByteSize = ByteSize::from_mib(1024 << 20);
 pub fn load(path: &Path) -> Result<World, Report> {
     let shown = path.display().to_string();
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let source = read_file(path).map_err(|problem| Report::of_file(&shown, problem))?;
+    let missing = "name the file (`weft up FILE`), or write `weft.toml` here; the README shows one";
+    let source = read_file(path, missing).map_err(|problem| Report::of_file(&shown, problem))?;
     parse_world(&source, &absolute, &shown, &HostFacts::of_this_host())
 }
 
@@ -44,15 +45,9 @@ pub fn load(path: &Path) -> Result<World, Report> {
 /// # Errors
 /// Everything that is wrong with it, in one report.
 pub fn parse_world(source: &str, path: &Path, shown: &str, facts: &HostFacts) -> Result<World, Report> {
-    let (root, errors) = DeTable::parse_recoverable(source);
-    if !errors.is_empty() {
-        let syntax = |error: &toml::de::Error| {
-            (error.span().or(Some(0..0)), Problem::plain("syntax", format!("this is not TOML: {}", error.message())))
-        };
-        return Err(Report::new(shown, source, errors.iter().map(syntax).collect()));
-    }
+    let root = parse_toml(source, shown)?;
     let mut loader = Loader { source, path, notes: Notes::default(), world: World::default(), disks: BTreeMap::new() };
-    loader.world(root.get_ref());
+    loader.world(&root);
     let Loader { mut notes, world, .. } = loader;
     for finding in check::findings(&world, facts) {
         if !finding.rests_on.is_some_and(|path| notes.is_broken(&path)) {
@@ -65,12 +60,23 @@ pub fn parse_world(source: &str, path: &Path, shown: &str, facts: &HostFacts) ->
     }
 }
 
-fn read_file(path: &Path) -> Result<String, Problem> {
+/// The tables of a TOML text; everything that its grammar does not allow, in one report.
+pub(crate) fn parse_toml<'a>(source: &'a str, shown: &str) -> Result<DeTable<'a>, Report> {
+    let (root, errors) = DeTable::parse_recoverable(source);
+    if errors.is_empty() {
+        return Ok(root.into_inner());
+    }
+    let syntax = |error: &toml::de::Error| {
+        (error.span().or(Some(0..0)), Problem::plain("syntax", format!("this is not TOML: {}", error.message())))
+    };
+    Err(Report::new(shown, source, errors.iter().map(syntax).collect()))
+}
+
+/// The text of a file that a person wrote; `missing` is the way out where there is none.
+pub(crate) fn read_file(path: &Path, missing: &str) -> Result<String, Problem> {
     let unreadable = |error: std::io::Error| {
         let hint = match error.kind() {
-            std::io::ErrorKind::NotFound => {
-                "name the file (`weft up FILE`), or write `weft.toml` here; the README shows one"
-            }
+            std::io::ErrorKind::NotFound => missing,
             std::io::ErrorKind::PermissionDenied => "make it readable for you",
             _ => "look at the file and its disk",
         };

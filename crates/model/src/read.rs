@@ -82,6 +82,11 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// Whether the key is there, whatever its value.
+    pub(crate) fn has(&self, key: &str) -> bool {
+        self.table.contains_key(key)
+    }
+
     /// A key's value as it stands.
     pub(crate) fn value(&mut self, notes: &mut Notes, key: &'static str) -> Option<&'a DeValue<'a>> {
         self.known.push(key);

@@ -19,7 +19,7 @@ impl Egress {
     /// says that it is.
     pub fn send(&mut self, port: &mut dyn Port, frame: &Frame<'_>) -> Result<(), SendError> {
         let offload = frame.offload();
-        if port.caps().accepts(offload) {
+        if offload == Offload::default() || port.caps().accepts(offload) {
             return port.send(frame);
         }
         self.whole.clear();

@@ -1,5 +1,6 @@
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, VolatileSlice};
 use weft_wire::Offload;
+
+use crate::guest_memory::{GuestMemory, Piece, View};
 
 /// How much of a frame is copied before anything is decided on it: enough for Ethernet with two tags, IPv6
 /// and TCP with all options.
@@ -25,14 +26,7 @@ enum Tail<'a> {
     /// In our own memory.
     Bytes(&'a [u8]),
     /// In a guest's, where it may change at any time.
-    Guest { memory: &'a GuestMemoryMmap, pieces: &'a [Piece], len: usize },
-}
-
-/// A run of bytes in one region of a guest's memory.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Piece {
-    pub(crate) addr: GuestAddress,
-    pub(crate) len: usize,
+    Guest { memory: &'a GuestMemory, pieces: &'a [Piece], len: usize },
 }
 
 impl<'a> Frame<'a> {
@@ -43,8 +37,9 @@ impl<'a> Frame<'a> {
     }
 
     /// A frame whose head was copied and whose rest lies in a guest's memory, at `pieces`.
-    pub(crate) fn in_guest(head: &'a [u8], memory: &'a GuestMemoryMmap, pieces: &'a [Piece], offload: Offload) -> Self {
-        let len = pieces.iter().map(|piece| piece.len).sum();
+    #[inline]
+    pub(crate) fn in_guest(head: &'a [u8], memory: &'a GuestMemory, pieces: &'a [Piece], offload: Offload) -> Self {
+        let len = pieces.iter().map(Piece::len).sum();
         Self { head, tail: Tail::Guest { memory, pieces, len }, offload }
     }
 
@@ -73,11 +68,12 @@ impl<'a> Frame<'a> {
         buffer.extend_from_slice(self.head);
         match self.tail {
             Tail::Bytes(bytes) => buffer.extend_from_slice(bytes),
-            Tail::Guest { len, .. } => {
-                let start = buffer.len();
-                buffer.resize(start + len, 0);
-                let mut cursor = FrameCursor { head: &[], tail: self.tail, skipped: 0 };
-                cursor.copy_to(&VolatileSlice::from(&mut buffer[start..]));
+            Tail::Guest { memory, pieces, .. } => {
+                for piece in pieces {
+                    let start = buffer.len();
+                    buffer.resize(start + piece.len(), 0);
+                    memory.view(*piece).read(&mut buffer[start..]);
+                }
             }
         }
     }
@@ -98,14 +94,14 @@ pub(crate) struct FrameCursor<'a> {
 
 impl FrameCursor<'_> {
     /// Fills `target` with the next bytes; returns how many there were.
-    pub(crate) fn copy_to(&mut self, target: &VolatileSlice<'_>) -> usize {
+    #[inline]
+    pub(crate) fn copy_to(&mut self, target: View<'_>) -> usize {
         let mut copied = self.head.len().min(target.len());
-        target.copy_from(&self.head[..copied]);
-        self.head = &self.head[copied..];
-        while let Ok(room) = target.offset(copied)
-            && !room.is_empty()
-        {
-            match self.copy_piece(&room) {
+        let (now, later) = self.head.split_at(copied);
+        target.write(now);
+        self.head = later;
+        while copied < target.len() {
+            match self.copy_piece(target.skip(copied)) {
                 0 => break,
                 count => copied += count,
             }
@@ -114,24 +110,20 @@ impl FrameCursor<'_> {
     }
 
     /// Copies from the tail's first piece; 0 at the end.
-    fn copy_piece(&mut self, room: &VolatileSlice<'_>) -> usize {
+    fn copy_piece(&mut self, room: View<'_>) -> usize {
         match &mut self.tail {
             Tail::Bytes(bytes) => {
-                let count = bytes.len().min(room.len());
-                room.copy_from(&bytes[..count]);
-                *bytes = &bytes[count..];
-                count
+                let (now, later) = bytes.split_at(bytes.len().min(room.len()));
+                room.write(now);
+                *bytes = later;
+                now.len()
             }
             Tail::Guest { memory, pieces, .. } => {
-                let Some(piece) = pieces.first() else { return 0 };
-                let count = (piece.len - self.skipped).min(room.len());
-                let source = GuestAddress(piece.addr.0 + self.skipped as u64);
-                // The piece was checked against this very memory when the frame was lent.
-                let Ok(source) = memory.get_slice(source, count) else { return 0 };
-                source.copy_to_volatile_slice(*room);
+                let Some((piece, later)) = pieces.split_first() else { return 0 };
+                let count = memory.view(*piece).skip(self.skipped).copy_to(room);
                 self.skipped += count;
-                if self.skipped == piece.len {
-                    *pieces = &pieces[1..];
+                if self.skipped == piece.len() {
+                    *pieces = later;
                     self.skipped = 0;
                 }
                 count

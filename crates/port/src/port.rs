@@ -1,5 +1,6 @@
 use std::borrow::Cow;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 
@@ -158,6 +159,16 @@ pub enum PortError {
         /// What the system said.
         source: io::Error,
     },
+    /// A UDP socket could not be made, or cannot reach its peer.
+    #[error("cannot talk UDP from {local} to {peer}")]
+    Udp {
+        /// Our own address.
+        local: SocketAddr,
+        /// The peer's.
+        peer: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The kernel's TUN/TAP driver is missing or closed to us.
     #[error("cannot open `/dev/net/tun`")]
     OpenTun {
@@ -189,10 +200,11 @@ impl PortError {
     /// How to fix it.
     pub fn hint(&self) -> &'static str {
         match self {
-            Self::PathTooLong { .. } => "choose a shorter WEFT_HOME",
-            Self::InUse { .. } => "end that process, or use another WEFT_HOME",
+            Self::PathTooLong { .. } => "choose a folder nearer to `/` (or a shorter WEFT_HOME)",
+            Self::InUse { .. } => "end that process, or use another path (or WEFT_HOME)",
             Self::NotASocket { .. } => "move that file away",
             Self::Listen { .. } => "check that the folder exists, is yours, and is on a disk that is not full",
+            Self::Udp { .. } => "use an address of this host and a port that is free, both of IPv4 or both of IPv6",
             Self::OpenTun { .. } => "load the kernel module `tun`, and run as root or grant CAP_NET_ADMIN",
             Self::Tap { .. } => {
                 "grant CAP_NET_ADMIN, or make the device with `ip tuntap add NAME mode tap user USER vnet_hdr`"

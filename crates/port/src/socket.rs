@@ -3,6 +3,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{Mode, fchmod};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with};
@@ -11,6 +12,25 @@ use crate::PortError;
 
 /// Peers that may wait to be served.
 const BACKLOG: i32 = 4;
+
+/// Which side of a Unix stream socket we are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// We listen, and the peer comes when it likes.
+    Listen,
+    /// The peer listens; we try again as long as it does not.
+    Connect,
+}
+
+/// How long to wait before connecting again to a peer that was not there, or that left.
+pub(crate) const REDIAL: Duration = Duration::from_millis(100);
+
+/// Connects to the peer that listens at `path`; `None` when it does not.
+pub(crate) fn dial(path: &Path, flags: SocketFlags) -> Option<OwnedFd> {
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags | SocketFlags::CLOEXEC, None).ok()?;
+    connect(&socket, &SocketAddrUnix::new(path).ok()?).ok()?;
+    Some(socket)
+}
 
 /// Device, inode, and when it was made: the number of a removed inode may be given to the next one.
 type Identity = (u64, u64, i64, i64);

@@ -26,6 +26,7 @@ const TUNSETVNETHDRSZ: Opcode = opcode::write::<i32>(b'T', 216);
 const TUNSETVNETLE: Opcode = opcode::write::<i32>(b'T', 220);
 const SIOCGIFFLAGS: Opcode = 0x8913;
 const SIOCSIFFLAGS: Opcode = 0x8914;
+const SIOCSIFMTU: Opcode = 0x8922;
 const IFF_TAP: u16 = 0x0002;
 const IFF_NO_PI: u16 = 0x1000;
 const IFF_VNET_HDR: u16 = 0x4000;
@@ -35,13 +36,13 @@ const TUN_F_TSO4: usize = 0x02;
 const TUN_F_TSO6: usize = 0x04;
 const TUN_F_TSO_ECN: usize = 0x08;
 
-/// `struct ifreq`, with the only member of its union that we use.
+/// `struct ifreq`, with the first member of its union that we use.
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct InterfaceRequest {
     name: [u8; 16],
     flags: u16,
-    _rest: [u8; 22],
+    rest: [u8; 22],
 }
 
 const _: () = assert!(size_of::<InterfaceRequest>() == 40 && offset_of!(InterfaceRequest, flags) == 16);
@@ -67,12 +68,19 @@ struct LentFrame {
 }
 
 impl TapPort {
-    /// Opens the TAP device `name` in our network namespace, makes it if it does not exist, and sets it up.
+    /// Opens the TAP device `name` in our network namespace and sets it up. One that does not exist is made, with
+    /// this MTU, and ends with the port.
     ///
     /// # Errors
     /// Without `/dev/net/tun`, or when the device is not ours to use.
-    pub fn open(name: &str) -> Result<Self, PortError> {
-        Self::with_device(name, Self::create(name)?)
+    pub fn open(name: &str, mtu: u16) -> Result<Self, PortError> {
+        let is_new = Interface::find(name).is_err();
+        let device = Self::create(name)?;
+        if is_new {
+            let failed = |source| PortError::Tap { name: name.into(), action: "set the MTU of", source };
+            Interface::find(name).and_then(|mut interface| interface.set_mtu(mtu)).map_err(failed)?;
+        }
+        Self::with_device(name, device)
     }
 
     /// Opens the device only, to hand it over to a process with fewer privileges ([`Self::from_device`]).
@@ -105,7 +113,7 @@ impl TapPort {
     /// # Errors
     /// When it is no TAP device.
     pub fn interface_of(device: BorrowedFd<'_>) -> Result<String, PortError> {
-        let mut request = InterfaceRequest { name: [0; 16], flags: 0, _rest: [0; 22] };
+        let mut request = InterfaceRequest { name: [0; 16], flags: 0, rest: [0; 22] };
         update::<TUNGETIFF>(device, &mut request).map_err(|error| PortError::Tap {
             name: "handed over".into(),
             action: "use",
@@ -123,7 +131,8 @@ impl TapPort {
             .map_err(failed("set the offloads of"))?;
         let epoll = Epoll::new()?;
         epoll.add(&device, EventFlags::IN)?;
-        let absence = bring_up(name).err().map(|_| "the interface is down, and we may not set it up".into());
+        let up = Interface::find(name).and_then(|mut interface| interface.bring_up());
+        let absence = up.err().map(|_| "the interface is down, and we may not set it up".into());
         Ok(Self {
             name: name.into(),
             device,
@@ -235,7 +244,7 @@ impl Port for TapPort {
 }
 
 fn interface_request(name: &str) -> Result<InterfaceRequest, PortError> {
-    let mut request = InterfaceRequest { name: [0; 16], flags: 0, _rest: [0; 22] };
+    let mut request = InterfaceRequest { name: [0; 16], flags: 0, rest: [0; 22] };
     // `%` would make the kernel choose another name; the last byte stays zero.
     let forbidden = |byte: u8| matches!(byte, b'/' | b':' | b'%' | 0) || byte.is_ascii_whitespace();
     if name.is_empty() || name.len() > 15 || name.bytes().any(forbidden) || matches!(name, "." | "..") {
@@ -245,16 +254,38 @@ fn interface_request(name: &str) -> Result<InterfaceRequest, PortError> {
     Ok(request)
 }
 
-/// Sets an interface up, if it is not.
-fn bring_up(name: &str) -> io::Result<()> {
-    let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
-    let mut request = interface_request(name).map_err(io::Error::other)?;
-    update::<SIOCGIFFLAGS>(&socket, &mut request)?;
-    if request.flags & IFF_UP == 0 {
-        request.flags |= IFF_UP;
-        update::<SIOCSIFFLAGS>(&socket, &mut request)?;
+/// The interface of a TAP device, as the network namespace that we are in sees it.
+struct Interface {
+    socket: OwnedFd,
+    /// Its name and flags.
+    request: InterfaceRequest,
+}
+
+impl Interface {
+    fn find(name: &str) -> io::Result<Self> {
+        let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+        let mut request = interface_request(name).map_err(io::Error::other)?;
+        update::<SIOCGIFFLAGS>(&socket, &mut request)?;
+        Ok(Self { socket, request })
     }
-    Ok(())
+
+    /// Sets it up, if it is not.
+    fn bring_up(&mut self) -> io::Result<()> {
+        if self.request.flags & IFF_UP == 0 {
+            self.request.flags |= IFF_UP;
+            update::<SIOCSIFFLAGS>(&self.socket, &mut self.request)?;
+        }
+        Ok(())
+    }
+
+    /// Sets the largest IP packet that it takes.
+    fn set_mtu(&mut self, mtu: u16) -> io::Result<()> {
+        // The union's `int` member begins where its flags do.
+        let [a, b, c, d] = i32::from(mtu).to_ne_bytes();
+        let mut request = InterfaceRequest { flags: u16::from_ne_bytes([a, b]), ..self.request };
+        request.rest[..2].copy_from_slice(&[c, d]);
+        Ok(update::<SIOCSIFMTU>(&self.socket, &mut request)?)
+    }
 }
 
 #[expect(unsafe_code, reason = "an ioctl")]
@@ -282,7 +313,10 @@ mod tests {
     #[test]
     fn names_that_no_interface_has() {
         for bad in ["", "sixteen-letters-", "a/b", "a b", "tap%d", "..", "a:1"] {
-            assert!(matches!(TapPort::open(bad), Err(PortError::TapName { .. } | PortError::OpenTun { .. })), "{bad}");
+            assert!(
+                matches!(TapPort::open(bad, 1500), Err(PortError::TapName { .. } | PortError::OpenTun { .. })),
+                "{bad}"
+            );
             assert!(interface_request(bad).is_err(), "{bad}");
         }
     }

@@ -14,7 +14,10 @@ use crate::{BURST_FRAMES, Caps, Frame, Lent, Link, MAX_FRAME_BYTES, MIN_FRAME_BY
 pub struct UnixDatagramPort {
     socket: OwnedFd,
     _file: SocketFile,
-    peer: SocketAddrUnix,
+    /// Whom frames go to.
+    peer: Option<SocketAddrUnix>,
+    /// Whether nobody else is listened to; otherwise the peer is whoever sent last.
+    is_fixed: bool,
     /// Whether the last frame reached the peer, or came from it.
     heard: bool,
     /// One slot a frame; pages that no frame ever filled cost nothing.
@@ -27,16 +30,19 @@ pub struct UnixDatagramPort {
 const SLOT_BYTES: usize = MAX_FRAME_BYTES + 1;
 
 impl UnixDatagramPort {
-    /// Binds `socket` and talks to `peer`, and to nobody else.
+    /// Binds `socket` and talks to `peer` and nobody else, or to whoever sent last.
     ///
     /// # Errors
     /// When the socket cannot be made there.
-    pub fn open(socket: &Path, peer: &Path) -> Result<Self, PortError> {
-        let peer = SocketAddrUnix::new(peer).map_err(|_| PortError::PathTooLong { path: peer.to_owned() })?;
+    pub fn open(socket: &Path, peer: Option<&Path>) -> Result<Self, PortError> {
+        let address =
+            |peer: &Path| SocketAddrUnix::new(peer).map_err(|_| PortError::PathTooLong { path: peer.to_owned() });
+        let peer = peer.map(address).transpose()?;
         let (socket, file) = bind_at(socket, SocketType::DGRAM)?;
         Ok(Self {
             socket,
             _file: file,
+            is_fixed: peer.is_some(),
             peer,
             heard: false,
             slots: vec![0; BURST_FRAMES * SLOT_BYTES].into(),
@@ -65,10 +71,11 @@ impl Port for UnixDatagramPort {
             let slot = &mut self.slots[self.lent.len() * SLOT_BYTES..][..SLOT_BYTES];
             match recvfrom(&self.socket, slot, RecvFlags::DONTWAIT) {
                 Ok((_, count, from)) => {
-                    let from_peer =
-                        from.and_then(|from| SocketAddrUnix::try_from(from).ok()).as_ref() == Some(&self.peer);
+                    let from = from.and_then(|from| SocketAddrUnix::try_from(from).ok());
+                    let from_peer = from.is_some() && (!self.is_fixed || from == self.peer);
                     if from_peer && (MIN_FRAME_BYTES..=MAX_FRAME_BYTES).contains(&count) {
                         self.heard = true;
+                        self.peer = from;
                         self.lent.push(count);
                     } else {
                         malformed += 1;
@@ -90,9 +97,10 @@ impl Port for UnixDatagramPort {
     }
 
     fn send(&mut self, frame: &Frame<'_>) -> Result<(), SendError> {
+        let Some(peer) = &self.peer else { return Err(SendError::Down) };
         self.scratch.clear();
         frame.append_to(&mut self.scratch);
-        let sent = sendto(&self.socket, &self.scratch, SendFlags::DONTWAIT | SendFlags::NOSIGNAL, &self.peer);
+        let sent = sendto(&self.socket, &self.scratch, SendFlags::DONTWAIT | SendFlags::NOSIGNAL, peer);
         match sent {
             Ok(_) => self.heard = true,
             Err(Errno::AGAIN | Errno::NOBUFS | Errno::INTR) => return Err(SendError::Full),

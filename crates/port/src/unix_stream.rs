@@ -1,17 +1,21 @@
 //! Frames behind a 32-bit big-endian length on a Unix stream socket: what QEMU's `-netdev stream` speaks.
 
 use std::borrow::Cow;
+use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, SocketFlags, accept_with, recv, send};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
 use weft_wire::Offload;
 
 use crate::epoll::Epoll;
-use crate::socket::{SocketFile, listen_at};
+use crate::socket::{REDIAL, Side, SocketFile, dial, listen_at};
 use crate::{BURST_FRAMES, Caps, Frame, Lent, Link, MAX_FRAME_BYTES, MIN_FRAME_BYTES, Port, PortError, SendError};
 
 const LENGTH_BYTES: usize = 4;
@@ -90,13 +94,40 @@ impl FrameSplitter {
     }
 }
 
-/// Listens for one peer at a time, which may come back as often as it likes.
+/// Serves one peer at a time, which may come back as often as it likes.
 pub struct UnixStreamPort {
-    listener: OwnedFd,
-    _file: SocketFile,
+    door: Door,
     epoll: Epoll,
     peer: Option<Peer>,
     absence: Cow<'static, str>,
+}
+
+/// Where peers come from.
+enum Door {
+    /// They connect to this socket.
+    Listener { socket: OwnedFd, _file: SocketFile },
+    /// There is one, which listens here; the timer says when to try again.
+    Peer { path: PathBuf, timer: OwnedFd },
+}
+
+impl Door {
+    fn fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Listener { socket, .. } => socket.as_fd(),
+            Self::Peer { timer, .. } => timer.as_fd(),
+        }
+    }
+
+    /// The peer that waits behind it.
+    fn next(&self) -> Option<OwnedFd> {
+        match self {
+            Self::Listener { socket, .. } => accept_with(socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK).ok(),
+            Self::Peer { path, timer } => {
+                let _ = rustix::io::read(timer, &mut [0; 8]);
+                dial(path, SocketFlags::NONBLOCK)
+            }
+        }
+    }
 }
 
 struct Peer {
@@ -108,22 +139,27 @@ struct Peer {
 }
 
 impl UnixStreamPort {
-    /// Listens at `socket`.
+    /// Listens at `socket`, or connects to the peer that does.
     ///
     /// # Errors
     /// When the socket cannot be made there.
-    pub fn open(socket: &Path) -> Result<Self, PortError> {
-        let (listener, file) = listen_at(socket)?;
+    pub fn open(socket: &Path, side: Side) -> Result<Self, PortError> {
         let epoll = Epoll::new()?;
-        epoll.add(&listener, EventFlags::IN)?;
-        Ok(Self { listener, _file: file, epoll, peer: None, absence: "waits for a peer to connect".into() })
+        let (door, absence) = match side {
+            Side::Listen => {
+                let (socket, file) = listen_at(socket)?;
+                (Door::Listener { socket, _file: file }, "waits for a peer to connect")
+            }
+            Side::Connect => (Door::Peer { path: socket.to_owned(), timer: redial_timer()? }, "no peer listens there"),
+        };
+        epoll.add(door.fd(), EventFlags::IN)?;
+        Ok(Self { door, epoll, peer: None, absence: absence.into() })
     }
 
     fn accept(&mut self) {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let Ok(stream) = accept_with(&self.listener, flags) else { return };
+        let Some(stream) = self.door.next() else { return };
         if self.epoll.add(&stream, EventFlags::IN).is_ok() {
-            self.epoll.remove(&self.listener); // further peers wait in the backlog without keeping us awake
+            self.epoll.remove(self.door.fd()); // further peers wait in the backlog without keeping us awake
             self.peer = Some(Peer {
                 stream,
                 incoming: FrameSplitter::default(),
@@ -137,10 +173,19 @@ impl UnixStreamPort {
     fn hang_up(&mut self, reason: Cow<'static, str>) {
         if let Some(peer) = self.peer.take() {
             self.epoll.remove(&peer.stream);
-            let _ = self.epoll.add(&self.listener, EventFlags::IN);
+            let _ = self.epoll.add(self.door.fd(), EventFlags::IN);
             self.absence = reason;
         }
     }
+}
+
+/// Readable each time that it is worth trying to connect.
+fn redial_timer() -> io::Result<OwnedFd> {
+    let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK)?;
+    let pause = Timespec { tv_sec: 0, tv_nsec: REDIAL.subsec_nanos().into() };
+    let soon = Timespec { tv_sec: 0, tv_nsec: 1 };
+    timerfd_settime(&timer, TimerfdTimerFlags::empty(), &Itimerspec { it_interval: pause, it_value: soon })?;
+    Ok(timer)
 }
 
 impl Peer {

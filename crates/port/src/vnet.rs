@@ -12,6 +12,9 @@ pub(crate) fn read_header(
     head: &[u8],
     frame_len: usize,
 ) -> Option<Offload> {
+    if header[..2] == [0, 0] {
+        return Some(Offload::default()); // no flag, no segmentation: nearly every frame
+    }
     let (header, _) = VirtioNetHeader::parse(header).ok()?;
     let offload = header.offload(author).ok()?;
     if offload != Offload::default() {
@@ -22,6 +25,10 @@ pub(crate) fn read_header(
 
 /// The header for a frame that starts with `head`, spread over `num_buffers` buffers of the receiver.
 pub(crate) fn write_header(offload: Offload, head: &[u8], num_buffers: u16) -> [u8; HEADER_BYTES] {
+    if offload == Offload::default() {
+        let [low, high] = num_buffers.to_le_bytes();
+        return [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, low, high];
+    }
     let headers_len = match (offload.gso, offload.csum) {
         (Some(gso), Csum::Partial { start, .. }) => {
             let start = usize::from(start);

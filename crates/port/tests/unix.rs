@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use weft_port::{Frame, Lent, Link, MAX_FRAME_BYTES, Port, SendError, UnixDatagramPort, UnixStreamPort};
+use weft_port::{Frame, Lent, Link, MAX_FRAME_BYTES, Port, SendError, Side, UdpPort, UnixDatagramPort, UnixStreamPort};
 use weft_testkit::{ethernet, mac};
 use weft_wire::Offload;
 
@@ -67,7 +67,7 @@ fn connect(port: &mut UnixStreamPort, socket: &Path) -> UnixStream {
 fn frames_cross_a_stream_both_ways_whatever_the_pieces() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("port");
-    let mut port = UnixStreamPort::open(&socket).unwrap();
+    let mut port = UnixStreamPort::open(&socket, Side::Listen).unwrap();
     let mut peer = connect(&mut port, &socket);
 
     let frames = [frame(1, 14), frame(2, 1514), frame(3, MAX_FRAME_BYTES), frame(4, 60)];
@@ -93,7 +93,7 @@ fn lengths_that_lie_end_the_connection_and_no_more() {
     for lie in [0u32, 13, MAX_FRAME_BYTES as u32 + 1, u32::MAX] {
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("port");
-        let mut port = UnixStreamPort::open(&socket).unwrap();
+        let mut port = UnixStreamPort::open(&socket, Side::Listen).unwrap();
         let mut peer = connect(&mut port, &socket);
         peer.write_all(&[&framed(&frame(1, 60))[..], &lie.to_be_bytes(), b"whatever"].concat()).unwrap();
         assert_eq!(received(&mut port), [frame(1, 60)], "what came before the lie counts");
@@ -111,7 +111,7 @@ fn lengths_that_lie_end_the_connection_and_no_more() {
 fn a_peer_that_does_not_read_loses_frames_and_gets_no_halves() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("port");
-    let mut port = UnixStreamPort::open(&socket).unwrap();
+    let mut port = UnixStreamPort::open(&socket, Side::Listen).unwrap();
     assert_eq!(port.send(&Frame::new(&frame(1, 60), Offload::default())), Err(SendError::Down));
     let mut peer = connect(&mut port, &socket);
     let big = frame(7, 60_000);
@@ -146,7 +146,7 @@ fn a_peer_that_does_not_read_loses_frames_and_gets_no_halves() {
 fn datagrams_come_from_the_peer_and_from_nobody_else() {
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name);
-    let mut port = UnixDatagramPort::open(&path("ours"), &path("theirs")).unwrap();
+    let mut port = UnixDatagramPort::open(&path("ours"), Some(&path("theirs"))).unwrap();
     assert_eq!(port.send(&Frame::new(&frame(1, 60), Offload::default())), Err(SendError::Down));
     let peer = UnixDatagram::bind(path("theirs")).unwrap();
     let stranger = UnixDatagram::bind(path("strange")).unwrap();
@@ -164,4 +164,65 @@ fn datagrams_come_from_the_peer_and_from_nobody_else() {
     assert_eq!(port.link(), Link::Up);
     drop(peer);
     assert_eq!(port.send(&Frame::new(&frame(2, 60), Offload::default())), Err(SendError::Down));
+}
+
+/// The peer's socket may be gone, and come back under the same name.
+#[test]
+fn a_port_that_connects_finds_its_peer_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("peer");
+    let mut port = UnixStreamPort::open(&socket, Side::Connect).unwrap();
+    assert_eq!(port.link(), Link::Down("no peer listens there".into()));
+    for round in 0..3 {
+        let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        wait(&mut port);
+        assert_eq!(port.link(), Link::Up);
+        let mut peer = listener.accept().unwrap().0;
+        peer.write_all(&framed(&frame(round, 60))).unwrap();
+        assert_eq!(received(&mut port), [frame(round, 60)]);
+        std::fs::remove_file(&socket).unwrap();
+        drop((listener, peer));
+        wait(&mut port);
+        assert_eq!(port.link(), Link::Down("the peer hung up".into()));
+    }
+}
+
+#[test]
+fn without_a_fixed_peer_answers_go_to_whoever_sent_last() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let mut port = UnixDatagramPort::open(&path("ours"), None).unwrap();
+    assert_eq!(port.send(&Frame::new(&frame(1, 60), Offload::default())), Err(SendError::Down));
+    for name in ["one", "two"] {
+        let peer = UnixDatagram::bind(path(name)).unwrap();
+        peer.send_to(&frame(1, 60), path("ours")).unwrap();
+        assert_eq!(received(&mut port), [frame(1, 60)]);
+        port.send(&Frame::new(&frame(2, 60), Offload::default())).unwrap();
+        assert_eq!(peer.recv(&mut [0; 100]).unwrap(), 60);
+    }
+}
+
+#[test]
+fn udp_reaches_its_peer_and_nobody_else() {
+    let socket = || std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let (peer, stranger, spare) = (socket(), socket(), socket());
+    let local = spare.local_addr().unwrap();
+    drop(spare);
+    let mut port = UdpPort::open(local, peer.local_addr().unwrap()).unwrap();
+    stranger.send_to(&frame(9, 60), local).unwrap();
+    peer.send_to(&[0; 13], local).unwrap();
+    peer.send_to(&frame(1, 1514), local).unwrap();
+    let lent = wait(&mut port);
+    assert_eq!(lent, Lent { frames: 1, malformed: 1 });
+    assert_eq!(port.frame(0).len(), 1514);
+    port.release();
+    port.send(&Frame::new(&frame(2, 9000), Offload::default())).unwrap();
+    assert_eq!(peer.recv(&mut [0; 9001]).unwrap(), 9000);
+    assert_eq!(port.link(), Link::Up);
+    drop(peer);
+    let _ = port.send(&Frame::new(&frame(3, 60), Offload::default()));
+    wait(&mut port);
+    assert!(!port.link().is_up(), "the peer's host said that nobody is there");
+    let Err(taken) = UdpPort::open(local, local) else { panic!("one port for two") };
+    assert!(taken.to_string().contains("cannot talk UDP"), "{taken}");
 }

@@ -108,10 +108,19 @@ impl FakeVm {
     /// # Errors
     /// When the back end refuses.
     pub fn boot_with(socket: &Path, features: u64) -> io::Result<Self> {
+        let memory = guest_memory(MEMORY_BYTES, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL);
+        Self::boot_in(socket, features, memory)
+    }
+
+    /// Boots in this memory, of [`MEMORY_BYTES`].
+    ///
+    /// # Errors
+    /// When the back end refuses.
+    pub fn boot_in(socket: &Path, features: u64, memory: File) -> io::Result<Self> {
         let mut vm = Self {
             socket: socket.to_owned(),
             features,
-            memory: guest_memory(MEMORY_BYTES, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL),
+            memory,
             link: None,
             rx: Queue { at: 0, available: 0, seen: 0 },
             tx: Queue { at: 0x1_0000, available: 0, seen: 0 },
@@ -292,7 +301,8 @@ impl FakeVm {
         self.write(self.rx.available_ring() + 2, &self.rx.available.to_le_bytes());
     }
 
-    fn kick(&self) {
+    /// Kicks the send queue, whatever is in it.
+    pub fn kick(&self) {
         let _ = rustix::io::write(&self.kick, &1u64.to_ne_bytes());
     }
 

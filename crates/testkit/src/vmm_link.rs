@@ -47,7 +47,14 @@ impl VmmLink {
     /// # Errors
     /// When nobody listens.
     pub fn connect(socket: &Path) -> io::Result<Self> {
-        let stream = UnixStream::connect(socket)?;
+        Self::of(UnixStream::connect(socket)?)
+    }
+
+    /// Talks to the back end that connected.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn of(stream: UnixStream) -> io::Result<Self> {
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;
         Ok(Self { stream })
     }

@@ -13,6 +13,7 @@ mod plan;
 mod port;
 mod roles;
 mod scratch;
+mod switch;
 mod up;
 mod vm;
 mod why;
@@ -23,7 +24,7 @@ use weft_control::Paths;
 use weft_model::view::WorldView;
 use weft_types::VmName;
 
-use crate::args::{Cli, Command};
+use crate::args::{Cli, Command, SwitchCommand};
 use crate::failure::{Failure, Result};
 use crate::link::Link;
 
@@ -69,12 +70,13 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Completions { shell } => return done(generate::completions(shell)),
         Command::Man { dir } => return done(generate::man(dir.as_deref())),
-        Command::Switch { control, state } => return done(roles::switch(control, state)),
+        Command::Switch(SwitchCommand::Serve { control, state }) => return done(roles::switch(control, state)),
         _ => {}
     }
     let context = Context { paths: Paths::discover()?, json: cli.json };
     match cli.command {
         Command::Daemon => done(roles::daemon(&context.paths)),
+        Command::Switch(command) => done(switch::run(&context, command)),
         Command::Doctor => doctor::run(&context),
         Command::Exec(args) => exec::run(&context, args),
         Command::Console { vm } => done(console::run(&context, &vm)),
@@ -99,7 +101,7 @@ async fn talk(context: &Context, command: Command) -> Result {
         Command::Why { from, to } => why::run(context, &from, &to).await,
         Command::Completions { .. }
         | Command::Man { .. }
-        | Command::Switch { .. }
+        | Command::Switch(_)
         | Command::Daemon
         | Command::Doctor
         | Command::Exec(_)

@@ -25,7 +25,8 @@ fn no_such_port(name: &PortName) -> Failure {
     Failure::new("no-such-port", format!("there is no port `{name}`"), "`weft port ls` lists them")
 }
 
-fn table(ports: &[PortView]) -> String {
+/// Ports, a line each.
+pub(crate) fn table(ports: &[PortView]) -> String {
     let mut table = Table::new(&["PORT", "NETWORK", "DRIVER", "STATE", "IN", "OUT", "DROPPED"]);
     for port in ports {
         table.row([
@@ -41,7 +42,8 @@ fn table(ports: &[PortView]) -> String {
     table.render()
 }
 
-fn show(port: &PortView) -> String {
+/// Everything about a port.
+pub(crate) fn show(port: &PortView) -> String {
     let mut table = Table::plain();
     let mut row = |name: &str, value: String| table.row([Style::Dim.paint(name), value]);
     row("port", port.name.to_string());

@@ -13,28 +13,29 @@ pub(crate) fn daemon(paths: &Paths) -> Result {
     // What happens to the terminal of whoever started us is nothing to us. A leader of a session already is one.
     let _ = setsid();
     raise_descriptor_limit();
-    log();
+    log("info");
     let exe = std::env::current_exe().map_err(|error| Failure::of("daemon", &error, "is /proc mounted?"))?;
     weft_api::run(paths, exe).map_err(|error| Failure::of("daemon", &error, error.hint()))
 }
 
-/// `weft switch`
+/// `weft switch serve`
 pub(crate) fn switch(control_socket: PathBuf, state_dir: PathBuf) -> Result {
     raise_descriptor_limit();
-    log();
+    log("info");
     let run = weft_dataplane::run(&weft_dataplane::Options { control_socket, state_dir });
     run.map_err(|error| Failure::of("switch", &error, error.hint()))
 }
 
 /// Every port, session and flow to the host's network costs a descriptor: use as many as we may.
-fn raise_descriptor_limit() {
+pub(crate) fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
 
-/// Logs control actions to stderr, which is a log file. `WEFT_LOG` chooses how much (`debug`, `weft::dataplane=trace`).
-fn log() {
-    let filter = EnvFilter::try_from_env("WEFT_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+/// Logs control actions to stderr. `WEFT_LOG` chooses how much (`debug`, `weft::dataplane=trace`); `usual` is enough
+/// where nobody chooses.
+pub(crate) fn log(usual: &str) {
+    let filter = EnvFilter::try_from_env("WEFT_LOG").unwrap_or_else(|_| EnvFilter::new(usual));
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
     log.with_target(false).init();
 }

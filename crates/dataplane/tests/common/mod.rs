@@ -206,5 +206,5 @@ pub(crate) fn port(name: &str, network: &str, mac: MacAddr, kind: PortKind) -> P
 
 /// A vhost-user port at `<directory>/<name>`.
 pub(crate) fn vhost_user(directory: &Path, name: &str, network: &str, mac: MacAddr) -> PortConfig {
-    port(name, network, mac, PortKind::VhostUser { socket: directory.join(name) })
+    port(name, network, mac, PortKind::VhostUser { socket: directory.join(name), connect: false })
 }

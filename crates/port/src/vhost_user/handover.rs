@@ -12,10 +12,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
-use vm_memory::GuestMemoryMmap;
 
 use super::features::Features;
 use super::ring::{RingError, RingLayout};
+use crate::guest_memory::GuestMemory;
 
 /// The worker answers between two bursts. When it takes this long, it has other troubles.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -25,7 +25,7 @@ pub(crate) enum Command {
     /// The driver accepted these.
     Features(Features),
     /// The guest's memory is this from now on.
-    Memory(GuestMemoryMmap),
+    Memory(GuestMemory),
     /// A ring was set up.
     Start { index: usize, layout: RingLayout, kick: Option<OwnedFd>, call: Option<OwnedFd> },
     /// A ring ends; answered with its base.

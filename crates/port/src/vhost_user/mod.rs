@@ -19,13 +19,12 @@ use std::sync::mpsc::Receiver;
 use std::thread::{self, JoinHandle};
 
 use rustix::event::epoll::EventFlags;
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
-use weft_wire::Offload;
 use weft_wire::virtio_net::{Author, HEADER_BYTES};
+use weft_wire::{Csum, Offload};
 
 use crate::epoll::Epoll;
-use crate::frame::Piece;
-use crate::socket::{SocketFile, listen_at};
+use crate::guest_memory::{GuestMemory, Piece};
+use crate::socket::{Side, SocketFile, listen_at};
 use crate::vnet::{read_header, write_header};
 use crate::{
     BURST_FRAMES, Caps, Frame, HEAD_BYTES, Lent, Link, MAX_FRAME_BYTES, MIN_FRAME_BYTES, Port, PortError, SendError,
@@ -34,6 +33,7 @@ use features::Features;
 use handover::{Answer, Command, Handover, Letter, Shared};
 pub use probe::probe_guest;
 use ring::{Chain, Direction, Ring, RingError};
+use session::Door;
 
 /// The guest receives by the first queue and sends by the second (virtio 1.2, section 5.1.2).
 const RX_QUEUE: usize = 0;
@@ -43,16 +43,19 @@ const QUEUES: usize = 2;
 /// Buffers that one frame may be spread over: enough for the largest frame in buffers of a kibibyte.
 const MAX_MERGED_CHAINS: u16 = 68;
 
+/// What comes near at once when a byte is asked for.
+const CACHE_LINE_BYTES: usize = 64;
+
 /// The session thread's stack: it parses messages of at most 4 KiB.
 const SESSION_STACK_BYTES: usize = 256 << 10;
 
-/// Listens for a VMM at a Unix socket.
+/// Serves a VMM at a Unix socket.
 pub struct VhostUserPort {
     epoll: Epoll,
     shared: Arc<Shared>,
     mailbox: Option<Receiver<Letter>>,
     session: Option<JoinHandle<()>>,
-    _file: SocketFile,
+    _file: Option<SocketFile>,
     guest: Guest,
     absence: Cow<'static, str>,
     /// The guest broke a ring; that is said until the next VMM comes.
@@ -63,12 +66,13 @@ pub struct VhostUserPort {
 #[derive(Default)]
 struct Guest {
     features: Features,
-    memory: GuestMemoryMmap,
+    memory: GuestMemory,
     rings: [RingSlot; QUEUES],
     /// Chains of the send queue that are lent, in order.
-    lent_chains: Vec<u16>,
-    /// The frames in them, and where their bytes are.
+    lent_chains: Vec<Chain>,
+    /// The frames in them, and where their bytes are; only the first `lent` count.
     lent_frames: Vec<LentFrame>,
+    lent: usize,
     lent_pieces: Vec<Piece>,
     /// Chains and buffers of the receive queue that take one frame.
     target_chains: Vec<Chain>,
@@ -107,12 +111,18 @@ struct LentFrame {
 }
 
 impl VhostUserPort {
-    /// Listens at `socket`.
+    /// Listens at `socket`, or connects to the VMM that does.
     ///
     /// # Errors
     /// When the socket cannot be made there.
-    pub fn open(socket: &Path) -> Result<Self, PortError> {
-        let (listener, file) = listen_at(socket)?;
+    pub fn open(socket: &Path, side: Side) -> Result<Self, PortError> {
+        let (door, file) = match side {
+            Side::Listen => {
+                let (listener, file) = listen_at(socket)?;
+                (Door::Listener(listener), Some(file))
+            }
+            Side::Connect => (Door::Peer(socket.to_owned()), None),
+        };
         let (handover, mailbox) = Handover::new()?;
         let shared = handover.shared.clone();
         let epoll = Epoll::new()?;
@@ -120,7 +130,7 @@ impl VhostUserPort {
         let session = thread::Builder::new()
             .name("vhost-user".into())
             .stack_size(SESSION_STACK_BYTES)
-            .spawn(move || session::serve(&listener, &handover))?;
+            .spawn(move || session::serve(&door, &handover))?;
         Ok(Self {
             epoll,
             shared,
@@ -143,10 +153,10 @@ impl VhostUserPort {
     fn obey(&mut self, command: Command) -> Answer {
         match command {
             Command::Features(features) => self.guest.features = features,
-            Command::Memory(memory) => self.guest.memory = memory,
+            Command::Memory(memory) => self.guest.move_to(memory)?,
             Command::Start { index, layout, kick, call } => {
                 let mut ring = Ring::start(layout, &self.guest.memory)?;
-                ring.open(&self.guest.memory)?.spare_kicks()?;
+                ring.open(&self.guest.memory).spare_kicks()?;
                 if index == TX_QUEUE
                     && let Some(kick) = &kick
                 {
@@ -210,25 +220,51 @@ impl Guest {
         self.rings.iter().all(RingSlot::is_ready)
     }
 
+    /// Goes on in memory that was mapped anew; nothing is lent meanwhile.
+    fn move_to(&mut self, memory: GuestMemory) -> Result<(), RingError> {
+        self.memory = memory;
+        let mut rings = self.rings.iter_mut().filter_map(|slot| slot.ring.as_mut());
+        let moved = rings.try_for_each(|ring| ring.move_to(&self.memory));
+        if moved.is_err() {
+            self.rings.iter_mut().for_each(|slot| slot.ring = None);
+        }
+        moved
+    }
+
     /// Takes the next chains of the send queue and copies their frames' heads.
     fn recv(&mut self) -> Result<Lent, RingError> {
+        if self.memory.has_vanished() {
+            return Err(RingError::MemoryVanished);
+        }
         let slot = &mut self.rings[TX_QUEUE];
         let Some(ring) = slot.ring.as_mut().filter(|_| slot.enabled) else { return Ok(Lent::default()) };
-        let mut queue = ring.open(&self.memory)?;
-        let mut malformed = 0;
+        let mut queue = ring.open(&self.memory);
+        // Every chain first, then what is in them: so the frames are on their way when they are looked at.
         for _ in 0..queue.pending()?.min(BURST_FRAMES as u16) {
             let chain = queue.take(Direction::FromGuest, &mut self.lent_pieces)?;
-            self.lent_chains.push(chain.id);
-            match look(&self.memory, self.features.header_bytes(), &mut self.lent_pieces, &chain) {
-                Some(frame) => self.lent_frames.push(frame),
+            if let Some(first) = self.lent_pieces.get(chain.pieces.start) {
+                let view = self.memory.view(*first);
+                view.prefetch(0);
+                view.prefetch(CACHE_LINE_BYTES);
+            }
+            self.lent_chains.push(chain);
+        }
+        let mut malformed = 0;
+        for chain in &self.lent_chains {
+            if self.lent == self.lent_frames.len() {
+                self.lent_frames.push(LentFrame::EMPTY);
+            }
+            let pieces = &mut self.lent_pieces[chain.pieces.clone()];
+            match self.lent_frames[self.lent].look(&self.memory, self.features.header_bytes(), pieces, chain) {
+                Some(()) => self.lent += 1,
                 None => malformed += 1,
             }
         }
-        Ok(Lent { frames: self.lent_frames.len(), malformed })
+        Ok(Lent { frames: self.lent, malformed })
     }
 
     fn frame(&self, index: usize) -> Frame<'_> {
-        let LentFrame { head, head_len, tail, offload } = &self.lent_frames[index];
+        let LentFrame { head, head_len, tail, offload } = &self.lent_frames[..self.lent][index];
         Frame::in_guest(&head[..*head_len], &self.memory, &self.lent_pieces[tail.clone()], *offload)
     }
 
@@ -237,18 +273,18 @@ impl Guest {
         let slot = &mut self.rings[TX_QUEUE];
         if let Some(ring) = &mut slot.ring
             && !self.lent_chains.is_empty()
-            && let Ok(mut queue) = ring.open(&self.memory)
         {
-            for &id in &self.lent_chains {
-                queue.complete(id, 0);
+            let mut queue = ring.open(&self.memory);
+            for chain in &self.lent_chains {
+                queue.complete(chain.id, 0);
             }
             if queue.publish() {
                 slot.interrupt();
             }
         }
         self.lent_chains.clear();
-        self.lent_frames.clear();
         self.lent_pieces.clear();
+        self.lent = 0;
     }
 
     /// Copies a frame into buffers of the receive queue.
@@ -260,11 +296,10 @@ impl Guest {
         let most = if self.features.mergeable() { MAX_MERGED_CHAINS } else { 1 };
         self.target_chains.clear();
         self.target_pieces.clear();
-        let mut queue = ring.open(&self.memory)?;
-        let pending = queue.pending()?;
+        let mut queue = ring.open(&self.memory);
         let (mut room, mut taken) = (0usize, 0);
         while room < wanted {
-            if taken == most || taken == pending {
+            if taken == most || queue.pending()? == 0 {
                 queue.put_back(taken);
                 return Ok(Err(if taken == most { SendError::TooLong } else { SendError::Full }));
             }
@@ -281,15 +316,11 @@ impl Guest {
         for chain in &self.target_chains {
             let mut written = 0;
             for piece in &self.target_pieces[chain.pieces.clone()] {
-                let target = self.memory.get_slice(piece.addr, piece.len);
-                let target = target.map_err(|_| RingError::BufferOutside(piece.addr.0))?;
-                let count = header.len().min(piece.len);
-                target.copy_from(&header[..count]);
-                header = &header[count..];
-                written += count;
-                if let Ok(rest) = target.offset(count) {
-                    written += cursor.copy_to(&rest);
-                }
+                let target = self.memory.view(*piece);
+                let (now, later) = header.split_at(header.len().min(target.len()));
+                target.write(now);
+                header = later;
+                written += now.len() + cursor.copy_to(target.skip(now.len()));
             }
             queue.complete(chain.id, written);
         }
@@ -301,41 +332,42 @@ impl Guest {
         let slot = &mut self.rings[RX_QUEUE];
         if std::mem::take(&mut self.unflushed)
             && let Some(ring) = &mut slot.ring
-            && ring.open(&self.memory).is_ok_and(|mut queue| queue.publish())
+            && ring.open(&self.memory).publish()
         {
             slot.interrupt();
         }
     }
 }
 
-/// Copies the header and the head of the frame in `chain`, and cuts them off the chain's pieces. `None`, and
-/// no pieces, for what is no frame.
-fn look(memory: &GuestMemoryMmap, header_bytes: usize, pieces: &mut Vec<Piece>, chain: &Chain) -> Option<LentFrame> {
-    let len = chain.len.checked_sub(header_bytes).filter(|len| (MIN_FRAME_BYTES..=MAX_FRAME_BYTES).contains(len));
-    let parsed = len.and_then(|len| {
+impl LentFrame {
+    const EMPTY: Self =
+        Self { head: [0; HEAD_BYTES], head_len: 0, tail: 0..0, offload: Offload { csum: Csum::Unverified, gso: None } };
+
+    /// Copies the header and the head of the frame in `chain`, and cuts them off its pieces. `None` for what is no
+    /// frame.
+    fn look(&mut self, memory: &GuestMemory, header_bytes: usize, pieces: &mut [Piece], chain: &Chain) -> Option<()> {
+        let len = chain.len.checked_sub(header_bytes)?;
+        if !(MIN_FRAME_BYTES..=MAX_FRAME_BYTES).contains(&len) {
+            return None;
+        }
         let mut header = [0; HEADER_BYTES];
-        let mut head = [0; HEAD_BYTES];
-        let head_len = len.min(HEAD_BYTES);
-        let mut first = chain.pieces.start;
-        for part in [&mut header[..header_bytes], &mut head[..head_len]] {
+        self.head_len = len.min(HEAD_BYTES);
+        let mut first = 0;
+        for part in [&mut header[..header_bytes], &mut self.head[..self.head_len]] {
             let mut filled = 0;
             while filled < part.len() {
                 let piece = pieces.get_mut(first)?;
-                let count = piece.len.min(part.len() - filled);
-                memory.get_slice(piece.addr, count).ok()?.copy_to(&mut part[filled..filled + count]);
-                piece.addr = GuestAddress(piece.addr.0 + count as u64);
-                piece.len -= count;
+                let count = piece.len().min(part.len() - filled);
+                memory.view(*piece).read(&mut part[filled..filled + count])?;
+                piece.advance(count);
                 filled += count;
-                first += usize::from(piece.len == 0);
+                first += usize::from(piece.len() == 0);
             }
         }
-        let offload = read_header(&header, Author::Driver, &head[..head_len], len)?;
-        Some(LentFrame { head, head_len, tail: first..chain.pieces.end, offload })
-    });
-    if parsed.is_none() {
-        pieces.truncate(chain.pieces.start);
+        self.tail = chain.pieces.start + first..chain.pieces.end;
+        self.offload = read_header(&header, Author::Driver, &self.head[..self.head_len], len)?;
+        Some(())
     }
-    parsed
 }
 
 impl Port for VhostUserPort {
@@ -395,7 +427,7 @@ impl Port for VhostUserPort {
     fn sleep(&mut self) -> bool {
         let slot = &mut self.guest.rings[TX_QUEUE];
         let Some(ring) = slot.ring.as_mut().filter(|_| slot.enabled) else { return true };
-        match ring.open(&self.guest.memory).and_then(|mut queue| queue.want_kicks()) {
+        match ring.open(&self.guest.memory).want_kicks() {
             Ok(idle) => idle,
             Err(error) => {
                 self.fault(error);
@@ -408,14 +440,14 @@ impl Port for VhostUserPort {
         self.epoll.clear_edges();
         let slot = &mut self.guest.rings[TX_QUEUE];
         if let Some(ring) = &mut slot.ring
-            && let Err(error) = ring.open(&self.guest.memory).and_then(|mut queue| queue.spare_kicks())
+            && let Err(error) = ring.open(&self.guest.memory).spare_kicks()
         {
             self.fault(error);
         }
     }
 
     fn trim(&mut self) {
-        regions::untouch(&self.guest.memory);
+        self.guest.memory.untouch();
     }
 }
 

@@ -2,14 +2,13 @@
 //! at any time and believed never: each index, address and length is checked when it is read, once.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicU16, Ordering, fence};
+use std::sync::atomic::{Ordering, fence};
 
 use virtio_bindings::virtio_ring::{
     VRING_AVAIL_F_NO_INTERRUPT, VRING_DESC_F_INDIRECT, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE, VRING_USED_F_NO_NOTIFY,
 };
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap, GuestMemoryRegion, VolatileMemory, VolatileSlice};
 
-use crate::frame::Piece;
+use crate::guest_memory::{GuestMemory, Piece, View};
 
 /// The largest queue that a VMM asks for.
 pub(crate) const MAX_QUEUE_SIZE: u16 = 1024;
@@ -43,15 +42,18 @@ pub(crate) enum RingError {
     BadIndirect,
     #[error("a buffer has the wrong direction")]
     WrongDirection,
+    #[error("the VMM took the guest's memory away")]
+    MemoryVanished,
 }
 
 /// Where a ring is and how it starts, as the VMM says it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RingLayout {
     pub(crate) size: u16,
-    pub(crate) descriptors: GuestAddress,
-    pub(crate) available: GuestAddress,
-    pub(crate) used: GuestAddress,
+    /// Where the guest sees its parts.
+    pub(crate) descriptors: u64,
+    pub(crate) available: u64,
+    pub(crate) used: u64,
     /// The next available entry to take.
     pub(crate) base: u16,
     pub(crate) event_idx: bool,
@@ -79,24 +81,57 @@ pub(crate) struct Chain {
 #[derive(Debug)]
 pub(crate) struct Ring {
     layout: RingLayout,
+    parts: Parts,
     next_available: u16,
+    /// The guest's available index when it was last looked at: one look, which costs a trip to another core's cache,
+    /// does for a burst.
+    seen_available: u16,
     next_used: u16,
     /// `next_used` when the guest was last told; `None` before the first time.
     told: Option<u16>,
 }
 
+/// Where a queue's parts are in the guest's memory.
+#[derive(Clone, Copy, Debug)]
+struct Parts {
+    descriptors: Piece,
+    available: Piece,
+    used: Piece,
+}
+
+impl Parts {
+    fn find(layout: &RingLayout, memory: &GuestMemory) -> Result<Self, RingError> {
+        let size = usize::from(layout.size);
+        // Both rings end with an event index, whether it is used or not.
+        let part = |addr, len| memory.piece(addr, len).ok_or(RingError::RingOutside);
+        Ok(Self {
+            descriptors: part(layout.descriptors, size * DESCRIPTOR_BYTES)?,
+            available: part(layout.available, ENTRIES_AT + size * 2 + 2)?,
+            used: part(layout.used, ENTRIES_AT + size * USED_ENTRY_BYTES + 2)?,
+        })
+    }
+}
+
 impl Ring {
     /// Takes up a queue where its used ring says that it stands.
-    pub(crate) fn start(layout: RingLayout, memory: &GuestMemoryMmap) -> Result<Self, RingError> {
+    pub(crate) fn start(layout: RingLayout, memory: &GuestMemory) -> Result<Self, RingError> {
         if !layout.size.is_power_of_two() || layout.size > MAX_QUEUE_SIZE {
             return Err(RingError::Size(layout.size.into()));
         }
-        let mut ring = Self { layout, next_available: layout.base, next_used: 0, told: None };
-        let queue = ring.open(memory)?;
-        let used = queue.index(&queue.used)?;
-        queue.index(&queue.available)?;
+        let parts = Parts::find(&layout, memory)?;
+        let base = layout.base;
+        let mut ring = Self { layout, parts, next_available: base, seen_available: base, next_used: 0, told: None };
+        let queue = ring.open(memory);
+        let used = index(&queue.used)?;
+        index(&queue.available)?;
         queue.ring.next_used = used;
         Ok(ring)
+    }
+
+    /// Finds the queue again in memory that was mapped anew.
+    pub(crate) fn move_to(&mut self, memory: &GuestMemory) -> Result<(), RingError> {
+        self.parts = Parts::find(&self.layout, memory)?;
+        Ok(())
     }
 
     /// The next available entry to take: what `GET_VRING_BASE` answers.
@@ -104,43 +139,55 @@ impl Ring {
         self.next_available
     }
 
-    /// The queue with its memory, for one burst.
-    pub(crate) fn open<'a>(&'a mut self, memory: &'a GuestMemoryMmap) -> Result<Queue<'a>, RingError> {
-        let size = usize::from(self.layout.size);
-        // Both rings end with an event index, whether it is used or not.
-        let part = |addr: GuestAddress, len| memory.get_slice(addr, len).map_err(|_| RingError::RingOutside);
-        Ok(Queue {
-            descriptors: part(self.layout.descriptors, size * DESCRIPTOR_BYTES)?,
-            available: part(self.layout.available, ENTRIES_AT + size * 2 + 2)?,
-            used: part(self.layout.used, ENTRIES_AT + size * USED_ENTRY_BYTES + 2)?,
+    /// The queue with the memory in which it was found.
+    #[inline]
+    pub(crate) fn open<'a>(&'a mut self, memory: &'a GuestMemory) -> Queue<'a> {
+        let Parts { descriptors, available, used } = self.parts;
+        Queue {
+            descriptors: memory.view(descriptors),
+            available: memory.view(available),
+            used: memory.view(used),
             ring: self,
             memory,
-        })
+        }
     }
 }
 
 /// A queue and the guest's memory that it lies in.
 pub(crate) struct Queue<'a> {
     ring: &'a mut Ring,
-    memory: &'a GuestMemoryMmap,
-    descriptors: VolatileSlice<'a>,
-    available: VolatileSlice<'a>,
-    used: VolatileSlice<'a>,
+    memory: &'a GuestMemory,
+    descriptors: View<'a>,
+    available: View<'a>,
+    used: View<'a>,
 }
 
 impl Queue<'_> {
-    /// How many chains the guest has made available.
-    pub(crate) fn pending(&self) -> Result<u16, RingError> {
-        let (from, to) = (self.ring.next_available, self.index(&self.available)?);
+    /// How many chains are known to be available; looks at the guest's index when there are none.
+    #[inline]
+    pub(crate) fn pending(&mut self) -> Result<u16, RingError> {
+        match self.ring.seen_available.wrapping_sub(self.ring.next_available) {
+            0 => self.look(),
+            known => Ok(known),
+        }
+    }
+
+    /// How many chains the guest has made available by now.
+    fn look(&mut self) -> Result<u16, RingError> {
+        let (from, to) = (self.ring.next_available, index(&self.available)?);
         match to.wrapping_sub(from) {
-            count if count <= self.ring.layout.size => Ok(count),
+            count if count <= self.ring.layout.size => {
+                self.ring.seen_available = to;
+                Ok(count)
+            }
             _ => Err(RingError::IndexJump { from, to }),
         }
     }
 
     /// Takes the next chain, which must be pending; appends its buffers to `pieces`.
+    #[inline]
     pub(crate) fn take(&mut self, direction: Direction, pieces: &mut Vec<Piece>) -> Result<Chain, RingError> {
-        let slot = usize::from(self.ring.next_available % self.ring.layout.size);
+        let slot = self.slot(self.ring.next_available);
         let id = load_u16(&self.available, ENTRIES_AT + 2 * slot)?;
         let first_piece = pieces.len();
         let mut table = self.descriptors;
@@ -163,7 +210,8 @@ impl Queue<'_> {
             if written_by_us != (direction == Direction::ToGuest) {
                 return Err(RingError::WrongDirection);
             }
-            self.add_buffer(&descriptor, pieces)?;
+            let outside = RingError::BufferOutside(descriptor.addr);
+            self.memory.pieces(descriptor.addr, descriptor.len as usize, pieces).ok_or(outside)?;
             len = len.saturating_add(descriptor.len as usize);
             if descriptor.flags & VRING_DESC_F_NEXT as u16 == 0 {
                 self.ring.next_available = self.ring.next_available.wrapping_add(1);
@@ -180,26 +228,24 @@ impl Queue<'_> {
     }
 
     /// Gives a chain back, `written` bytes of which are new; the guest sees it with [`Self::publish`].
+    #[inline]
     pub(crate) fn complete(&mut self, id: u16, written: usize) {
-        let slot = usize::from(self.ring.next_used % self.ring.layout.size);
-        let mut entry = [0; USED_ENTRY_BYTES];
-        entry[..4].copy_from_slice(&u32::from(id).to_le_bytes());
-        entry[4..].copy_from_slice(&(written as u32).to_le_bytes());
-        if let Ok(place) = self.used.subslice(ENTRIES_AT + slot * USED_ENTRY_BYTES, USED_ENTRY_BYTES) {
-            place.copy_from(&entry);
-        }
+        let slot = self.slot(self.ring.next_used);
+        let entry = u64::from(id) | (written as u64) << 32;
+        self.used.skip(ENTRIES_AT + slot * USED_ENTRY_BYTES).write(&entry.to_le_bytes());
         self.ring.next_used = self.ring.next_used.wrapping_add(1);
     }
 
     /// Shows the guest all that was given back. Whether it wants to be told.
     pub(crate) fn publish(&mut self) -> bool {
         let new = self.ring.next_used;
-        let Ok(index) = self.used.get_atomic_ref::<AtomicU16>(IDX_AT) else { return false };
-        index.store(new.to_le(), Ordering::Release);
+        if self.used.store(IDX_AT, new, Ordering::Release).is_none() {
+            return false;
+        }
         fence(Ordering::SeqCst); // the guest publishes its wish and then looks at the index; we the other way
         let old = self.ring.told.replace(new);
         if self.ring.layout.event_idx {
-            let wish = load_u16(&self.available, ENTRIES_AT + 2 * usize::from(self.ring.layout.size));
+            let wish = load_u16(&self.available, ENTRIES_AT + 2 * self.size());
             let (Ok(wish), Some(old)) = (wish, old) else { return true };
             new.wrapping_sub(wish).wrapping_sub(1) < new.wrapping_sub(old)
         } else {
@@ -210,13 +256,13 @@ impl Queue<'_> {
     /// Asks the guest to kick when it makes chains available; `false` when some are already.
     pub(crate) fn want_kicks(&mut self) -> Result<bool, RingError> {
         if self.ring.layout.event_idx {
-            let wish_at = ENTRIES_AT + USED_ENTRY_BYTES * usize::from(self.ring.layout.size);
+            let wish_at = ENTRIES_AT + USED_ENTRY_BYTES * self.size();
             store_u16(&self.used, wish_at, self.ring.next_available)?;
         } else {
             store_u16(&self.used, 0, 0)?;
         }
         fence(Ordering::SeqCst);
-        Ok(self.pending()? == 0)
+        Ok(self.look()? == 0)
     }
 
     /// Asks the guest to spare its kicks. With event indices there is nothing to do: the wish that lies
@@ -225,31 +271,23 @@ impl Queue<'_> {
         if self.ring.layout.event_idx { Ok(()) } else { store_u16(&self.used, 0, VRING_USED_F_NO_NOTIFY as u16) }
     }
 
-    fn index(&self, part: &VolatileSlice<'_>) -> Result<u16, RingError> {
-        let index = part.get_atomic_ref::<AtomicU16>(IDX_AT).map_err(|_| RingError::Misaligned)?;
-        Ok(u16::from_le(index.load(Ordering::Acquire)))
+    fn size(&self) -> usize {
+        self.ring.layout.size.into()
     }
 
-    fn indirect_table(&self, descriptor: &Descriptor) -> Result<VolatileSlice<'_>, RingError> {
+    /// Where the entry of an index is.
+    #[inline]
+    fn slot(&self, index: u16) -> usize {
+        usize::from(index & (self.ring.layout.size - 1)) // a power of two
+    }
+
+    fn indirect_table(&self, descriptor: &Descriptor) -> Result<View<'_>, RingError> {
         let len = descriptor.len as usize;
         if len == 0 || !len.is_multiple_of(DESCRIPTOR_BYTES) || len > usize::from(MAX_QUEUE_SIZE) * DESCRIPTOR_BYTES {
             return Err(RingError::BadIndirect);
         }
-        self.memory.get_slice(GuestAddress(descriptor.addr), len).map_err(|_| RingError::BadIndirect)
-    }
-
-    /// Appends a buffer, cut where the guest's memory regions meet.
-    fn add_buffer(&self, descriptor: &Descriptor, pieces: &mut Vec<Piece>) -> Result<(), RingError> {
-        let (mut addr, mut rest) = (descriptor.addr, u64::from(descriptor.len));
-        while rest > 0 {
-            let outside = RingError::BufferOutside(descriptor.addr);
-            let (region, offset) = self.memory.to_region_addr(GuestAddress(addr)).ok_or(outside)?;
-            let here = rest.min(region.len() - offset.0);
-            pieces.push(Piece { addr: GuestAddress(addr), len: here as usize });
-            rest -= here;
-            addr = addr.checked_add(here).ok_or(outside)?;
-        }
-        Ok(())
+        let piece = self.memory.piece(descriptor.addr, len).ok_or(RingError::BadIndirect)?;
+        Ok(self.memory.view(piece))
     }
 }
 
@@ -261,12 +299,10 @@ struct Descriptor {
     next: u16,
 }
 
-fn load_descriptor(table: &VolatileSlice<'_>, index: u16) -> Result<Descriptor, RingError> {
-    let mut bytes = [0; DESCRIPTOR_BYTES];
-    table
-        .subslice(usize::from(index) * DESCRIPTOR_BYTES, DESCRIPTOR_BYTES)
-        .map_err(|_| RingError::NoSuchDescriptor(index))?
-        .copy_to(&mut bytes);
+#[inline]
+fn load_descriptor(table: &View<'_>, index: u16) -> Result<Descriptor, RingError> {
+    let bytes = table.bytes::<DESCRIPTOR_BYTES>(usize::from(index) * DESCRIPTOR_BYTES);
+    let bytes = bytes.ok_or(RingError::NoSuchDescriptor(index))?;
     let [a, b, c, d, e, f, g, h, l0, l1, l2, l3, f0, f1, n0, n1] = bytes;
     Ok(Descriptor {
         addr: u64::from_le_bytes([a, b, c, d, e, f, g, h]),
@@ -276,13 +312,16 @@ fn load_descriptor(table: &VolatileSlice<'_>, index: u16) -> Result<Descriptor, 
     })
 }
 
-fn load_u16(part: &VolatileSlice<'_>, at: usize) -> Result<u16, RingError> {
-    let value = part.get_atomic_ref::<AtomicU16>(at).map_err(|_| RingError::Misaligned)?;
-    Ok(u16::from_le(value.load(Ordering::Relaxed)))
+/// The index of an available or used ring.
+fn index(part: &View<'_>) -> Result<u16, RingError> {
+    part.load(IDX_AT, Ordering::Acquire).ok_or(RingError::Misaligned)
 }
 
-fn store_u16(part: &VolatileSlice<'_>, at: usize, value: u16) -> Result<(), RingError> {
-    let place = part.get_atomic_ref::<AtomicU16>(at).map_err(|_| RingError::Misaligned)?;
-    place.store(value.to_le(), Ordering::Relaxed);
-    Ok(())
+#[inline]
+fn load_u16(part: &View<'_>, at: usize) -> Result<u16, RingError> {
+    part.load(at, Ordering::Relaxed).ok_or(RingError::Misaligned)
+}
+
+fn store_u16(part: &View<'_>, at: usize, value: u16) -> Result<(), RingError> {
+    part.store(at, value, Ordering::Relaxed).ok_or(RingError::Misaligned)
 }

@@ -5,21 +5,23 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, accept_with};
-use vm_memory::GuestAddress;
 
 use super::features::Features;
 use super::handover::{Command, Handover};
 use super::message::{MAX_DESCRIPTORS, Message, MessageError};
-use super::regions::{MemoryError, RegionInfo, Regions};
+use super::regions::{RegionInfo, Regions};
 use super::ring::{RingError, RingLayout};
 use super::{QUEUES, RX_QUEUE, TX_QUEUE};
+use crate::guest_memory::MemoryError;
+use crate::socket::{REDIAL, dial};
 
 /// The requests that we understand, by the standard's names.
 mod request {
@@ -85,9 +87,21 @@ enum SessionError {
 
 type Result<T, E = SessionError> = std::result::Result<T, E>;
 
+/// Where VMMs come from.
+pub(crate) enum Door {
+    /// They connect to this socket.
+    Listener(OwnedFd),
+    /// There is one, which listens here.
+    Peer(PathBuf),
+}
+
 /// Serves one VMM after the other until the port is closed.
-pub(crate) fn serve(listener: &OwnedFd, handover: &Handover) {
-    while let Some(stream) = next_peer(listener, &handover.shared.stop) {
+pub(crate) fn serve(door: &Door, handover: &Handover) {
+    let next = || match door {
+        Door::Listener(listener) => next_peer(listener, &handover.shared.stop),
+        Door::Peer(path) => dial_until(path, &handover.shared.stop),
+    };
+    while let Some(stream) = next() {
         let Ok(handle) = stream.try_clone() else { continue };
         handover.shared.set_peer(Some(handle));
         // A panic would be a bug of ours; not even that may cost more than the connection.
@@ -116,6 +130,20 @@ fn next_peer(listener: &OwnedFd, stop: &OwnedFd) -> Option<UnixStream> {
             Err(Errno::AGAIN | Errno::INTR) => {}
             // Out of descriptors, most likely: the peer stays in the backlog.
             Err(_) => thread::sleep(Duration::from_millis(100)),
+        }
+    }
+}
+
+/// Connects to the VMM as soon as it listens; `None` when the port is closed.
+fn dial_until(path: &Path, stop: &OwnedFd) -> Option<UnixStream> {
+    let pause = Timespec { tv_sec: 0, tv_nsec: REDIAL.subsec_nanos().into() };
+    loop {
+        match poll(&mut [PollFd::new(stop, PollFlags::IN)], Some(&pause)) {
+            Ok(0) | Err(Errno::INTR) => {}
+            _ => return None,
+        }
+        if let Some(stream) = dial(path, SocketFlags::empty()) {
+            return Some(stream.into());
         }
     }
 }
@@ -308,7 +336,7 @@ impl Session<'_> {
     fn start(&mut self, index: usize) -> Result<()> {
         let ring = &self.rings[index];
         let addresses = ring.addresses.ok_or(SessionError::RingWithoutPlace)?;
-        let mut guest = [GuestAddress(0); 3];
+        let mut guest = [0; 3];
         for (guest, vmm) in guest.iter_mut().zip(addresses) {
             *guest = self.regions.guest_address(vmm).ok_or(RingError::RingOutside)?;
         }
@@ -345,7 +373,7 @@ fn add_region(regions: &mut Regions, info: RegionInfo, file: OwnedFd) -> Result<
     if regions.count() == MAX_DESCRIPTORS {
         return Err(SessionError::TooManyRegions);
     }
-    Ok(regions.add(info, File::from(file))?)
+    Ok(regions.add(info, &File::from(file))?)
 }
 
 fn duplicate(descriptor: &Option<OwnedFd>) -> io::Result<Option<OwnedFd>> {

@@ -1,0 +1,183 @@
+//! A switch's life: edited, told, killed and ended, with virtual machines on it that are none.
+
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use expect_test::expect;
+use rustix::process::Signal;
+use weft_testkit::{FakeVm, ethernet, mac};
+
+use crate::bed::{Bed, PATIENCE, eventually};
+
+const TWO: &str = "
+[switch]
+name = 'lab'
+
+[port.a]
+vhost = 'a.sock'
+mac = '02:00:00:00:00:01'
+
+[port.b]
+vhost = 'b.sock'
+mac = '02:00:00:00:00:02'
+";
+
+const THIRD: &str = "
+[port.c]
+stream = 'c.sock'
+mac = '02:00:00:00:00:03'
+";
+
+fn vms(bed: &Bed) -> [FakeVm; 2] {
+    let vms = ["a", "b"].map(|name| FakeVm::boot(&bed.path(&format!("{name}.sock"))).unwrap());
+    for name in ["a", "b"] {
+        bed.wait_until_up(name);
+    }
+    vms
+}
+
+/// A frame from `a` to `b` that says its number.
+fn numbered(number: u32) -> Vec<u8> {
+    ethernet(mac(2), mac(1), 0x88b5, &[&number.to_be_bytes()[..], &[0; 46]].concat())
+}
+
+fn number(frame: &[u8]) -> u32 {
+    u32::from_be_bytes(frame[14..18].try_into().unwrap())
+}
+
+#[test]
+fn frames_counters_and_the_end() {
+    let mut bed = Bed::run(TWO);
+    let [mut a, mut b] = vms(&bed);
+    a.send(&numbered(7));
+    assert_eq!(number(&b.recv(PATIENCE).unwrap().frame), 7);
+    a.send(&ethernet(mac(2), mac(9), 0x88b5, &[0; 46])); // not the address of `a`
+    eventually("the drop is counted", || bed.port("a")["drops"][0]["reason"] == "forged-mac");
+    assert_eq!((bed.port("a")["rx_frames"].as_u64(), bed.port("b")["tx_frames"].as_u64()), (Some(2), Some(1)));
+    expect![[r#"
+        exit 0
+        PORT  NETWORK  DRIVER      STATE  IN         OUT       DROPPED
+        a     lab      vhost-user  up     2 (124 B)  0 (0 B)   1
+        b     lab      vhost-user  up     0 (0 B)    1 (64 B)  0
+    "#]]
+    .assert_eq(&bed.said(&["switch", "show", "lab.toml"]));
+    assert!(bed.said(&["switch", "run", "lab.toml"]).contains("another switch process runs"));
+    for signal in [Signal::TERM, Signal::INT] {
+        assert!(bed.end(signal).success());
+        assert!(!bed.path("a.sock").exists() && !bed.path("b.sock").exists() && bed.leftovers() == 0);
+        expect![[r#"
+            exit 1
+            error: no switch runs from lab.toml
+            hint: `weft switch run lab.toml` starts it
+        "#]]
+        .assert_eq(&bed.said(&["switch", "show", "lab.toml"]));
+        bed.start();
+    }
+}
+
+#[test]
+fn an_edit_touches_only_what_it_changes() {
+    let mut bed = Bed::run(TWO);
+    let [mut a, mut b] = vms(&bed);
+    let mut arrived = 0;
+    let mut pass = |count: u32| {
+        for number_sent in arrived..arrived + count {
+            a.send(&numbered(number_sent));
+            assert_eq!(number(&b.recv(PATIENCE).expect("no frame is lost").frame), number_sent);
+        }
+        arrived += count;
+    };
+    pass(10);
+    bed.edit(&format!("{TWO}{THIRD}"));
+    pass(500); // while it changes
+    bed.hears("took up lab.toml: 3 ports");
+    let mut c = UnixStream::connect(bed.path("c.sock")).unwrap();
+    bed.wait_until_up("c");
+    c.set_read_timeout(Some(PATIENCE)).unwrap();
+    let hello = ethernet(mac(2), mac(3), 0x88b5, &[3; 50]);
+    c.write_all(&[&(hello.len() as u32).to_be_bytes()[..], &hello].concat()).unwrap();
+    eventually("it is counted", || bed.port("c")["rx_frames"] == 1);
+
+    bed.edit(&format!("{TWO}{THIRD}\n[port.d]\nvhost = 'a.sock'\n"));
+    let said = bed.hears("goes on as it was");
+    assert!(said.contains("lab.toml:18:9") && said.contains("port `a` has the socket"), "{said}");
+    assert_eq!(bed.port("c")["up"], true);
+    bed.edit(TWO);
+    bed.hears("took up lab.toml: 2 ports");
+    assert_eq!(c.read(&mut [0]).unwrap(), 0, "the port is gone");
+    assert!(!bed.path("c.sock").exists());
+    bed.signal(Signal::HUP);
+    bed.hears("took up lab.toml: 2 ports");
+    assert_eq!(number(&b.recv(PATIENCE).unwrap().frame) >> 24, 3, "what `c` sent");
+}
+
+/// Frames are numbered and sent all the time; the switch is killed in between, again and again. What arrives
+/// arrives in order and once, and VMs are served again within two seconds.
+#[test]
+fn a_switch_that_is_killed_goes_on_where_it_was() {
+    let mut bed = Bed::run(TWO);
+    let [mut a, mut b] = vms(&bed);
+    let (mut sent, mut last) = (0, None);
+    for _ in 0..5 {
+        for _ in 0..100 {
+            a.send(&numbered(sent));
+            sent += 1;
+        }
+        bed.end(Signal::KILL);
+        let killed = Instant::now();
+        bed.start();
+        eventually("a comes back", || a.reconnect().is_ok());
+        eventually("b comes back", || b.reconnect().is_ok());
+        a.send(&numbered(sent));
+        sent += 1;
+        loop {
+            let arrived = number(&b.recv(PATIENCE).expect("the newest arrives").frame);
+            assert!(last.is_none_or(|last| arrived > last), "{arrived} after {last:?}");
+            last = Some(arrived);
+            if arrived == sent - 1 {
+                break;
+            }
+        }
+        assert!(killed.elapsed() < Duration::from_secs(2), "it took {:?}", killed.elapsed());
+    }
+}
+
+#[test]
+fn a_peer_that_breaks_its_rings_ends_its_own_port_only() {
+    let bed = Bed::run(&format!("{TWO}{THIRD}"));
+    let [mut a, mut b] = vms(&bed);
+    for _ in 0..3 {
+        a.jump_tx(40_000);
+        assert!(a.link().was_hung_up());
+        assert_eq!(bed.port("b")["up"], true);
+        assert!(bed.port("a")["reason"].as_str().unwrap().contains("jumped"));
+        a = FakeVm::boot(&bed.path("a.sock")).unwrap();
+        bed.wait_until_up("a");
+        a.send(&numbered(1));
+        assert_eq!(number(&b.recv(PATIENCE).unwrap().frame), 1);
+    }
+}
+
+#[test]
+fn a_file_with_mistakes_starts_nothing() {
+    let bed = Bed::new("[port.a]\nvhost = 'a.sock'\n");
+    expect![[r#"
+        exit 2
+        error: port `a` has no MAC address, so nothing would ever be sent to it
+         --> lab.toml:1:7
+          |
+        1 | [port.a]
+          |       ^
+        hint: write `mac = "…"`, the address of the adapter behind it; a switch does not guess
+    "#]]
+    .assert_eq(&bed.said(&["switch", "run", "lab.toml"]));
+    bed.edit("[port.a]\nvhost = 'no/where/a.sock'\nmac = '02:00:00:00:00:01'\n");
+    expect![[r#"
+        exit 1
+        error: port `a` (LAB/lab.toml:1): cannot listen at `LAB/no/where/a.sock`: No such file or directory (os error 2)
+        hint: check that the folder exists, is yours, and is on a disk that is not full
+    "#]]
+    .assert_eq(&bed.said(&["switch", "run", "lab.toml"]));
+    assert_eq!(bed.leftovers(), 0);
+}

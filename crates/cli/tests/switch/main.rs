@@ -1,0 +1,5 @@
+//! `weft switch run`: the real binary, and peers of every kind.
+
+mod bed;
+mod life;
+mod namespaces;

@@ -1,0 +1,66 @@
+//! Real kernels as hosts: TAP devices in network namespaces.
+
+use std::process::{Command, Stdio};
+
+use rustix::process::Signal;
+use weft_testkit::{Netns, in_netns, skipped};
+
+use crate::bed::{Bed, eventually};
+
+const TAPS: &str = "
+[switch]
+name = 'wire'
+mtu = 9000
+
+[port.left]
+tap = 'left'
+mac = '02:00:00:00:00:01'
+
+[port.right]
+tap = 'right'
+mac = '02:00:00:00:00:02'
+";
+
+fn ip(args: &str) -> bool {
+    Command::new("ip")
+        .args(args.split(' '))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .is_ok_and(|status| status.success())
+}
+
+#[test]
+fn two_hosts_on_tap_devices() {
+    in_netns("namespaces::two_hosts_on_tap_devices", || {
+        if std::fs::File::options().read(true).write(true).open("/dev/net/tun").is_err() {
+            return skipped("two_hosts_on_tap_devices", "/dev/net/tun is closed to us");
+        }
+        let mut bed = Bed::run(TAPS);
+        assert!(ip("link show left") && ip("link show right"));
+        let hosts = [Netns::new(), Netns::new()];
+        for (index, (host, name)) in hosts.iter().zip(["left", "right"]).enumerate() {
+            let last = index + 1;
+            assert!(ip(&format!("link set {name} netns {}", host.pid())));
+            for args in [
+                format!("link set {name} address 02:00:00:00:00:0{last}"),
+                format!("addr add 10.0.0.{last}/24 dev {name}"),
+                format!("link set {name} up"),
+            ] {
+                assert!(host.command("ip").args(args.split(' ')).status().unwrap().success(), "{args}");
+            }
+        }
+        let ping = |args: &str| {
+            let mut ping = hosts[0].command("ping");
+            ping.args(args.split(' ')).stdout(Stdio::null()).status().unwrap().success()
+        };
+        eventually("they hear each other", || ping("-c1 -W1 10.0.0.2"));
+        assert!(ping("-c3 -i0.01 -W5 -M do -s 8972 10.0.0.2"), "the MTU is the file's");
+        assert!(bed.port("left")["rx_frames"].as_u64() > Some(3));
+        assert!(bed.end(Signal::TERM).success());
+        eventually("what it made is gone", || {
+            let shown = hosts[0].command("ip").args(["link", "show", "left"]).stderr(Stdio::null()).output();
+            !shown.unwrap().status.success()
+        });
+    });
+}
