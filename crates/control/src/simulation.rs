@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use weft_dataplane_protocol::{DataplaneConfig, ExplainRequest, Explanation, LeaseStatus, SwitchStatus};
+use weft_dataplane_protocol::{
+    DataplaneConfig, ExplainRequest, Explanation, LeaseStatus, NetworkConfig, PortConfig, SwitchStatus,
+};
 use weft_machine::guest::ExecRequest;
 use weft_machine::{Accelerator, Exit, ImageInfo, Process, Running, StopOutcome};
 use weft_model::ImageSource;
@@ -193,7 +195,7 @@ impl Host for SimulatedHost {
         let config = world.config.clone().unwrap_or_default();
         let runs = |vm: &VmName| world.vms.get(vm).is_some_and(|vm| vm.process.is_some());
         let holds = |vm: &VmName| !world.lost.contains(vm) && (runs(vm) || world.leases.contains_key(vm));
-        let lease = |port: &weft_dataplane_protocol::PortConfig| LeaseStatus {
+        let lease = |port: &PortConfig| LeaseStatus {
             network: port.network.clone(),
             ip: Ipv4Addr::LOCALHOST,
             mac: port.macs[0],
@@ -201,7 +203,10 @@ impl Host for SimulatedHost {
             client_name: None,
             expires_unix_s: port.vm.as_ref().and_then(|vm| world.leases.get(vm)).copied().unwrap_or(0),
         };
-        let plugged = config.ports.iter().filter(|port| port.vm.as_ref().is_some_and(holds));
+        let serves = |network: &&NetworkConfig| network.gateway.as_ref().is_some_and(|gateway| gateway.dhcp.is_some());
+        let served: BTreeSet<_> = config.networks.iter().filter(serves).map(|network| &network.name).collect();
+        let asks = |port: &&PortConfig| served.contains(&port.network) && port.vm.as_ref().is_some_and(holds);
+        let plugged = config.ports.iter().filter(asks);
         Ok(SwitchStatus {
             pid: process.pid,
             revision: config.revision,

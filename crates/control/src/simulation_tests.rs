@@ -523,6 +523,18 @@ fn a_lease_of_an_earlier_run_makes_no_machine_ready() {
     controller.shutdown();
 }
 
+#[test]
+fn an_address_is_shown_where_no_lease_could_be() {
+    let bed = Bed::new();
+    let controller = bed.open();
+    let fixed =
+        "[network.a]\nsubnet = '10.20.0.0/24'\ndhcp = false\n[vm.x]\nnics = [{ network = 'a', ip = '10.20.0.9' }]\n";
+    assert_done(&apply(&controller, fixed));
+    let world = controller.view();
+    assert_eq!(world.vms[0].nics[0].ip, Some("10.20.0.9".parse().unwrap()));
+    controller.shutdown();
+}
+
 /// A machine with a disk of its own.
 fn with_disk(dir: &Path) -> String {
     let disk = dir.join("disk");

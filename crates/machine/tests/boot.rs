@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -177,6 +178,47 @@ fn what_a_machine_writes_to_its_disk_stays_its_own() {
     assert_eq!(disk_io(&["read -P 0x11 64k 64k", "write -P 0x22 4k 64k", beyond_the_base]), 3);
     assert_eq!(disk_io(&["read -P 0x22 4k 64k", "read -P 0x11 128k 64k", "read -P 0x33 7M 64k"]), 3);
     assert!(fs::read(&base).unwrap().iter().all(|byte| *byte == 0x11), "nobody writes to the base");
+}
+
+/// A disk whose boot sector says `boots` on the serial line and halts: for a real-mode processor, loaded to 0x7c00.
+fn speaking_disk() -> Vec<u8> {
+    let code = [
+        0xfc, // cld
+        0x31, 0xc0, 0x8e, 0xd8, // ds = 0
+        0xbe, 0x16, 0x7c, // si = the text
+        0xac, 0x84, 0xc0, 0x74, 0x06, // next: load a byte, go to the end if it is zero
+        0xba, 0xf8, 0x03, 0xee, 0xeb, 0xf5, // write it to the first serial port, go to next
+        0xf4, 0xeb, 0xfd, // end: halt, for ever
+    ];
+    let mut disk = [&code[..], b"boots\0"].concat();
+    disk.resize(1 << 20, 0);
+    disk[510..512].copy_from_slice(&[0x55, 0xaa]);
+    disk
+}
+
+#[test]
+fn disks_of_both_formats_boot() {
+    if let Err(error) = weft_machine::probe().qemu {
+        eprintln!("SKIPPED: {error}");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let [raw, qcow2] = ["disk.img", "disk.qcow2"].map(|name| dir.path().join(name));
+    fs::write(&raw, speaking_disk()).unwrap();
+    let boots = |base: &Path, format| {
+        let bed = Bed::with(Boot::Disk { base: base.to_owned(), format, size: None, seed: None });
+        start(&bed.spec).unwrap();
+        eprintln!("{} boots after {:?}", base.display(), bed.console_says("boots"));
+        // Nobody hears the power button, and nobody waits for ever.
+        assert_eq!(stop(bed.run_dir(), Duration::from_millis(100), &|| true).unwrap(), StopOutcome::Quit);
+    };
+    boots(&raw, DiskFormat::Raw);
+    let convert = Command::new("qemu-img").args(["convert", "-c", "-O", "qcow2"]).arg(&raw).arg(&qcow2).status();
+    match convert {
+        Ok(status) => assert!(status.success()),
+        Err(error) => return eprintln!("SKIPPED: qemu-img: {error}"),
+    }
+    boots(&qcow2, DiskFormat::Qcow2);
 }
 
 /// QEMU has no file of ours open.
