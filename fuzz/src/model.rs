@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use weft_model::{HostFacts, parse_world};
+use weft_model::{HostFacts, parse_switch, parse_world};
 
 /// A world in TOML. Paths in it are never opened outside of the folder given here, which does not exist.
 pub(crate) fn world_file(data: &[u8]) {
@@ -11,6 +11,20 @@ pub(crate) fn world_file(data: &[u8]) {
             Ok(world) => {
                 let json = serde_json::to_string(&world).expect("a world is plain data");
                 assert_eq!(serde_json::from_str::<weft_model::World>(&json).expect("what was written is read"), world);
+            }
+            Err(report) => assert!(!report.to_string().is_empty() && !report.problems().is_empty()),
+        }
+    }
+}
+
+/// A switch on its own in TOML. What is accepted can be plugged in: each port has its own places and addresses.
+pub(crate) fn switch_file(data: &[u8]) {
+    if let Ok(source) = std::str::from_utf8(data) {
+        match parse_switch(source, Path::new("/nonexistent/lab.toml"), "lab.toml") {
+            Ok(switch) => {
+                let macs: Vec<_> = switch.ports.values().flat_map(|port| &port.macs).collect();
+                let distinct: std::collections::BTreeSet<_> = macs.iter().collect();
+                assert_eq!(macs.len(), distinct.len());
             }
             Err(report) => assert!(!report.to_string().is_empty() && !report.problems().is_empty()),
         }

@@ -18,43 +18,45 @@ fn help() {
         &Home::new(),
         &["--help"],
         &expect![[r#"
-        exit 0
-        --- stdout
-        Virtual machines and the networks between them, from one file
+            exit 0
+            --- stdout
+            Virtual machines and the networks between them, from one file
 
-        Usage: weft [OPTIONS] <COMMAND>
+            Usage: weft [OPTIONS] <COMMAND>
 
-        Commands:
-          up           Make the world what a file says, and wait until every machine is ready
-          plan         Show what `up` would do, and what has drifted from the file. Changes nothing
-          down         Remove everything that a file made
-          ls           Show everything
-          vm           Work with machines
-          network      Work with networks
-          port         Work with ports: where machines plug into networks
-          lease        Work with DHCP leases
-          image        Work with images
-          exec         Run a command in a machine
-          console      Connect to a machine's serial console; Ctrl-] leaves
-          logs         Show what a machine's serial console has said since its last start
-          events       Show what happened
-          why          Explain what the switch would do with a packet, and which declarations make it so. No
-                       packet is sent
-          doctor       Say what this host can and cannot do, and what to install
-          completions  Write a shell's completions to stdout
-          man          Write the man pages into a folder, or `weft(1)` to stdout
-          help         Print this message or the help of the given subcommand(s)
+            Commands:
+              up           Make the world what a file says, and wait until every machine is ready
+              plan         Show what `up` would do, and what has drifted from the file. Changes nothing
+              down         Remove everything that a file made
+              ls           Show everything
+              vm           Work with machines
+              network      Work with networks
+              port         Work with ports: where machines plug into networks
+              lease        Work with DHCP leases
+              image        Work with images
+              exec         Run a command in a machine
+              console      Connect to a machine's serial console; Ctrl-] leaves
+              logs         Show what a machine's serial console has said since its last start
+              events       Show what happened
+              why          Explain what the switch would do with a packet, and which declarations make it so. No
+                           packet is sent
+              switch       Run one virtual switch on its own, for machines and namespaces that somebody else
+                           looks after
+              doctor       Say what this host can and cannot do, and what to install
+              completions  Write a shell's completions to stdout
+              man          Write the man pages into a folder, or `weft(1)` to stdout
+              help         Print this message or the help of the given subcommand(s)
 
-        Options:
-              --json     Write data as JSON to stdout, and errors as JSON to stderr
-          -h, --help     Print help
-          -V, --version  Print version
+            Options:
+                  --json     Write data as JSON to stdout, and errors as JSON to stderr
+              -h, --help     Print help
+              -V, --version  Print version
 
-        Exit codes: 0 it is done, 1 it failed, 2 the command line or the file is wrong. `exec` exits as its
-        command did, with 128 and the signal's number if one killed it, and with 125 if it could not run it.
+            Exit codes: 0 it is done, 1 it failed, 2 the command line or the file is wrong. `exec` exits as its
+            command did, with 128 and the signal's number if one killed it, and with 125 if it could not run it.
 
-        WEFT_HOME=DIR keeps a world of its own in DIR.
-    "#]],
+            WEFT_HOME=DIR keeps a world of its own in DIR.
+        "#]],
     );
 }
 
