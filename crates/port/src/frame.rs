@@ -77,6 +77,15 @@ impl<'a> Frame<'a> {
         self.offload
     }
 
+    /// The frame's bytes in two parts, where they lie in our own memory: for who can write them without a copy.
+    pub(crate) fn slices(&self) -> Option<[&'a [u8]; 2]> {
+        match self.tail {
+            Tail::Bytes(bytes) => Some([self.head, bytes]),
+            Tail::Guest { len: 0, .. } => Some([self.head, &[]]),
+            Tail::Guest { .. } => None,
+        }
+    }
+
     /// Appends the frame's bytes to `buffer`.
     pub fn append_to(&self, buffer: &mut Vec<u8>) {
         buffer.extend_from_slice(self.head);
