@@ -34,6 +34,7 @@ pub fn targets() -> Vec<Target> {
         ("qcow2_header", model::qcow2_header),
         ("qemu_guest_agent", agent::qemu_guest_agent),
         ("qmp", machine::qmp),
+        ("switch_file", model::switch_file),
         ("switch_life", switch::switch_life),
         ("wire_arp", wire::wire_arp),
         ("wire_frame", wire::wire_frame),

@@ -1,10 +1,10 @@
-//! The file that a user writes, and the disks that it names.
+//! The files that a user writes, and the disks that they name.
 
 use std::io::Write as _;
 use std::path::Path;
 
 use weft_model::qcow2::Header;
-use weft_model::{Disk, DiskFormat, HostFacts, parse_world};
+use weft_model::{Disk, DiskFormat, HostFacts, parse_switch, parse_world};
 
 /// A world in TOML. Paths in it are never opened outside of the folder given here, which does not exist.
 pub(crate) fn world_file(data: &[u8]) {
@@ -28,5 +28,19 @@ pub(crate) fn qcow2_header(data: &[u8]) {
     }
     if let Ok(Ok(header)) = Header::read(&file) {
         let _ = (header.virtual_bytes(), header.capacity_bytes(), header.is_over("", DiskFormat::Raw));
+    }
+}
+
+/// A switch on its own in TOML. What is accepted can be plugged in: each port has its own places and addresses.
+pub(crate) fn switch_file(data: &[u8]) {
+    if let Ok(source) = std::str::from_utf8(data) {
+        match parse_switch(source, Path::new("/nonexistent/lab.toml"), "lab.toml") {
+            Ok(switch) => {
+                let macs: Vec<_> = switch.ports.values().flat_map(|port| &port.macs).collect();
+                let distinct: std::collections::BTreeSet<_> = macs.iter().collect();
+                assert_eq!(macs.len(), distinct.len());
+            }
+            Err(report) => assert!(!report.to_string().is_empty() && !report.problems().is_empty()),
+        }
     }
 }

@@ -29,6 +29,19 @@ enum Tail<'a> {
     Guest { memory: &'a GuestMemory, pieces: &'a [Piece], len: usize },
 }
 
+impl Tail<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::Bytes(bytes) => bytes.len(),
+            Self::Guest { len, .. } => *len,
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
 impl<'a> Frame<'a> {
     /// A frame that lies in one piece in our own memory.
     pub fn new(bytes: &'a [u8], offload: Offload) -> Self {
@@ -38,8 +51,13 @@ impl<'a> Frame<'a> {
 
     /// A frame whose head was copied and whose rest lies in a guest's memory, at `pieces`.
     #[inline]
-    pub(crate) fn in_guest(head: &'a [u8], memory: &'a GuestMemory, pieces: &'a [Piece], offload: Offload) -> Self {
-        let len = pieces.iter().map(Piece::len).sum();
+    pub(crate) fn in_guest(
+        head: &'a [u8],
+        memory: &'a GuestMemory,
+        pieces: &'a [Piece],
+        len: usize,
+        offload: Offload,
+    ) -> Self {
         Self { head, tail: Tail::Guest { memory, pieces, len }, offload }
     }
 
@@ -51,16 +69,21 @@ impl<'a> Frame<'a> {
     /// All bytes of the frame.
     #[expect(clippy::len_without_is_empty, reason = "a frame is never empty")]
     pub fn len(&self) -> usize {
-        self.head.len()
-            + match self.tail {
-                Tail::Bytes(bytes) => bytes.len(),
-                Tail::Guest { len, .. } => len,
-            }
+        self.head.len() + self.tail.len()
     }
 
     /// What is left to do on it.
     pub fn offload(&self) -> Offload {
         self.offload
+    }
+
+    /// The frame's bytes in two parts, where they lie in our own memory: for who can write them without a copy.
+    pub(crate) fn slices(&self) -> Option<[&'a [u8]; 2]> {
+        match self.tail {
+            Tail::Bytes(bytes) => Some([self.head, bytes]),
+            Tail::Guest { len: 0, .. } => Some([self.head, &[]]),
+            Tail::Guest { .. } => None,
+        }
     }
 
     /// Appends the frame's bytes to `buffer`.
@@ -100,7 +123,7 @@ impl FrameCursor<'_> {
         let (now, later) = self.head.split_at(copied);
         target.write(now);
         self.head = later;
-        while copied < target.len() {
+        while copied < target.len() && !self.tail.is_empty() {
             match self.copy_piece(target.skip(copied)) {
                 0 => break,
                 count => copied += count,

@@ -40,7 +40,8 @@ pub trait Port: Send {
     /// When the peer cannot take it now, or never could; the frame is lost then.
     fn send(&mut self, frame: &Frame<'_>) -> Result<(), SendError>;
 
-    /// Shows the peer what was sent, and wakes it if it wants to be woken.
+    /// Shows the peer what was sent, and wakes it if it wants to be woken. Where each showing has its price, a port
+    /// may wait for more; not when it sleeps, nor when it was asked for frames a few times without being sent any.
     fn flush(&mut self);
 
     /// Readable when [`Self::recv`] is worth a call; stays the same for the port's life. Sleep on it between

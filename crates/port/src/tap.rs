@@ -1,13 +1,13 @@
 //! A TAP device: the kernel's end of a cable (Linux, Documentation/networking/tuntap.rst).
 
 use std::borrow::Cow;
-use std::io;
+use std::io::{self, IoSlice};
 use std::mem::offset_of;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::epoll::EventFlags;
 use rustix::fs::{Mode, OFlags, fcntl_setfl, open};
-use rustix::io::Errno;
+use rustix::io::{Errno, writev};
 use rustix::ioctl::{IntegerSetter, Opcode, Setter, Updater, ioctl, opcode};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use weft_wire::virtio_net::{Author, HEADER_BYTES};
@@ -47,7 +47,14 @@ struct InterfaceRequest {
 
 const _: () = assert!(size_of::<InterfaceRequest>() == 40 && offset_of!(InterfaceRequest, flags) == 16);
 
+/// Room for the longest frame, and a byte by which a longer one is told.
 const SLOT_BYTES: usize = HEADER_BYTES + MAX_FRAME_BYTES + 1;
+
+/// Room for a burst: many short frames side by side, or a few long ones, while all of them are in the cache.
+const BURST_BYTES: usize = 3 * SLOT_BYTES;
+
+/// Frames begin where a line of the cache does.
+const LINE_BYTES: usize = 64;
 
 /// One TAP device, whose other end is an interface of the host.
 pub struct TapPort {
@@ -55,14 +62,15 @@ pub struct TapPort {
     device: OwnedFd,
     epoll: Epoll,
     absence: Option<Cow<'static, str>>,
-    /// One slot a frame; pages that no frame ever filled cost nothing.
-    slots: Box<[u8]>,
+    /// The frames of a burst, one behind the other.
+    burst: Box<[u8]>,
     lent: Vec<LentFrame>,
     scratch: Vec<u8>,
 }
 
 struct LentFrame {
-    slot: usize,
+    /// Where its header is.
+    start: usize,
     len: usize,
     offload: weft_wire::Offload,
 }
@@ -138,7 +146,7 @@ impl TapPort {
             device,
             epoll,
             absence,
-            slots: vec![0; BURST_FRAMES * SLOT_BYTES].into(),
+            burst: vec![0; BURST_BYTES].into(),
             lent: Vec::with_capacity(BURST_FRAMES),
             scratch: Vec::new(),
         })
@@ -176,9 +184,9 @@ impl Port for TapPort {
     }
 
     fn recv(&mut self) -> Lent {
-        let mut malformed = 0;
-        for slot in 0..BURST_FRAMES {
-            let bytes = &mut self.slots[slot * SLOT_BYTES..][..SLOT_BYTES];
+        let (mut start, mut malformed) = (0, 0);
+        for _ in 0..BURST_FRAMES {
+            let Some(bytes) = self.burst.get_mut(start..start + SLOT_BYTES) else { break };
             let count = match rustix::io::read(&self.device, &mut *bytes) {
                 Ok(count) => count,
                 Err(Errno::AGAIN) => break,
@@ -195,7 +203,10 @@ impl Port for TapPort {
                 possible.then(|| read_header(header, Author::Device, head, len))?
             });
             match offload {
-                Some(offload) => self.lent.push(LentFrame { slot, len, offload }),
+                Some(offload) => {
+                    self.lent.push(LentFrame { start, len, offload });
+                    start += count.next_multiple_of(LINE_BYTES);
+                }
                 None => malformed += 1,
             }
         }
@@ -203,8 +214,8 @@ impl Port for TapPort {
     }
 
     fn frame(&self, index: usize) -> Frame<'_> {
-        let LentFrame { slot, len, offload } = self.lent[index];
-        Frame::new(&self.slots[slot * SLOT_BYTES + HEADER_BYTES..][..len], offload)
+        let LentFrame { start, len, offload } = self.lent[index];
+        Frame::new(&self.burst[start + HEADER_BYTES..][..len], offload)
     }
 
     fn release(&mut self) {
@@ -212,10 +223,18 @@ impl Port for TapPort {
     }
 
     fn send(&mut self, frame: &Frame<'_>) -> Result<(), SendError> {
-        self.scratch.clear();
-        self.scratch.extend_from_slice(&write_header(frame.offload(), frame.head(), 0));
-        frame.append_to(&mut self.scratch);
-        match rustix::io::write(&self.device, &self.scratch) {
+        let header = write_header(frame.offload(), frame.head(), 0);
+        let written = match frame.slices() {
+            Some([head, tail]) => {
+                writev(&self.device, &[IoSlice::new(&header), IoSlice::new(head), IoSlice::new(tail)])
+            }
+            None => {
+                self.scratch.clear();
+                frame.append_to(&mut self.scratch);
+                writev(&self.device, &[IoSlice::new(&header), IoSlice::new(&self.scratch)])
+            }
+        };
+        match written {
             Ok(_) => {
                 self.absence = None;
                 Ok(())

@@ -26,6 +26,12 @@ const INCOMING_BYTES: usize = 2 * (LENGTH_BYTES + MAX_FRAME_BYTES);
 /// What may wait for a slow peer.
 const OUTGOING_BYTES: usize = 256 << 10;
 
+/// So much is written at once while frames keep coming: each call of the kernel costs as much as many frames.
+const WRITE_BYTES: usize = 32 << 10;
+
+/// After so many bursts of nothing, what waits to be written waits no more.
+const QUIET_ROUNDS: u32 = 4;
+
 /// A length that no frame has; the stream is of no use behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the peer announced a frame of {0} bytes")]
@@ -136,6 +142,8 @@ struct Peer {
     lent: Vec<Range<usize>>,
     outgoing: Vec<u8>,
     wants_room: bool,
+    /// How often frames were asked for since the last one was sent.
+    quiet_rounds: u32,
 }
 
 impl UnixStreamPort {
@@ -166,6 +174,7 @@ impl UnixStreamPort {
                 lent: Vec::with_capacity(BURST_FRAMES),
                 outgoing: Vec::new(),
                 wants_room: false,
+                quiet_rounds: 0,
             });
         }
     }
@@ -242,7 +251,9 @@ impl Port for UnixStreamPort {
 
     fn recv(&mut self) -> Lent {
         let Some(peer) = &mut self.peer else { return Lent::default() };
-        let result = peer.recv();
+        peer.quiet_rounds += 1;
+        let written = if peer.quiet_rounds == QUIET_ROUNDS { peer.flush() } else { Ok(()) };
+        let result = written.and_then(|()| peer.recv());
         let frames = peer.lent.len();
         match result {
             Err(reason) if frames == 0 => {
@@ -275,11 +286,13 @@ impl Port for UnixStreamPort {
         }
         peer.outgoing.extend_from_slice(&(frame.len() as u32).to_be_bytes());
         frame.append_to(&mut peer.outgoing);
+        peer.quiet_rounds = 0;
         Ok(())
     }
 
     fn flush(&mut self) {
         if let Some(peer) = &mut self.peer
+            && peer.outgoing.len() >= WRITE_BYTES
             && let Err(reason) = peer.flush()
         {
             self.hang_up(reason);
@@ -292,6 +305,10 @@ impl Port for UnixStreamPort {
 
     fn sleep(&mut self) -> bool {
         let Some(peer) = &mut self.peer else { return true };
+        if let Err(reason) = peer.flush() {
+            self.hang_up(reason);
+            return true;
+        }
         if !peer.outgoing.is_empty() && !peer.wants_room {
             peer.wants_room = self.epoll.modify(&peer.stream, EventFlags::IN | EventFlags::OUT).is_ok();
         }
@@ -303,7 +320,9 @@ impl Port for UnixStreamPort {
             None => self.accept(),
             Some(peer) if peer.wants_room => {
                 peer.wants_room = self.epoll.modify(&peer.stream, EventFlags::IN).is_err();
-                self.flush();
+                if let Err(reason) = peer.flush() {
+                    self.hang_up(reason);
+                }
             }
             Some(_) => {}
         }

@@ -6,6 +6,7 @@ use weft_wire::{Csum, GsoKind, Offload, tcp, udp};
 
 /// What `header` asks for on a frame of `frame_len` bytes that starts with `head`; `None` when that contradicts
 /// the frame, or would change what decisions rest on.
+#[inline]
 pub(crate) fn read_header(
     header: &[u8; HEADER_BYTES],
     author: Author,
@@ -15,6 +16,11 @@ pub(crate) fn read_header(
     if header[..2] == [0, 0] {
         return Some(Offload::default()); // no flag, no segmentation: nearly every frame
     }
+    read_work(header, author, head, frame_len)
+}
+
+/// [`read_header`] for a header that asks for something.
+fn read_work(header: &[u8; HEADER_BYTES], author: Author, head: &[u8], frame_len: usize) -> Option<Offload> {
     let (header, _) = VirtioNetHeader::parse(header).ok()?;
     let offload = header.offload(author).ok()?;
     if offload != Offload::default() {

@@ -44,7 +44,7 @@ pub(crate) enum MemoryError {
 /// Everything that a VMM lends, in the order of the guest's addresses.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct GuestMemory {
-    regions: Arc<Vec<Region>>,
+    regions: Arc<[Region]>,
 }
 
 /// A run of the guest's memory that is one run of ours, too.
@@ -108,19 +108,19 @@ impl GuestMemory {
             return Err(MemoryError::BadPlace);
         }
         let (mapping, lead) = Mapping::of_file(file, file_offset, len)?;
-        let mut regions = Vec::clone(&self.regions);
+        let mut regions = self.regions.to_vec();
         let host = mapping.at(lead, bytes).ok_or(MemoryError::BadPlace)?;
         regions.insert(at, Region { start, len: bytes, host, mapping: Arc::new(mapping) });
-        Ok(Self { regions: Arc::new(regions) })
+        Ok(Self { regions: regions.into() })
     }
 
     /// This memory without the region of `len` bytes at `start`.
     pub(crate) fn without(&self, start: u64, len: u64) -> Result<Self, MemoryError> {
         let is_it = |region: &Region| region.start == start && region.len as u64 == len;
         let at = self.regions.iter().position(is_it).ok_or(MemoryError::NoSuchRegion)?;
-        let mut regions = Vec::clone(&self.regions);
+        let mut regions = self.regions.to_vec();
         regions.remove(at);
-        Ok(Self { regions: Arc::new(regions) })
+        Ok(Self { regions: regions.into() })
     }
 
     /// Memory of our own, for fuzz targets.
@@ -130,7 +130,7 @@ impl GuestMemory {
             Ok(Region { start, len, host: mapping.start, mapping: Arc::new(mapping) })
         };
         let regions: Result<_, MemoryError> = ranges.iter().map(region).collect();
-        Ok(Self { regions: Arc::new(regions?) })
+        Ok(Self { regions: regions? })
     }
 
     /// The `len` bytes at the guest's address `addr`, where they are in one piece.
@@ -264,6 +264,38 @@ impl Drop for Mapping {
     }
 }
 
+/// A number at any address.
+#[repr(C, packed)]
+#[derive(Clone, Copy)]
+struct Unaligned(u64);
+
+/// Copies few bytes, as heads of frames have them: two copies of a fixed size that overlap cost less than a call that
+/// must find out how many there are.
+///
+/// # Safety
+/// Both places have `len` bytes, and they do not overlap.
+#[inline]
+#[expect(unsafe_code, reason = "a copy")]
+unsafe fn copy_short(source: *const u8, target: *mut u8, len: usize) {
+    macro_rules! ends {
+        ($size:literal) => {{
+            // SAFETY: both ends of `$size` bytes lie inside, for `len` is not less.
+            unsafe {
+                let last = len - $size;
+                ptr::copy_nonoverlapping(source, target, $size);
+                ptr::copy_nonoverlapping(source.add(last), target.add(last), $size);
+            }
+        }};
+    }
+    match len {
+        16..32 => ends!(16),
+        32..64 => ends!(32),
+        64..=128 => ends!(64),
+        // SAFETY: as the caller promises.
+        _ => unsafe { ptr::copy_nonoverlapping(source, target, len) },
+    }
+}
+
 impl Piece {
     /// How many bytes it has.
     #[inline]
@@ -309,7 +341,7 @@ impl<'a> View<'a> {
         // SAFETY: both places have that many bytes, and `target`, to which there is a unique reference, is not in
         // the guest's memory. The guest may write meanwhile: then the copy is of its making, and any bytes are `u8`s.
         unsafe {
-            ptr::copy_nonoverlapping(self.start.as_ptr(), target.as_mut_ptr(), target.len());
+            copy_short(self.start.as_ptr(), target.as_mut_ptr(), target.len());
         }
         compiler_fence(Ordering::SeqCst); // whatever is read from the copy is not read from the guest again
         Some(())
@@ -323,6 +355,19 @@ impl<'a> View<'a> {
         Some(bytes)
     }
 
+    /// The little-endian number of 64 bits at `at`, read at once and only once.
+    #[inline]
+    pub(crate) fn word(&self, at: usize) -> Option<u64> {
+        let place = self.skip(at);
+        if place.len < size_of::<u64>() {
+            return None;
+        }
+        #[expect(unsafe_code, reason = "memory that the guest shares")]
+        // SAFETY: the place has that many bytes, and `Unaligned` may be anywhere.
+        let Unaligned(word) = unsafe { place.start.as_ptr().cast::<Unaligned>().read_volatile() };
+        Some(u64::from_le(word))
+    }
+
     /// Writes `source` at the start; `None`, and nothing is written, when it does not fit.
     #[inline]
     pub(crate) fn write(&self, source: &[u8]) -> Option<()> {
@@ -332,7 +377,7 @@ impl<'a> View<'a> {
         #[expect(unsafe_code, reason = "memory that the guest shares")]
         // SAFETY: as in `read`, the other way.
         unsafe {
-            ptr::copy_nonoverlapping(source.as_ptr(), self.start.as_ptr(), source.len());
+            copy_short(source.as_ptr(), self.start.as_ptr(), source.len());
         }
         Some(())
     }

@@ -106,7 +106,9 @@ impl RingSlot {
 struct LentFrame {
     head: [u8; HEAD_BYTES],
     head_len: usize,
+    /// The pieces of the rest, and how many bytes they have.
     tail: std::ops::Range<usize>,
+    tail_len: usize,
     offload: Offload,
 }
 
@@ -241,13 +243,12 @@ impl Guest {
         let mut queue = ring.open(&self.memory);
         // Every chain first, then what is in them: so the frames are on their way when they are looked at.
         for _ in 0..queue.pending()?.min(BURST_FRAMES as u16) {
-            let chain = queue.take(Direction::FromGuest, &mut self.lent_pieces)?;
-            if let Some(first) = self.lent_pieces.get(chain.pieces.start) {
-                let view = self.memory.view(*first);
+            queue.take(Direction::FromGuest, &mut self.lent_chains, &mut self.lent_pieces)?;
+            if let Some(last) = self.lent_pieces.last() {
+                let view = self.memory.view(*last);
                 view.prefetch(0);
                 view.prefetch(CACHE_LINE_BYTES);
             }
-            self.lent_chains.push(chain);
         }
         let mut malformed = 0;
         for chain in &self.lent_chains {
@@ -264,8 +265,8 @@ impl Guest {
     }
 
     fn frame(&self, index: usize) -> Frame<'_> {
-        let LentFrame { head, head_len, tail, offload } = &self.lent_frames[..self.lent][index];
-        Frame::in_guest(&head[..*head_len], &self.memory, &self.lent_pieces[tail.clone()], *offload)
+        let LentFrame { head, head_len, tail, tail_len, offload } = &self.lent_frames[..self.lent][index];
+        Frame::in_guest(&head[..*head_len], &self.memory, &self.lent_pieces[tail.clone()], *tail_len, *offload)
     }
 
     /// Gives the lent chains back; an error shows again at the next [`Self::recv`].
@@ -303,16 +304,25 @@ impl Guest {
                 queue.put_back(taken);
                 return Ok(Err(if taken == most { SendError::TooLong } else { SendError::Full }));
             }
-            let chain = queue.take(Direction::ToGuest, &mut self.target_pieces)?;
-            room = room.saturating_add(chain.len);
+            let len = queue.take(Direction::ToGuest, &mut self.target_chains, &mut self.target_pieces)?;
+            room = room.saturating_add(len);
             taken += 1;
-            self.target_chains.push(chain);
         }
         // A driver that asked for no checksum work must not be told of any, be it done.
         let offload = if self.features.caps().csum { frame.offload() } else { Offload::default() };
         let header = write_header(offload, frame.head(), taken);
-        let mut header = &header[..header_bytes];
         let mut cursor = frame.cursor();
+        if let ([chain], [only]) = (&self.target_chains[..], &self.target_pieces[..])
+            && header_bytes == HEADER_BYTES
+        {
+            let target = self.memory.view(*only);
+            target.write(&header);
+            cursor.copy_to(target.skip(HEADER_BYTES));
+            queue.complete(chain.id, wanted);
+            self.unflushed = true;
+            return Ok(Ok(()));
+        }
+        let mut header = &header[..header_bytes];
         for chain in &self.target_chains {
             let mut written = 0;
             for piece in &self.target_pieces[chain.pieces.clone()] {
@@ -340,11 +350,17 @@ impl Guest {
 }
 
 impl LentFrame {
-    const EMPTY: Self =
-        Self { head: [0; HEAD_BYTES], head_len: 0, tail: 0..0, offload: Offload { csum: Csum::Unverified, gso: None } };
+    const EMPTY: Self = Self {
+        head: [0; HEAD_BYTES],
+        head_len: 0,
+        tail: 0..0,
+        tail_len: 0,
+        offload: Offload { csum: Csum::Unverified, gso: None },
+    };
 
     /// Copies the header and the head of the frame in `chain`, and cuts them off its pieces. `None` for what is no
     /// frame.
+    #[inline(always)]
     fn look(&mut self, memory: &GuestMemory, header_bytes: usize, pieces: &mut [Piece], chain: &Chain) -> Option<()> {
         let len = chain.len.checked_sub(header_bytes)?;
         if !(MIN_FRAME_BYTES..=MAX_FRAME_BYTES).contains(&len) {
@@ -352,6 +368,19 @@ impl LentFrame {
         }
         let mut header = [0; HEADER_BYTES];
         self.head_len = len.min(HEAD_BYTES);
+        self.tail_len = len - self.head_len;
+        // Nearly every frame lies in one piece, behind a header of today's length.
+        if let [only] = pieces
+            && header_bytes == HEADER_BYTES
+        {
+            let view = memory.view(*only);
+            header = view.bytes(0)?;
+            view.skip(HEADER_BYTES).read(&mut self.head[..self.head_len])?;
+            only.advance(HEADER_BYTES + self.head_len);
+            self.tail = chain.pieces.clone();
+            self.offload = read_header(&header, Author::Driver, &self.head[..self.head_len], len)?;
+            return Some(());
+        }
         let mut first = 0;
         for part in [&mut header[..header_bytes], &mut self.head[..self.head_len]] {
             let mut filled = 0;

@@ -184,11 +184,40 @@ impl Queue<'_> {
         }
     }
 
-    /// Takes the next chain, which must be pending; appends its buffers to `pieces`.
+    /// Takes the next chain, which must be pending: appends it to `chains` and its buffers to `pieces`. Returns the
+    /// bytes that they have.
     #[inline]
-    pub(crate) fn take(&mut self, direction: Direction, pieces: &mut Vec<Piece>) -> Result<Chain, RingError> {
+    pub(crate) fn take(
+        &mut self,
+        direction: Direction,
+        chains: &mut Vec<Chain>,
+        pieces: &mut Vec<Piece>,
+    ) -> Result<usize, RingError> {
         let slot = self.slot(self.ring.next_available);
         let id = load_u16(&self.available, ENTRIES_AT + 2 * slot)?;
+        // Nearly every chain is one buffer in one region.
+        let only = load_descriptor(&self.descriptors, id)?;
+        let wanted = if direction == Direction::ToGuest { VRING_DESC_F_WRITE as u16 } else { 0 };
+        match self.memory.piece(only.addr, only.len as usize) {
+            Some(piece) if only.flags == wanted => {
+                let start = pieces.len();
+                pieces.push(piece);
+                self.ring.next_available = self.ring.next_available.wrapping_add(1);
+                chains.push(Chain { id, pieces: start..start + 1, len: piece.len() });
+                Ok(piece.len())
+            }
+            _ => {
+                let chain = self.take_chained(id, direction, pieces)?;
+                let len = chain.len;
+                chains.push(chain);
+                Ok(len)
+            }
+        }
+    }
+
+    /// [`Self::take`] for a chain of any form. What was read of it before does not count.
+    #[cold]
+    fn take_chained(&mut self, id: u16, direction: Direction, pieces: &mut Vec<Piece>) -> Result<Chain, RingError> {
         let first_piece = pieces.len();
         let mut table = self.descriptors;
         let mut indirect = false;
@@ -301,15 +330,13 @@ struct Descriptor {
 
 #[inline]
 fn load_descriptor(table: &View<'_>, index: u16) -> Result<Descriptor, RingError> {
-    let bytes = table.bytes::<DESCRIPTOR_BYTES>(usize::from(index) * DESCRIPTOR_BYTES);
-    let bytes = bytes.ok_or(RingError::NoSuchDescriptor(index))?;
-    let [a, b, c, d, e, f, g, h, l0, l1, l2, l3, f0, f1, n0, n1] = bytes;
-    Ok(Descriptor {
-        addr: u64::from_le_bytes([a, b, c, d, e, f, g, h]),
-        len: u32::from_le_bytes([l0, l1, l2, l3]),
-        flags: u16::from_le_bytes([f0, f1]),
-        next: u16::from_le_bytes([n0, n1]),
-    })
+    let at = usize::from(index) * DESCRIPTOR_BYTES;
+    match (table.word(at), table.word(at + 8)) {
+        (Some(addr), Some(rest)) => {
+            Ok(Descriptor { addr, len: rest as u32, flags: (rest >> 32) as u16, next: (rest >> 48) as u16 })
+        }
+        _ => Err(RingError::NoSuchDescriptor(index)),
+    }
 }
 
 /// The index of an available or used ring.
