@@ -91,6 +91,10 @@ drop_reasons! {
     Unreadable = "unreadable",
     /// Its destination is one of the group addresses that a bridge never forwards (IEEE 802.1Q, table 8-1).
     ReservedGroup = "reserved-group",
+    /// A rule of the network's access list, or its default, denies it.
+    AclDenied = "acl-denied",
+    /// It would begin a connection, and the port has begun as many as it may.
+    ConnectionLimit = "connection-limit",
     /// Its destination is registered nowhere on the network, and no uplink leads to where it could be.
     UnknownUnicast = "unknown-unicast",
     /// Its destination is registered for the very port by which it came in.

@@ -2,9 +2,9 @@
 
 use std::ops::ControlFlow;
 
-use weft_types::MacAddr;
+use weft_types::{Instant, MacAddr};
 
-use super::{Action, Break, Context, Continue, output, outputs};
+use super::{Action, Break, Context, Continue, acl, flooded, output, outputs};
 use crate::DropReason;
 use crate::table::PortIndex;
 
@@ -28,8 +28,16 @@ fn flood(cx: &mut Context<'_>, dst: MacAddr) -> ControlFlow<Action> {
     let (segment, index) = (cx.segment, cx.ingress().vswitch);
     let config = &cx.vswitch().config;
     let audience = cx.tables.audience(index, segment, dst);
-    let listeners = outputs(cx.tables, cx.ingress, cx.frame, segment, audience).count();
+    let others = outputs(cx.tables, cx.ingress, cx.frame, segment, audience).count();
+    let listeners = flooded(cx.tables, cx.ingress, cx.frame, segment).count();
+    if cx.vswitch().rules.is_some() {
+        // Each receiver has a verdict of its own, which no cached flow has room for.
+        cx.until = Instant::ZERO;
+    }
     let (name, because) = (&config.name, Some(&config.provenance));
+    if listeners == 0 && others > 0 {
+        return cx.drop(DropReason::AclDenied, because, || format!("no rule lets any other port of `{name}` hear it"));
+    }
     if listeners == 0 {
         return cx.drop(DropReason::NoReceiver, because, || {
             format!("{dst} is a group, and no other port of `{name}` hears it in {segment}")
@@ -94,6 +102,7 @@ fn deliver(cx: &mut Context<'_>, target: PortIndex) -> ControlFlow<Action> {
             format!("`{}` would get the frame without its outer tag, and below it is another", port.name)
         });
     };
+    acl::check(cx, target)?;
     let others = cx.tables.listeners(ingress, segment).filter(|port| *port != target);
     let listeners = outputs(cx.tables, cx.ingress, cx.frame, segment, others).count();
     if listeners == 0 {

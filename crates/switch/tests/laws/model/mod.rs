@@ -1,6 +1,7 @@
 //! The laws of docs/ARCHITECTURE.md, word for word: no tables, no cache, no stages, nothing shared with the switch but
 //! what it takes in and gives out.
 
+mod acl;
 pub(crate) mod guard;
 pub(crate) mod vlan;
 
@@ -20,6 +21,8 @@ pub(crate) struct Model {
     filters: BTreeMap<PortId, ReceiveFilter>,
     learned: Vec<Learned>,
     bindings: Vec<guard::Binding>,
+    connections: Vec<acl::Connection>,
+    generation: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -51,6 +54,7 @@ impl Model {
             })
         });
         self.keep_bindings();
+        self.keep_connections();
     }
 
     /// What becomes of a receive filter: the unicast addresses that are registered.
@@ -151,8 +155,13 @@ impl Model {
         let others = || members().filter(|port| port.id != ingress && vlan::carries(&port.vlans, segment));
         let leaves = |port: &PortConfig| vlan::leaves(&port.vlans, segment, frame).map(|frame| (port.id, frame));
         if dst.is_group() {
-            let all: BTreeSet<_> = others().filter(|port| self.hears(port, dst)).filter_map(leaves).collect();
-            return if all.is_empty() { Err(DropReason::NoReceiver) } else { Ok(all) };
+            let hearers = || others().filter(|port| self.hears(port, dst));
+            if hearers().filter_map(leaves).count() == 0 {
+                return Err(DropReason::NoReceiver);
+            }
+            let allowed = hearers().filter(|port| self.may_hear(from, port, frame));
+            let all: BTreeSet<_> = allowed.filter_map(leaves).collect();
+            return if all.is_empty() { Err(DropReason::AclDenied) } else { Ok(all) };
         }
         let registered = members().find(|port| self.is_registered(port, segment, dst));
         let seen = || self.seen(now, from.vswitch, segment, dst);
@@ -162,9 +171,10 @@ impl Model {
         }
         let uplink = others().find(|port| port.role == Role::Uplink);
         let target = owner.or(uplink).ok_or(DropReason::UnknownUnicast)?;
-        let target = leaves(target).ok_or(DropReason::DoubleTagged)?;
+        let way = leaves(target).ok_or(DropReason::DoubleTagged)?;
+        self.admit(now, from, target, segment, frame)?;
         let listeners = others().filter(|port| self.is_promiscuous(port)).filter_map(leaves);
-        Ok(listeners.chain([target]).collect())
+        Ok(listeners.chain([way]).collect())
     }
 }
 
