@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use weft_switch::{
-    Acl, Addresses, Config, Endpoint, Outcome, Output, Permission, Policy, PortConfig, ReceiveFilter, Role, Rule,
+    Acl, Addresses, Config, Endpoint, Mode, Outcome, Output, Permission, Policy, PortConfig, ReceiveFilter, Role, Rule,
     Segment, Switch, Traffic, VSwitchConfig, VSwitchId, Verdict, Vlans,
 };
 use weft_types::{Instant, IpNet, MacAddr, MacRange, PortId, Provenance, VlanId};
@@ -130,6 +130,9 @@ fn configuration(bytes: &mut Bytes<'_>) -> Config {
     config.vswitches = (0..vswitches % 4).map(vswitch).collect();
     if let Some(first) = config.vswitches.first_mut() {
         first.acl = acl(bytes);
+    }
+    if let Some(last) = config.vswitches.last_mut().filter(|_| vswitches & 4 != 0) {
+        last.mode = Mode::Vepa;
     }
     for _ in 0..ports % (MAX_PORTS + 1) {
         config.ports.push(port(bytes));

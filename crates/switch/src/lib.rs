@@ -10,6 +10,8 @@
 //! 4. VLANs are worlds of their own ([`Vlans`]).
 //! 5. A port speaks for itself only ([`Policy`], [`Addresses`]).
 //! 6. Connections begin where a network's access list lets them ([`Acl`]), and what answers passes.
+//! 7. Nothing is mirrored yet.
+//! 8. As a VEPA it leaves switching to the adjacent switch ([`Mode`]).
 
 mod bindings;
 mod cache;
@@ -29,7 +31,7 @@ mod validate;
 mod verdict;
 
 pub use config::{
-    Acl, Addresses, Config, ConfigError, Endpoint, Permission, Policy, PortConfig, Role, Rule, Segment, Traffic,
+    Acl, Addresses, Config, ConfigError, Endpoint, Mode, Permission, Policy, PortConfig, Role, Rule, Segment, Traffic,
     VSwitchConfig, VSwitchId, Vlans,
 };
 pub use explain::{EgressPort, Outcome, Step, Trace};

@@ -334,12 +334,12 @@ fn leave(tables: &Tables, ingress: PortIndex, frame: &Frame<'_>, action: Action,
     let vswitch = tables.port(ingress).vswitch;
     match action {
         Action::Send(output) => outputs.push(output),
-        Action::Overheard { target, segment } => {
-            let others = tables.listeners(vswitch, segment).filter(|port| *port != target);
+        Action::Overheard { target, segment, sender } => {
+            let others = tables.listeners(vswitch, segment).filter(|port| *port != target && Some(*port) != sender);
             outputs.extend(pipeline::outputs(tables, ingress, frame, segment, std::iter::once(target).chain(others)));
         }
-        Action::Flood(segment) => {
-            outputs.extend(pipeline::flooded(tables, ingress, frame, segment));
+        Action::Flood { segment, sender } => {
+            outputs.extend(pipeline::flooded(tables, ingress, frame, segment, sender));
         }
         Action::Drop(_) => {}
     }

@@ -97,6 +97,8 @@ drop_reasons! {
     ConnectionLimit = "connection-limit",
     /// Its destination is registered nowhere on the network, and no uplink leads to where it could be.
     UnknownUnicast = "unknown-unicast",
+    /// All frames of the network leave by its uplink, and none carries the frame's VLAN.
+    NoUplink = "no-uplink",
     /// Its destination is registered for the very port by which it came in.
     SamePort = "same-port",
     /// It is for a group, and there is no other port.

@@ -34,9 +34,9 @@ pub(crate) enum Action {
     /// It goes to one port.
     Send(Output),
     /// It goes to one port, and promiscuous ports of its segment hear it too.
-    Overheard { target: PortIndex, segment: Segment },
-    /// It goes to all who listen to its destination in its segment.
-    Flood(Segment),
+    Overheard { target: PortIndex, segment: Segment, sender: Option<PortIndex> },
+    /// It goes to all who listen to its destination in its segment, except the `sender` to whom it is reflected.
+    Flood { segment: Segment, sender: Option<PortIndex> },
 }
 
 impl Action {
@@ -289,9 +289,12 @@ pub(crate) fn flooded<'a>(
     ingress: PortIndex,
     frame: &'a Frame<'_>,
     segment: Segment,
+    sender: Option<PortIndex>,
 ) -> impl Iterator<Item = Output> + 'a {
     let audience = tables.audience(tables.port(ingress).vswitch, segment, frame.link.dst);
-    let may_hear = move |port: &PortIndex| *port != ingress && acl::may_hear(tables, ingress, frame, *port);
+    let may_hear = move |port: &PortIndex| {
+        Some(*port) != sender && *port != ingress && acl::may_hear(tables, ingress, frame, *port)
+    };
     outputs(tables, ingress, frame, segment, audience.filter(may_hear))
 }
 

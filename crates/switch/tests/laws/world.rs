@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use weft_switch::{
-    Acl, Addresses, Config, Endpoint, Permission, Policy, PortConfig, ReceiveFilter, Role, Rule, Segment, Switch,
+    Acl, Addresses, Config, Endpoint, Mode, Permission, Policy, PortConfig, ReceiveFilter, Role, Rule, Segment, Switch,
     Traffic, VSwitchConfig, VSwitchId, Vlans,
 };
 use weft_types::{IpNet, MacAddr, MacRange, PortId, Provenance, VlanId};
@@ -197,9 +197,10 @@ fn any_acl() -> impl Strategy<Value = Acl> {
 
 /// Worlds that are right: of two ports that cannot both be, the second gives way.
 pub(crate) fn any_config() -> impl Strategy<Value = Config> {
-    (any_ports(), prop::option::of(any_acl())).prop_map(|(ports, acl)| {
+    (any_ports(), prop::option::of(any_acl()), prop::bool::weighted(0.3)).prop_map(|(ports, acl, is_vepa)| {
         let mut config = Config { vswitches: vswitches(), ..Config::default() };
         config.vswitches[0].acl = acl;
+        config.vswitches[1].mode = if is_vepa { Mode::Vepa } else { Mode::Veb };
         for port in ports {
             config.ports.push(port);
             if Switch::new(0).configure(config.clone()).is_err() {
