@@ -5,11 +5,11 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use weft_switch::{
-    Addresses, Config, Outcome, Output, Policy, PortConfig, ReceiveFilter, Role, Segment, Switch, VSwitchConfig,
-    VSwitchId, Verdict, Vlans,
+    Acl, Addresses, Config, Endpoint, Mode, Outcome, Output, Permission, Policy, PortConfig, ReceiveFilter, Role, Rule,
+    Segment, Switch, Traffic, VSwitchConfig, VSwitchId, Verdict, Vlans,
 };
 use weft_types::{Instant, IpNet, MacAddr, MacRange, PortId, Provenance, VlanId};
-use weft_wire::TagEdit;
+use weft_wire::{Protocol, TagEdit};
 
 #[path = "../../crates/switch/tests/laws/model/mod.rs"]
 mod model;
@@ -128,6 +128,12 @@ fn configuration(bytes: &mut Bytes<'_>) -> Config {
     };
     let mut config = Config { generation: generation.into(), ..Config::default() };
     config.vswitches = (0..vswitches % 4).map(vswitch).collect();
+    if let Some(first) = config.vswitches.first_mut() {
+        first.acl = acl(bytes);
+    }
+    if let Some(last) = config.vswitches.last_mut().filter(|_| vswitches & 4 != 0) {
+        last.mode = Mode::Vepa;
+    }
     for _ in 0..ports % (MAX_PORTS + 1) {
         config.ports.push(port(bytes));
     }
@@ -157,6 +163,31 @@ fn port(bytes: &mut Bytes<'_>) -> PortConfig {
         },
         ..PortConfig::new(number, name, VSwitchId(u32::from(vswitch % 4)), role, place)
     }
+}
+
+fn acl(bytes: &mut Bytes<'_>) -> Option<Acl> {
+    let permission = |bits: u8| if bits & 1 == 0 { Permission::Allow } else { Permission::Deny };
+    let [rules, default, connections] = bytes.take();
+    let rule = |line: u8, [bits, from, to, protocol, low, high]: [u8; 6]| Rule {
+        name: format!("r{line}"),
+        permission: permission(bits),
+        from: if bits & 2 == 0 { Endpoint::Any } else { Endpoint::Ports(vec![PortId(from.into())]) },
+        to: if bits & 4 == 0 { Endpoint::Any } else { Endpoint::Prefix(IpNet::from(IpAddr::from([10, 0, 0, to]))) },
+        traffic: match bits >> 6 {
+            0 => Traffic::Any,
+            1 => Traffic::Protocol(Protocol(protocol)),
+            2 => Traffic::Icmp { protocol: Protocol::ICMP, kind: protocol },
+            _ => Traffic::Ports {
+                protocol: Protocol(protocol),
+                src: 0..=u16::MAX,
+                dst: u16::from(low) << 8..=u16::from(high) << 8,
+            },
+        },
+        provenance: Provenance::file("fuzz.toml", line.into()),
+    };
+    let rules = (0..rules % 16).map(|line| rule(line, bytes.take())).collect();
+    let acl = Acl { rules, default: permission(default), connections: (connections % 4).into() };
+    (default & 2 != 0).then_some(acl)
 }
 
 fn addresses(bytes: &mut Bytes<'_>) -> Addresses {

@@ -2,10 +2,15 @@
 //! large switch. Numbers are per frame; frames come in bursts, as ports lend them.
 
 use std::hint::black_box;
+use std::net::IpAddr;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use weft_switch::{Config, PortConfig, Role, Switch, VSwitchConfig, VSwitchId, Verdict};
-use weft_types::{Instant, MacAddr, PortId, Provenance};
+use weft_switch::{
+    Acl, Addresses, Config, Endpoint, Permission, PortConfig, Role, Rule, Switch, Traffic, VSwitchConfig, VSwitchId,
+    Verdict,
+};
+use weft_types::{Instant, IpNet, MacAddr, PortId, Provenance};
+use weft_wire::Protocol;
 
 const BURST: usize = 256;
 const NOW: Instant = Instant::ZERO;
@@ -27,6 +32,57 @@ fn world(ports: u32, promiscuous: u32) -> Config {
         port
     });
     Config { generation: 1, vswitches: vec![vswitch], ports: ports.collect() }
+}
+
+/// The same with so many rules of all kinds, none of which fits the frames of [`tcp_burst`] but the last.
+fn with_rules(rules: u32) -> Config {
+    let rule = |number: u32| {
+        let [_, a, b, c] = number.to_be_bytes();
+        let prefix = |last| Endpoint::Prefix(IpNet::from(IpAddr::from([172, b, c, last])));
+        let (from, to) = match number % 3 {
+            0 => (Endpoint::Ports(vec![PortId(number % 256)]), prefix(a)),
+            1 => (prefix(1), Endpoint::Any),
+            _ => (Endpoint::Any, Endpoint::Ports(vec![PortId(number % 256)])),
+        };
+        let port = 1000 + (number % 5000) as u16;
+        let traffic = Traffic::Ports { protocol: Protocol::TCP, src: 0..=u16::MAX, dst: port..=port + 9 };
+        let (name, provenance) = (format!("r{number}"), Provenance::file("bench.toml", number));
+        Rule { name, permission: Permission::Deny, from, to, traffic, provenance }
+    };
+    let last = Rule {
+        permission: Permission::Allow,
+        from: Endpoint::Any,
+        to: Endpoint::Any,
+        traffic: Traffic::Protocol(Protocol::TCP),
+        ..rule(0)
+    };
+    let rules = (1..rules).map(rule).chain([last]).collect();
+    let mut config = world(256, 0);
+    config.vswitches[0].acl = Some(Acl { rules, default: Permission::Deny, connections: 1000 });
+    config
+}
+
+/// The same with one known address at each port.
+fn with_addresses() -> Config {
+    let mut config = world(256, 0);
+    for port in &mut config.ports {
+        let fixed = vec![IpNet::from(IpAddr::from([10, 0, 0, port.id.0 as u8]))];
+        port.addresses = Addresses::Known { fixed, learn: 0 };
+    }
+    config
+}
+
+/// As [`burst`], with TCP over IPv4.
+fn tcp_burst(flows: u32) -> Burst {
+    let mut burst = burst(flows);
+    for (port, head) in &mut burst {
+        let (src, dst) = (port.0 as u8, ((port.0 + 1) % flows) as u8);
+        head[14..24].copy_from_slice(&[0x45, 0, 5, 220, 0, 0, 0x40, 0, 64, 6]);
+        head[26..34].copy_from_slice(&[10, 0, 0, src, 10, 0, 0, dst]);
+        head[34..38].copy_from_slice(&[0x9c, 0x40, 0, 80]);
+        head[46..48].copy_from_slice(&[0x50, 0x10]);
+    }
+    burst
 }
 
 fn switch(config: Config) -> Switch {
@@ -70,8 +126,16 @@ fn frames(criterion: &mut Criterion) {
         assert!(forward(&mut switch, &burst) >= BURST);
         group.bench_function(name, |bencher| bencher.iter(|| forward(&mut switch, &burst)));
     }
-    let (mut switch, burst) = (switch(world(256, 0)).without_cache(), burst(256));
-    group.bench_function("miss", |bencher| bencher.iter(|| forward(&mut switch, &burst)));
+    let (mut plain, frames) = (switch(world(256, 0)).without_cache(), burst(256));
+    group.bench_function("miss", |bencher| bencher.iter(|| forward(&mut plain, &frames)));
+    let (mut listed, frames) = (switch(with_rules(10_000)), tcp_burst(256));
+    assert_eq!(forward(&mut listed, &frames), BURST);
+    group.bench_function("hit_10000_rules", |bencher| bencher.iter(|| forward(&mut listed, &frames)));
+    let mut listed = switch(with_rules(10_000)).without_cache();
+    group.bench_function("miss_10000_rules", |bencher| bencher.iter(|| forward(&mut listed, &frames)));
+    let mut guarded = switch(with_addresses());
+    assert_eq!(forward(&mut guarded, &frames), BURST);
+    group.bench_function("hit_known_addresses", |bencher| bencher.iter(|| forward(&mut guarded, &frames)));
     group.finish();
 }
 

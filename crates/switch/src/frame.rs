@@ -1,12 +1,12 @@
 //! A frame as the pipeline sees it, and the fields by which frames are told apart.
 
 use weft_types::{MacAddr, PortId};
-use weft_wire::Malformed;
 use weft_wire::ethernet::{Header, Tag};
+use weft_wire::{Malformed, Protocol};
 
 use crate::DropReason;
 use crate::packet::Packet;
-use crate::pipeline::Fields;
+use crate::pipeline::{Fields, TCP_CONTROL};
 
 /// The longest frame, in bytes: the largest IP packet behind an Ethernet header with one tag, which is what a
 /// segmentation offload can hold.
@@ -69,6 +69,18 @@ impl FlowKey {
         if fields.contains(Fields::IP_SRC) {
             let (src, _, _) = packet.numbers();
             (key[4], key[5]) = ((src >> 64) as u64, src as u64);
+        }
+        if fields.contains(Fields::TRANSPORT) {
+            let (_, dst, is_v6) = packet.numbers();
+            (key[6], key[7]) = ((dst >> 64) as u64, dst as u64);
+            let is_hidden = packet.transport_at == 0;
+            let control = if packet.protocol == Protocol::TCP.0 { packet.flags & TCP_CONTROL } else { 0 };
+            key[3] |= u64::from(packet.protocol) << 8
+                | (packet.fragment as u64) << 16
+                | u64::from(control) << 18
+                | u64::from(is_v6) << 22
+                | u64::from(is_hidden) << 23
+                | u64::from(packet.ports) << 32;
         }
         Self(key)
     }

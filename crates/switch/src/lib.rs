@@ -9,10 +9,14 @@
 //! 3. Unicast goes to the one port, or to the uplink, or nowhere; groups go to those who listen; nothing goes back.
 //! 4. VLANs are worlds of their own ([`Vlans`]).
 //! 5. A port speaks for itself only ([`Policy`], [`Addresses`]).
+//! 6. Connections begin where a network's access list lets them ([`Acl`]), and what answers passes.
+//! 7. Nothing is mirrored yet.
+//! 8. As a VEPA it leaves switching to the adjacent switch ([`Mode`]).
 
 mod bindings;
 mod cache;
 mod config;
+mod connections;
 mod counters;
 mod explain;
 mod filter;
@@ -20,12 +24,16 @@ mod frame;
 mod learned;
 mod packet;
 mod pipeline;
+mod rules;
 mod switch;
 mod table;
 mod validate;
 mod verdict;
 
-pub use config::{Addresses, Config, ConfigError, Policy, PortConfig, Role, Segment, VSwitchConfig, VSwitchId, Vlans};
+pub use config::{
+    Acl, Addresses, Config, ConfigError, Endpoint, Mode, Permission, Policy, PortConfig, Role, Rule, Segment, Traffic,
+    VSwitchConfig, VSwitchId, Vlans,
+};
 pub use explain::{EgressPort, Outcome, Step, Trace};
 pub use filter::{Denial, FilterReport, MAX_FILTER_GROUPS, MAX_FILTER_STATIONS, ReceiveFilter};
 pub use frame::MAX_FRAME_BYTES;

@@ -190,6 +190,19 @@ impl Packet {
         })
     }
 
+    /// To whom it goes.
+    pub(crate) fn dst(&self) -> Option<IpAddr> {
+        self.addresses.map(|addresses| match addresses {
+            Addresses::V4 { dst, .. } => dst.into(),
+            Addresses::V6 { dst, .. } => dst.into(),
+        })
+    }
+
+    /// The packet that an ICMP error quotes.
+    pub(crate) fn quoted(bytes: &[u8], is_v6: bool) -> Self {
+        if is_v6 { Self::v6(bytes, 0) } else { Self::v4(bytes, 0) }
+    }
+
     /// Sender and receiver as numbers for a key; and whether they are of IPv6.
     #[inline]
     pub(crate) fn numbers(&self) -> (u128, u128, bool) {

@@ -9,7 +9,7 @@ use crate::pipeline::{self, Action, Fields, Knowledge};
 use crate::table::{PortIndex, Tables};
 use crate::{
     Config, ConfigError, Denial, DropReason, EgressPort, FilterReport, Outcome, Output, ReceiveFilter, Step, Trace,
-    Verdict, validate,
+    VSwitchId, Verdict, validate,
 };
 
 /// Flows that are remembered when nothing else is asked for: about 1 MiB.
@@ -29,6 +29,8 @@ pub struct Switch {
     counters: Counters,
     hits: u64,
     misses: u64,
+    /// By vSwitch and rule: what it decided under the configuration in force.
+    rule_counts: Vec<Vec<u64>>,
     /// By which ways the last frame left. It has room for the most.
     outputs: Vec<Output>,
 }
@@ -61,6 +63,7 @@ impl Switch {
             counters: Counters::default(),
             hits: 0,
             misses: 0,
+            rule_counts: Vec::new(),
             outputs: Vec::new(),
         }
     }
@@ -104,6 +107,15 @@ impl Switch {
         };
         let limit = |id| tables.index(id).map_or(0, |index| tables.port(index).config.addresses.learn());
         self.knowledge.bindings.retain(may_keep, limit);
+        self.knowledge.connections.generation += 1;
+        self.knowledge.connections.retain(|id, tuple| {
+            tables.index(id).is_some_and(|index| {
+                let port = tables.port(index);
+                port.config.vswitch == tuple.vswitch && port.carries(tuple.segment)
+            })
+        });
+        self.rule_counts =
+            self.tables.rules().map(|rules| vec![0; rules.map_or(0, |rules| rules.acl.rules.len())]).collect();
         if let Some(cache) = &mut self.cache {
             cache.forget_all(self.tables.vswitches());
         }
@@ -205,6 +217,21 @@ impl Switch {
         {
             self.forget(vswitch);
         }
+        if let Some(rule) = decision.effects.rule
+            && let Some(count) = self.rule_counts.get_mut(vswitch).and_then(|counts| counts.get_mut(rule))
+        {
+            *count += 1;
+        }
+        let connections = &mut self.knowledge.connections;
+        if let Some(touch) = decision.effects.touch {
+            connections.touch(now, touch);
+        }
+        if let Some(tuple) = decision.effects.end {
+            connections.end(&tuple);
+        }
+        if decision.effects.full {
+            connections.look_again(now, id);
+        }
         if let Some(cache) = &mut self.cache
             && !matches!(decision.action, Action::Drop(_))
             && now < decision.until
@@ -288,6 +315,12 @@ impl Switch {
         self.counters.denials(port)
     }
 
+    /// How often each rule of a vSwitch's access list decided under the configuration in force, in their order: about
+    /// a connection's first packet, or about a packet that belongs to none.
+    pub fn rule_counts(&self, vswitch: VSwitchId) -> &[u64] {
+        self.tables.number(vswitch).and_then(|number| self.rule_counts.get(number)).map_or(&[], Vec::as_slice)
+    }
+
     /// How the flow cache does.
     pub fn stats(&self) -> CacheStats {
         let flows = self.cache.as_ref().map_or(0, FlowCache::flows);
@@ -301,13 +334,12 @@ fn leave(tables: &Tables, ingress: PortIndex, frame: &Frame<'_>, action: Action,
     let vswitch = tables.port(ingress).vswitch;
     match action {
         Action::Send(output) => outputs.push(output),
-        Action::Overheard { target, segment } => {
-            let others = tables.listeners(vswitch, segment).filter(|port| *port != target);
+        Action::Overheard { target, segment, sender } => {
+            let others = tables.listeners(vswitch, segment).filter(|port| *port != target && Some(*port) != sender);
             outputs.extend(pipeline::outputs(tables, ingress, frame, segment, std::iter::once(target).chain(others)));
         }
-        Action::Flood(segment) => {
-            let audience = tables.audience(vswitch, segment, frame.link.dst);
-            outputs.extend(pipeline::outputs(tables, ingress, frame, segment, audience));
+        Action::Flood { segment, sender } => {
+            outputs.extend(pipeline::flooded(tables, ingress, frame, segment, sender));
         }
         Action::Drop(_) => {}
     }

@@ -8,7 +8,8 @@ use weft_types::{MacAddr, MacRange, PortId};
 
 use crate::filter::Granted;
 use crate::pipeline::Fields;
-use crate::{Addresses, Config, PortConfig, Role, Segment, VSwitchConfig, Vlans, pipeline};
+use crate::rules::Rules;
+use crate::{Addresses, Config, PortConfig, Role, Segment, VSwitchConfig, VSwitchId, Vlans, pipeline};
 
 /// A port's place in [`Tables::ports`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -76,6 +77,8 @@ pub(crate) struct VSwitch {
     pub(crate) uplink: Option<PortIndex>,
     /// The ports that hear unicast frames for others.
     pub(crate) promiscuous: Vec<PortIndex>,
+    /// Its access list.
+    pub(crate) rules: Option<Rules>,
     /// Its trunk ports.
     trunks: Members,
     /// In order; they do not overlap.
@@ -153,7 +156,8 @@ impl Tables {
     pub(crate) fn new(config: Config, seed: u64, mut filters: impl FnMut(PortId) -> Option<Granted>) -> Self {
         let Config { vswitches, ports, .. } = config;
         let numbers: HashMap<_, u32, FixedState> = vswitches.iter().map(|vswitch| vswitch.id).zip(0..).collect();
-        let vswitches = vswitches.into_iter().map(|config| VSwitch {
+        let vswitches = vswitches.into_iter().map(|mut config| VSwitch {
+            rules: config.acl.take().map(Rules::new),
             config,
             uplink: None,
             promiscuous: Vec::new(),
@@ -179,7 +183,10 @@ impl Tables {
             let index = PortIndex(tables.ports.len() as u32);
             granted.extend(filters(config.id).map(|filter| (index, filter)));
             tables.indices.insert(config.id, index);
-            let fields = pipeline::consulted(&config, tables.learns_addresses);
+            let fields = {
+                let has_rules = tables.vswitch(vswitch).rules.is_some();
+                pipeline::consulted(&config, tables.learns_addresses, has_rules)
+            };
             tables.ports.push(Port { config, vswitch, fields, filter: None });
             tables.plug(index);
         }
@@ -368,6 +375,16 @@ impl Tables {
     /// How many vSwitches there are.
     pub(crate) fn vswitches(&self) -> usize {
         self.vswitches.len()
+    }
+
+    /// Each vSwitch's access list.
+    pub(crate) fn rules(&self) -> impl Iterator<Item = Option<&Rules>> {
+        self.vswitches.iter().map(|vswitch| vswitch.rules.as_ref())
+    }
+
+    /// The place of the vSwitch with this number.
+    pub(crate) fn number(&self, id: VSwitchId) -> Option<usize> {
+        self.vswitches.iter().position(|vswitch| vswitch.config.id == id)
     }
 
     /// A vSwitch.

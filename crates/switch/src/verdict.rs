@@ -91,8 +91,14 @@ drop_reasons! {
     Unreadable = "unreadable",
     /// Its destination is one of the group addresses that a bridge never forwards (IEEE 802.1Q, table 8-1).
     ReservedGroup = "reserved-group",
+    /// A rule of the network's access list, or its default, denies it.
+    AclDenied = "acl-denied",
+    /// It would begin a connection, and the port has begun as many as it may.
+    ConnectionLimit = "connection-limit",
     /// Its destination is registered nowhere on the network, and no uplink leads to where it could be.
     UnknownUnicast = "unknown-unicast",
+    /// All frames of the network leave by its uplink, and none carries the frame's VLAN.
+    NoUplink = "no-uplink",
     /// Its destination is registered for the very port by which it came in.
     SamePort = "same-port",
     /// It is for a group, and there is no other port.

@@ -1,5 +1,6 @@
 //! What the switch is told to be.
 
+mod acl;
 mod addresses;
 mod error;
 mod policy;
@@ -7,6 +8,7 @@ mod vlans;
 
 use weft_types::{MacAddr, MacRange, NetworkName, PortId, PortName, Provenance};
 
+pub use acl::{Acl, Endpoint, Permission, Rule, Traffic};
 pub use addresses::Addresses;
 pub use error::ConfigError;
 pub use policy::Policy;
@@ -34,6 +36,10 @@ pub struct VSwitchConfig {
     pub id: VSwitchId,
     /// The network that it carries.
     pub name: NetworkName,
+    /// Where frames between its own ports are switched.
+    pub mode: Mode,
+    /// Who may begin what with whom; without one, everybody everything.
+    pub acl: Option<Acl>,
     /// Where the network was declared.
     pub provenance: Provenance,
 }
@@ -41,8 +47,18 @@ pub struct VSwitchConfig {
 impl VSwitchConfig {
     /// A vSwitch with nothing special about it.
     pub fn new(id: VSwitchId, name: NetworkName, provenance: Provenance) -> Self {
-        Self { id, name, provenance }
+        Self { id, name, mode: Mode::Veb, acl: None, provenance }
     }
+}
+
+/// Where frames between the ports of a vSwitch are switched (IEEE 802.1Qbg).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// Here: a virtual Ethernet bridge.
+    #[default]
+    Veb,
+    /// By the switch at the other end of the uplink, which sends them back (a virtual Ethernet port aggregator).
+    Vepa,
 }
 
 /// What stands behind a port.

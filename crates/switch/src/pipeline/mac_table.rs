@@ -2,11 +2,11 @@
 
 use std::ops::ControlFlow;
 
-use weft_types::MacAddr;
+use weft_types::{Instant, MacAddr};
 
-use super::{Action, Break, Context, Continue, output, outputs};
-use crate::DropReason;
+use super::{Action, Break, Context, Continue, acl, flooded, output, outputs};
 use crate::table::PortIndex;
+use crate::{DropReason, Mode, Output, Role};
 
 /// A bridge forwards nothing that is for the bridges themselves (IEEE 802.1Q, table 8-1).
 pub(super) fn reserved_group(cx: &mut Context<'_>) -> ControlFlow<Action> {
@@ -20,23 +20,59 @@ pub(super) fn reserved_group(cx: &mut Context<'_>) -> ControlFlow<Action> {
 /// The ports that the destination leads to.
 pub(super) fn look_up(cx: &mut Context<'_>) -> ControlFlow<Action> {
     let dst = cx.dst();
+    if cx.vswitch().config.mode == Mode::Vepa && cx.ingress().config.role != Role::Uplink {
+        return hand_over(cx);
+    }
     if dst.is_group() { flood(cx, dst) } else { unicast(cx, dst) }
+}
+
+/// The switch at the other end of the uplink decides (law 8).
+fn hand_over(cx: &mut Context<'_>) -> ControlFlow<Action> {
+    let (segment, config, uplink) = (cx.segment, &cx.vswitch().config, cx.vswitch().uplink);
+    let Some(uplink) = uplink.filter(|uplink| cx.tables.port(*uplink).carries(segment)) else {
+        return cx.drop(DropReason::NoUplink, Some(&config.provenance), || {
+            format!("all frames of `{}` leave by its uplink, and none carries {segment}", config.name)
+        });
+    };
+    let port = &cx.tables.port(uplink).config;
+    cx.found(Some(&config.provenance), || format!("all frames of `{}` leave by `{}`", config.name, port.name));
+    let output = way_out(cx, uplink)?;
+    Break(Action::Send(output))
+}
+
+/// The port that sent a frame which the adjacent switch reflects: it does not hear itself.
+fn reflected_sender(cx: &mut Context<'_>) -> Option<PortIndex> {
+    if cx.vswitch().config.mode != Mode::Vepa {
+        return None;
+    }
+    let (src, index) = (cx.src(), cx.ingress().vswitch);
+    cx.tables.owner(index, cx.segment, src).or_else(|| learned(cx, src))
 }
 
 /// Frames for a group go to all ports that listen to it; where that is not known, they do (law 1).
 fn flood(cx: &mut Context<'_>, dst: MacAddr) -> ControlFlow<Action> {
     let (segment, index) = (cx.segment, cx.ingress().vswitch);
+    let sender = reflected_sender(cx);
     let config = &cx.vswitch().config;
     let audience = cx.tables.audience(index, segment, dst);
-    let listeners = outputs(cx.tables, cx.ingress, cx.frame, segment, audience).count();
+    let audience = audience.filter(|port| Some(*port) != sender);
+    let others = outputs(cx.tables, cx.ingress, cx.frame, segment, audience).count();
+    let listeners = flooded(cx.tables, cx.ingress, cx.frame, segment, sender).count();
+    if cx.vswitch().rules.is_some() {
+        // Each receiver has a verdict of its own, which no cached flow has room for.
+        cx.until = Instant::ZERO;
+    }
     let (name, because) = (&config.name, Some(&config.provenance));
+    if listeners == 0 && others > 0 {
+        return cx.drop(DropReason::AclDenied, because, || format!("no rule lets any other port of `{name}` hear it"));
+    }
     if listeners == 0 {
         return cx.drop(DropReason::NoReceiver, because, || {
             format!("{dst} is a group, and no other port of `{name}` hears it in {segment}")
         });
     }
     cx.found(because, || format!("{dst} is a group: {listeners} other port(s) of `{name}` hear it in {segment}"));
-    Break(Action::Flood(segment))
+    Break(Action::Flood { segment, sender })
 }
 
 /// Frames for a station go to its port, or to where it could be.
@@ -83,22 +119,41 @@ fn learned(cx: &mut Context<'_>, mac: MacAddr) -> Option<PortIndex> {
     cx.tables.index(seen.port)
 }
 
-/// To `target`, and to those who may listen.
-fn deliver(cx: &mut Context<'_>, target: PortIndex) -> ControlFlow<Action> {
-    let (segment, ingress) = (cx.segment, cx.ingress().vswitch);
+/// The frame's way out of `target`, where it may go.
+fn way_out(cx: &mut Context<'_>, target: PortIndex) -> ControlFlow<Action, Output> {
     cx.tag();
     cx.is_double();
-    let Some(output) = output(cx.tables, cx.frame, segment, target) else {
+    let Some(output) = output(cx.tables, cx.frame, cx.segment, target) else {
         let port = &cx.tables.port(target).config;
-        return cx.drop(DropReason::DoubleTagged, Some(&port.provenance), || {
+        let Break(end) = cx.drop(DropReason::DoubleTagged, Some(&port.provenance), || {
             format!("`{}` would get the frame without its outer tag, and below it is another", port.name)
-        });
+        }) else {
+            return Break(Action::BLANK);
+        };
+        return Break(end);
     };
-    let others = cx.tables.listeners(ingress, segment).filter(|port| *port != target);
+    match acl::check(cx, target) {
+        Continue(()) => Continue(output),
+        Break(end) => Break(end),
+    }
+}
+
+/// To `target`, and to those who may listen.
+fn deliver(cx: &mut Context<'_>, target: PortIndex) -> ControlFlow<Action> {
+    let sender = reflected_sender(cx);
+    if sender == Some(target) {
+        let port = &cx.tables.port(target).config;
+        return cx.drop(DropReason::SamePort, Some(&port.provenance), || {
+            format!("`{}` sent it to itself, and the adjacent switch reflects it", port.name)
+        });
+    }
+    let (segment, ingress) = (cx.segment, cx.ingress().vswitch);
+    let output = way_out(cx, target)?;
+    let others = cx.tables.listeners(ingress, segment).filter(|port| *port != target && Some(*port) != sender);
     let listeners = outputs(cx.tables, cx.ingress, cx.frame, segment, others).count();
     if listeners == 0 {
         return Break(Action::Send(output));
     }
     cx.found(None, || format!("{listeners} promiscuous port(s) hear it too"));
-    Break(Action::Overheard { target, segment })
+    Break(Action::Overheard { target, segment, sender })
 }

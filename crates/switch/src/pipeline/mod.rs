@@ -5,6 +5,7 @@
 //! that was consulted has the same verdict. The pipeline changes nothing: what a frame teaches is in [`Effects`], which
 //! the switch carries out when the frame was meant.
 
+mod acl;
 mod guard;
 mod mac_table;
 mod source;
@@ -18,6 +19,7 @@ use weft_wire::TagEdit;
 use weft_wire::ethernet::Tag;
 
 use crate::bindings::{Bindings, Claim};
+use crate::connections::{Connections, Touch, Tuple};
 use crate::frame::Frame;
 use crate::learned::{Learned, Station};
 use crate::packet::Class;
@@ -32,9 +34,9 @@ pub(crate) enum Action {
     /// It goes to one port.
     Send(Output),
     /// It goes to one port, and promiscuous ports of its segment hear it too.
-    Overheard { target: PortIndex, segment: Segment },
-    /// It goes to all who listen to its destination in its segment.
-    Flood(Segment),
+    Overheard { target: PortIndex, segment: Segment, sender: Option<PortIndex> },
+    /// It goes to all who listen to its destination in its segment, except the `sender` to whom it is reflected.
+    Flood { segment: Segment, sender: Option<PortIndex> },
 }
 
 impl Action {
@@ -61,6 +63,10 @@ impl Fields {
     pub(crate) const CLASS: Self = Self(32);
     /// Who sends the packet.
     pub(crate) const IP_SRC: Self = Self(64);
+    /// To whom, and by which transport protocol and ports, and whether it is a fragment.
+    pub(crate) const TRANSPORT: Self = Self(128);
+    /// All that access lists consult.
+    pub(crate) const PACKET: Self = Self::CLASS.and(Self::IP_SRC).and(Self::TRANSPORT);
 
     /// All of both.
     #[must_use]
@@ -77,8 +83,12 @@ impl Fields {
 /// The fields that every decision may rest on.
 const LINK: Fields = Fields::INGRESS.and(Fields::DST).and(Fields::SRC).and(Fields::TAG).and(Fields::ETHERTYPE);
 
-/// All fields of frames from such a port that any stage may consult; `learns` says whether any port learns addresses.
-pub(crate) fn consulted(port: &PortConfig, learns: bool) -> Fields {
+/// All fields of frames from such a port that any stage may consult; `learns` says whether any port learns addresses,
+/// `has_rules` whether the vSwitch has an access list.
+pub(crate) fn consulted(port: &PortConfig, learns: bool, has_rules: bool) -> Fields {
+    if has_rules {
+        return LINK.and(Fields::PACKET);
+    }
     match (port.is_trusted(), &port.addresses) {
         (true, _) if learns => LINK.and(Fields::CLASS),
         (true, _) => LINK,
@@ -110,12 +120,14 @@ pub(crate) struct Knowledge {
     pub(crate) learned: Learned,
     /// Law 5's addresses.
     pub(crate) bindings: Bindings,
+    /// Law 6's.
+    pub(crate) connections: Connections,
 }
 
 impl Knowledge {
     /// Nothing; `seed` keys the tables.
     pub(crate) fn new(seed: u64) -> Self {
-        Self { learned: Learned::new(seed), bindings: Bindings::new(seed) }
+        Self { learned: Learned::new(seed), bindings: Bindings::new(seed), connections: Connections::new(seed) }
     }
 }
 
@@ -128,6 +140,14 @@ pub(crate) struct Effects {
     pub(crate) no_room: bool,
     /// A port gets an IP address.
     pub(crate) claim: Option<Claim>,
+    /// A connection begins or goes on.
+    pub(crate) touch: Option<Touch>,
+    /// A connection is not allowed any more.
+    pub(crate) end: Option<Tuple>,
+    /// None could begin: there was no room.
+    pub(crate) full: bool,
+    /// The rule that decided.
+    pub(crate) rule: Option<usize>,
 }
 
 /// What the pipeline found.
@@ -259,6 +279,23 @@ impl<'a> Context<'a> {
         self.found(because, finding);
         Break(Action::Drop(reason))
     }
+}
+
+pub(crate) use acl::TCP_CONTROL;
+
+/// The ways of a frame for a group: to all who listen and may.
+pub(crate) fn flooded<'a>(
+    tables: &'a Tables,
+    ingress: PortIndex,
+    frame: &'a Frame<'_>,
+    segment: Segment,
+    sender: Option<PortIndex>,
+) -> impl Iterator<Item = Output> + 'a {
+    let audience = tables.audience(tables.port(ingress).vswitch, segment, frame.link.dst);
+    let may_hear = move |port: &PortIndex| {
+        Some(*port) != sender && *port != ingress && acl::may_hear(tables, ingress, frame, *port)
+    };
+    outputs(tables, ingress, frame, segment, audience.filter(may_hear))
 }
 
 /// The frame's ways out of these ports: not back to where it came from, nor where the tag below its outermost would

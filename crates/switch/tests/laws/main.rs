@@ -10,7 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use weft_switch::{
-    Addresses, Config, ConfigError, DropReason, Outcome, Output, ReceiveFilter, Role, Segment, Switch, Verdict, Vlans,
+    Acl, Addresses, Config, ConfigError, DropReason, Endpoint, Outcome, Output, Permission, ReceiveFilter, Role, Rule,
+    Segment, Switch, Traffic, Verdict, Vlans,
 };
 use weft_types::{Instant, PortId};
 
@@ -129,7 +130,10 @@ proptest! {
         config in any_config(), past in prop::collection::vec(any_frame(), 0..60), frame in any_frame(),
     ) {
         let mut config = config;
-        config.ports.iter_mut().for_each(|port| port.learn = 0);
+        // Addresses and connections are learned too, by laws 5 and 6.
+        config.vswitches[0].acl = None;
+        config.vswitches[1].mode = weft_switch::Mode::Veb;
+        config.ports.iter_mut().for_each(|port| (port.learn, port.addresses) = (0, Addresses::Any));
         let mut fresh = configured(config.clone());
         let mut experienced = configured(config);
         for earlier in &past {
@@ -144,6 +148,9 @@ proptest! {
         filters in prop::collection::vec((0..12u32, prop::collection::vec(1u8..24, 0..4)), 0..6), frame in any_frame(),
     ) {
         // Whatever others send and ask for, what was configured for a port and is not given up by it leads there.
+        let mut config = config;
+        config.vswitches[0].acl = None;
+        config.vswitches[1].mode = weft_switch::Mode::Veb;
         let mut switch = configured(config.clone());
         let is_settled = |id: PortId| filters.iter().all(|(port, _)| PortId(*port) != id);
         for (port, stations) in &filters {
@@ -249,6 +256,71 @@ proptest! {
     }
 
     #[test]
+    fn law_6_who_may_begin_is_answered_and_nobody_else_begins(
+        client in 1024u16.., server in 100u16..110, allowed in 100u16..110, protocol in prop::sample::select(vec![6u8, 17]),
+    ) {
+        let rule = Rule {
+            name: "web-to-db".into(),
+            permission: Permission::Allow,
+            from: Endpoint::Ports(vec![PortId(1)]),
+            to: Endpoint::Ports(vec![PortId(2)]),
+            traffic: Traffic::Ports { protocol: weft_wire::Protocol(protocol), src: 0..=u16::MAX, dst: allowed..=allowed },
+            provenance: weft_types::Provenance::file("lab.toml", 7),
+        };
+        let mut vswitches = vswitches();
+        vswitches[0].acl = Some(Acl { rules: vec![rule], default: Permission::Deny, connections: 1 });
+        let port = |id: u32| {
+            let place = weft_types::Provenance::file("lab.toml", id);
+            let name = format!("p{id}").parse().unwrap();
+            let port = weft_switch::PortConfig::new(PortId(id), name, vswitches[0].id, Role::Vnic, place);
+            weft_switch::PortConfig { macs: vec![world::mac(id as u8)], ..port }
+        };
+        let config = Config { ports: vec![port(1), port(2)], vswitches: vswitches.clone(), ..Config::default() };
+        let mut switch = configured(config.clone());
+        let between = |from: u8, to: u8, ports| {
+            let packet = packet::between(from, to, protocol, ports);
+            Frame::with(from.into(), from, to, &[], &packet)
+        };
+        let (ask, answer) = (between(1, 2, (client, server)), between(2, 1, (server, client)));
+        prop_assert_eq!(decided(&mut switch, &answer), Err(DropReason::AclDenied), "nobody asked");
+        let is_allowed = server == allowed;
+        prop_assert_eq!(decided(&mut switch, &ask).is_ok(), is_allowed);
+        prop_assert_eq!(decided(&mut switch, &answer).is_ok(), is_allowed);
+        if is_allowed {
+            let more = between(1, 2, (client ^ 1, server));
+            prop_assert_eq!(decided(&mut switch, &more), Err(DropReason::ConnectionLimit));
+            prop_assert_eq!(switch.rule_counts(vswitches[0].id), &[2]);
+            // A rule that is gone ends what it let begin.
+            let mut config = config;
+            config.vswitches[0].acl = Some(Acl { rules: Vec::new(), default: Permission::Deny, connections: 1 });
+            switch.configure(config).unwrap();
+            prop_assert_eq!(decided(&mut switch, &answer), Err(DropReason::AclDenied));
+        }
+    }
+
+    #[test]
+    fn law_8_vepa_leaves_by_the_uplink_and_nobody_hears_itself(config in any_config(), frames in prop::collection::vec(any_frame(), 1..80)) {
+        let mut config = config;
+        for vswitch in &mut config.vswitches {
+            (vswitch.mode, vswitch.acl) = (weft_switch::Mode::Vepa, None);
+        }
+        let mut switch = configured(config.clone());
+        for frame in &frames {
+            let Ok(ports) = decided(&mut switch, frame) else { continue };
+            let port = |id: PortId| config.ports.iter().find(|port| port.id == id).unwrap();
+            if port(frame.ingress).role != Role::Uplink {
+                prop_assert!(ports.len() == 1 && ports.iter().all(|id| port(*id).role == Role::Uplink));
+            }
+            let src = weft_types::MacAddr::new(frame.head[6..12].try_into().unwrap());
+            for id in ports {
+                let hears_itself = port(id).macs.contains(&src) && port(frame.ingress).role == Role::Uplink;
+                let is_in_segment = matches!(port(id).vlans, Vlans::Access(_));
+                prop_assert!(!(hears_itself && is_in_segment), "{id}");
+            }
+        }
+    }
+
+    #[test]
     fn law_2_no_path_joins_two_vswitches(config in any_config(), frames in prop::collection::vec(any_frame(), 1..80)) {
         let home: BTreeMap<_, _> = config.ports.iter().map(|port| (port.id, (port.vswitch, port.role))).collect();
         let mut switch = configured(config);
@@ -278,6 +350,8 @@ proptest! {
         // In one segment, where a frame's way can be told in a few lines.
         let mut config = config;
         config.ports.iter_mut().for_each(|port| (port.vlans, port.learn) = (Vlans::default(), 0));
+        config.vswitches[0].acl = None;
+        config.vswitches[1].mode = weft_switch::Mode::Veb;
         if Switch::new(0).configure(config.clone()).is_err() {
             return Ok(());
         }

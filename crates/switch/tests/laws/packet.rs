@@ -84,6 +84,11 @@ fn ipv6(src: u8, dst: u8, extensions: &[(u8, u8, u16)], protocol: u8, payload: &
     packet
 }
 
+/// An IPv4 packet of a protocol with ports between the addresses of these numbers.
+pub(crate) fn between(src: u8, dst: u8, protocol: u8, ports: (u16, u16)) -> Vec<u8> {
+    ipv4(src, dst, protocol, 0, 0, &transport(ports, 16))
+}
+
 fn any_port() -> impl Strategy<Value = u16> {
     prop::sample::select(vec![53, 67, 68, 80, 443, 546, 547])
 }
@@ -181,7 +186,23 @@ fn any_neighbour() -> impl Strategy<Value = Packet> {
         })
 }
 
+/// An ICMP error about a packet between two of the addresses, or an echo.
+fn any_icmp() -> impl Strategy<Value = Packet> {
+    let quoted = (0u8..6, 0u8..6, prop::sample::select(vec![6u8, 17]), any_port(), any_port());
+    (0u8..6, 0u8..6, quoted, prop::sample::select(vec![3u8, 3, 11, 8, 0]), 0u8..3).prop_map(
+        |(src, dst, (quoted_src, quoted_dst, protocol, from, to), kind, ident)| -> Packet {
+            Packet::new(move |_| {
+                let mut message = vec![kind, 0, 0, 0, 0, ident, 0, 0];
+                if matches!(kind, 3 | 11) {
+                    message.extend(&ipv4(quoted_src, quoted_dst, protocol, 0, 0, &transport((from, to), 0)[..8])[2..]);
+                }
+                ipv4(src, dst, 1, 0, 0, &message)
+            })
+        },
+    )
+}
+
 /// Any of them.
 pub(crate) fn any_packet() -> impl Strategy<Value = Packet> {
-    prop_oneof![3 => any_arp(), 4 => any_ipv4(), 1 => any_dhcp_reply(), 2 => any_ipv6(), 3 => any_neighbour()]
+    prop_oneof![3 => any_arp(), 4 => any_ipv4(), 1 => any_dhcp_reply(), 2 => any_ipv6(), 3 => any_neighbour(), 2 => any_icmp()]
 }

@@ -5,9 +5,12 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use weft_switch::{
-    Addresses, Config, Policy, PortConfig, ReceiveFilter, Role, Segment, Switch, VSwitchConfig, VSwitchId, Vlans,
+    Acl, Addresses, Config, Endpoint, Mode, Permission, Policy, PortConfig, ReceiveFilter, Role, Rule, Segment, Switch,
+    Traffic, VSwitchConfig, VSwitchId, Vlans,
 };
 use weft_types::{IpNet, MacAddr, MacRange, PortId, Provenance, VlanId};
+
+use weft_wire::Protocol;
 
 use crate::packet;
 
@@ -146,10 +149,58 @@ pub(crate) fn any_ports() -> impl Strategy<Value = Vec<PortConfig>> {
     ids.prop_flat_map(|ids| ids.into_iter().map(any_port).collect::<Vec<_>>())
 }
 
+fn any_endpoint() -> impl Strategy<Value = Endpoint> {
+    let ports = prop::collection::vec((0..PORTS).prop_map(PortId), 0..5);
+    prop_oneof![
+        3 => Just(Endpoint::Any),
+        1 => ports.prop_map(Endpoint::Ports),
+        1 => (packet::any_address(), 28u8..=32).prop_map(|(address, len)| {
+            let len = if address.is_ipv4() { len } else { 96 + len };
+            Endpoint::Prefix(IpNet::new(address, len).unwrap())
+        }),
+    ]
+}
+
+fn any_traffic() -> impl Strategy<Value = Traffic> {
+    let protocol = prop::sample::select(vec![6u8, 17, 1, 58, 47]).prop_map(Protocol);
+    let range = || (0u16..600, 0u16..600).prop_map(|(a, b)| a.min(b)..=a.max(b));
+    let of_ports = (prop::sample::select(vec![6u8, 17]), range(), range());
+    let of_icmp = (prop::sample::select(vec![1u8, 58]), prop::sample::select(vec![0u8, 8, 3, 128, 1]));
+    prop_oneof![
+        Just(Traffic::Any),
+        protocol.prop_map(Traffic::Protocol),
+        of_ports.prop_map(|(protocol, src, dst)| Traffic::Ports { protocol: Protocol(protocol), src, dst }),
+        of_icmp.prop_map(|(protocol, kind)| Traffic::Icmp { protocol: Protocol(protocol), kind }),
+    ]
+}
+
+fn any_acl() -> impl Strategy<Value = Acl> {
+    let permission = || prop::bool::ANY.prop_map(|deny| if deny { Permission::Deny } else { Permission::Allow });
+    let rule = (permission(), any_endpoint(), any_endpoint(), any_traffic());
+    (prop::collection::vec(rule, 0..6), 0..70usize, permission(), 0..4u32).prop_map(
+        |(rules, gap, default, connections)| {
+            // Rules that fit nothing in between, so that there are more than fit into a word.
+            let nobody = (Permission::Deny, Endpoint::Ports(Vec::new()), Endpoint::Any, Traffic::Any);
+            let rules = rules.into_iter().flat_map(|rule| std::iter::repeat_n(nobody.clone(), gap / 3).chain([rule]));
+            let rule = |(line, (permission, from, to, traffic)): (u32, _)| Rule {
+                name: format!("r{line}"),
+                permission,
+                from,
+                to,
+                traffic,
+                provenance: Provenance::file("lab.toml", 1000 + line),
+            };
+            Acl { rules: (0..).zip(rules).map(rule).collect(), default, connections }
+        },
+    )
+}
+
 /// Worlds that are right: of two ports that cannot both be, the second gives way.
 pub(crate) fn any_config() -> impl Strategy<Value = Config> {
-    any_ports().prop_map(|ports| {
+    (any_ports(), prop::option::of(any_acl()), prop::bool::weighted(0.3)).prop_map(|(ports, acl, is_vepa)| {
         let mut config = Config { vswitches: vswitches(), ..Config::default() };
+        config.vswitches[0].acl = acl;
+        config.vswitches[1].mode = if is_vepa { Mode::Vepa } else { Mode::Veb };
         for port in ports {
             config.ports.push(port);
             if Switch::new(0).configure(config.clone()).is_err() {

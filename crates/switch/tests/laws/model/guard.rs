@@ -19,6 +19,7 @@ pub(crate) struct Binding {
 /// A packet's kind and sender, as a host would read them.
 pub(crate) struct Packet<'a> {
     pub(crate) src: Option<IpAddr>,
+    pub(crate) dst: IpAddr,
     pub(crate) protocol: u8,
     /// Set when it is a piece and not the first.
     pub(crate) is_later: bool,
@@ -42,6 +43,7 @@ pub(crate) fn packet(ethertype: u16, payload: &[u8]) -> Option<Packet<'_>> {
             let src = Ipv4Addr::from(<[u8; 4]>::try_from(&payload[12..16]).unwrap());
             Some(Packet {
                 src: Some(src.into()),
+                dst: Ipv4Addr::from(<[u8; 4]>::try_from(&payload[16..20]).unwrap()).into(),
                 protocol: payload[9],
                 is_later: place & 0x1fff != 0,
                 is_piece: place != 0,
@@ -55,6 +57,7 @@ pub(crate) fn packet(ethertype: u16, payload: &[u8]) -> Option<Packet<'_>> {
             let src = Ipv6Addr::from(<[u8; 16]>::try_from(&payload[8..24]).unwrap());
             let mut packet = Packet {
                 src: Some(src.into()),
+                dst: Ipv6Addr::from(<[u8; 16]>::try_from(&payload[24..40]).unwrap()).into(),
                 protocol: payload[6],
                 is_later: false,
                 is_piece: false,

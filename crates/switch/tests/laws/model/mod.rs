@@ -1,13 +1,14 @@
 //! The laws of docs/ARCHITECTURE.md, word for word: no tables, no cache, no stages, nothing shared with the switch but
 //! what it takes in and gives out.
 
+mod acl;
 pub(crate) mod guard;
 pub(crate) mod vlan;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use weft_switch::{Config, DropReason, PortConfig, ReceiveFilter, Role, VSwitchId};
+use weft_switch::{Config, DropReason, Mode, PortConfig, ReceiveFilter, Role, VSwitchId};
 use weft_types::{Instant, MacAddr, PortId};
 
 /// The ways by which a frame leaves, each with the frame's first bytes as they are there; or why it does not.
@@ -20,6 +21,8 @@ pub(crate) struct Model {
     filters: BTreeMap<PortId, ReceiveFilter>,
     learned: Vec<Learned>,
     bindings: Vec<guard::Binding>,
+    connections: Vec<acl::Connection>,
+    generation: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -51,6 +54,7 @@ impl Model {
             })
         });
         self.keep_bindings();
+        self.keep_connections();
     }
 
     /// What becomes of a receive filter: the unicast addresses that are registered.
@@ -150,21 +154,39 @@ impl Model {
         let members = || ports.iter().filter(|port| port.vswitch == from.vswitch);
         let others = || members().filter(|port| port.id != ingress && vlan::carries(&port.vlans, segment));
         let leaves = |port: &PortConfig| vlan::leaves(&port.vlans, segment, frame).map(|frame| (port.id, frame));
-        if dst.is_group() {
-            let all: BTreeSet<_> = others().filter(|port| self.hears(port, dst)).filter_map(leaves).collect();
-            return if all.is_empty() { Err(DropReason::NoReceiver) } else { Ok(all) };
+        let is_vepa = self.config.vswitches.iter().any(|it| it.id == from.vswitch && it.mode == Mode::Vepa);
+        let uplink = others().find(|port| port.role == Role::Uplink);
+        if is_vepa && from.role != Role::Uplink {
+            // Law 8: the adjacent switch decides.
+            let uplink = uplink.ok_or(DropReason::NoUplink)?;
+            let way = leaves(uplink).ok_or(DropReason::DoubleTagged)?;
+            self.admit(now, from, uplink, segment, frame)?;
+            return Ok([way].into());
         }
-        let registered = members().find(|port| self.is_registered(port, segment, dst));
-        let seen = || self.seen(now, from.vswitch, segment, dst);
-        let owner = registered.or_else(|| seen().and_then(|id| members().find(|port| port.id == id)));
-        if owner.is_some_and(|owner| owner.id == ingress) {
+        let owner_of = |model: &Self, mac: MacAddr| {
+            let registered = members().find(|port| model.is_registered(port, segment, mac)).map(|port| port.id);
+            registered.or_else(|| model.seen(now, from.vswitch, segment, mac))
+        };
+        let sender = owner_of(self, src).filter(|_| is_vepa);
+        let others = || others().filter(|port| Some(port.id) != sender);
+        if dst.is_group() {
+            let hearers = || others().filter(|port| self.hears(port, dst));
+            if hearers().filter_map(leaves).count() == 0 {
+                return Err(DropReason::NoReceiver);
+            }
+            let allowed = hearers().filter(|port| self.may_hear(from, port, frame));
+            let all: BTreeSet<_> = allowed.filter_map(leaves).collect();
+            return if all.is_empty() { Err(DropReason::AclDenied) } else { Ok(all) };
+        }
+        let owner = owner_of(self, dst).and_then(|id| members().find(|port| port.id == id));
+        if owner.is_some_and(|owner| owner.id == ingress || Some(owner.id) == sender) {
             return Err(DropReason::SamePort);
         }
-        let uplink = others().find(|port| port.role == Role::Uplink);
         let target = owner.or(uplink).ok_or(DropReason::UnknownUnicast)?;
-        let target = leaves(target).ok_or(DropReason::DoubleTagged)?;
+        let way = leaves(target).ok_or(DropReason::DoubleTagged)?;
+        self.admit(now, from, target, segment, frame)?;
         let listeners = others().filter(|port| self.is_promiscuous(port)).filter_map(leaves);
-        Ok(listeners.chain([target]).collect())
+        Ok(listeners.chain([way]).collect())
     }
 }
 
