@@ -13,8 +13,9 @@ use crate::{ImageSource, MICRO, Mode, Network, Nic, Vm, World};
 const MIN_MEMORY: ByteSize = ByteSize::from_mib(64);
 /// PCI slots of one machine, less what its other devices need.
 const MAX_NICS: usize = 24;
-/// The VM name that DNS keeps for the gateway.
-const GATEWAY_NAME: &str = "gateway";
+/// What no VM can be called, and who is called so (RFC 6761, section 6.3).
+const RESERVED_NAMES: [(&str, &str); 2] =
+    [("gateway", "each network's gateway"), ("localhost", "every machine itself")];
 
 /// What must be known about the host to judge a world.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -145,8 +146,8 @@ impl Check<'_> {
 
     fn vm(&mut self, name: &VmName, vm: &Vm) {
         let path = format!("vm.{name}");
-        if name.as_str() == GATEWAY_NAME {
-            let message = "`gateway` is the name of each network's gateway";
+        if let Some((_, whose)) = RESERVED_NAMES.iter().find(|(reserved, _)| *reserved == name.as_str()) {
+            let message = format!("`{name}` is the name of {whose}");
             self.find(&path, Problem::new("reserved-name", message, "call the VM something else"));
         }
         let source = self.world.images.get(&vm.image).map(|image| &image.source);

@@ -400,3 +400,27 @@ fn a_world_from_the_api_is_checked_too() {
     assert_eq!(findings.len(), 1);
     assert_eq!(findings[0].path, "vm.x.nics[0].network");
 }
+
+#[test]
+fn names_that_are_somebody_elses() {
+    check(
+        "[vm.gateway]\n[vm.localhost]\n",
+        expect![[r#"
+            error: `gateway` is the name of each network's gateway
+             --> lab.toml:1:5
+              |
+            1 | [vm.gateway]
+              |     ^^^^^^^
+            hint: call the VM something else
+
+            error: `localhost` is the name of every machine itself
+             --> lab.toml:2:5
+              |
+            2 | [vm.localhost]
+              |     ^^^^^^^^^
+            hint: call the VM something else
+
+            2 problems in lab.toml; nothing was changed
+        "#]],
+    );
+}
