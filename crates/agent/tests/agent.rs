@@ -33,8 +33,9 @@ impl Bed {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("port");
         let listener = UnixListener::bind(&path).unwrap();
-        let agent = Command::new(env!("CARGO_BIN_EXE_weft-agent"))
-            .arg("--port")
+        // Who started it ignores what a keyboard sends; its commands must not.
+        let agent = Command::new("sh")
+            .args(["-c", "trap '' INT QUIT HUP; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_weft-agent"), "--port"])
             .arg(&path)
             .stdin(Stdio::null())
             .env("LEAKED", "into no command")

@@ -16,6 +16,9 @@ use weft_agent::message::{Exec, ExitStatus, Size, Tty};
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 const HOME: &str = "/root";
 
+/// The last signal with a meaning of its own; those behind it are an application's.
+const LAST_SIGNAL: i32 = 31;
+
 /// A running command, in a session and process group of its own.
 pub(crate) struct Process {
     child: Child,
@@ -103,13 +106,18 @@ fn open_terminal(command: &mut Command, tty: &Tty) -> io::Result<OwnedFd> {
 #[expect(unsafe_code, reason = "only code between fork and exec can make a process lead a session")]
 fn lead_session(command: &mut Command, has_terminal: bool) {
     let lead = move || {
+        // Whatever started the agent may have ignored some, as a shell does for what runs in its background.
+        for number in 1..=LAST_SIGNAL {
+            // SAFETY: no handler is installed; a number that cannot be changed is refused.
+            unsafe { libc::signal(number, libc::SIG_DFL) };
+        }
         rustix::process::setsid()?;
         if has_terminal {
             rustix::process::ioctl_tiocsctty(rustix::stdio::stdin())?;
         }
         Ok(())
     };
-    // SAFETY: `lead` makes two system calls, neither allocates nor takes a lock, and it touches no memory but its own.
+    // SAFETY: `lead` makes system calls only, neither allocates nor takes a lock, and it touches no memory but its own.
     unsafe { command.pre_exec(lead) };
 }
 
