@@ -23,6 +23,7 @@ const SWITCH_FILE: &str = r#"The file, with every key that there is:
   stream = "web.sock"             #   QEMU's `-netdev stream` on a Unix socket
   dgram = "web.sock"              #   QEMU's `-netdev dgram` on a Unix socket
   udp = "127.0.0.1:4000"          #   the same on UDP
+  nic = "eth1"                    #   a network interface of the host, which becomes the uplink
   connect = true                  # vhost, stream: the peer listens, not the switch
   peer = "peer.sock"              # dgram: where to send (to whoever sent last, if left out)
                                   # udp: who is listened to and sent to, as ADDRESS:PORT
@@ -31,7 +32,8 @@ const SWITCH_FILE: &str = r#"The file, with every key that there is:
   forged_macs = false             # it may send from other addresses, too
   promiscuous = false             # it hears frames for other ports
 
-Paths count from the file's folder. The switch learns nothing: each port needs its MAC address.
+Paths count from the file's folder. The switch learns nothing: each port but the uplink needs its MAC address. What no port
+has, and all broadcasts, go to the uplink, too.
 
 Exit codes: 0 it was told to end, 1 it failed, 2 the file is wrong."#;
 

@@ -146,6 +146,11 @@ pub enum PortKind {
         /// The interface's name.
         name: String,
     },
+    /// A pNIC of this name in the switch's network namespace, which exists: the vSwitch's uplink.
+    Packet {
+        /// The interface's name.
+        name: String,
+    },
     /// One peer that sends frames behind a 32-bit big-endian length (what QEMU's `-netdev stream` speaks).
     UnixStream {
         /// The socket's path.

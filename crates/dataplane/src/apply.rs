@@ -9,7 +9,7 @@ use std::os::fd::OwnedFd;
 use weft_dataplane_protocol::{
     DataplaneConfig, ErrorCode, GatewayConfig, NetworkConfig, NetworkMode, PortConfig, PortKind, Refusal,
 };
-use weft_port::{Port, PortError, Side, TapPort, UdpPort, UnixDatagramPort, UnixStreamPort, VhostUserPort};
+use weft_port::{PacketPort, Port, PortError, Side, TapPort, UdpPort, UnixDatagramPort, UnixStreamPort, VhostUserPort};
 use weft_services::{DhcpServer, NetworkId, NetworkServices, Reservation};
 use weft_switch::{Role, Switch, VSwitchConfig, VSwitchId};
 use weft_types::{Instant, NetworkName, PortId, PortName};
@@ -210,6 +210,7 @@ impl Worker {
         let ports = ports.iter().map(|(id, about, _)| {
             let role = match &about.kind {
                 None => Role::Gateway,
+                Some(PortKind::Packet { .. }) => Role::Uplink,
                 Some(PortKind::Tap { .. }) if about.vm.is_none() => Role::HostAdapter,
                 Some(_) => Role::Vnic,
             };
@@ -278,6 +279,7 @@ fn open(kind: &PortKind, mtu: u16, taps: &mut BTreeMap<String, OwnedFd>) -> Resu
         }),
         PortKind::UnixStream { socket, connect } => Box::new(UnixStreamPort::open(socket, side(*connect))?),
         PortKind::UnixDatagram { socket, peer } => Box::new(UnixDatagramPort::open(socket, peer.as_deref())?),
+        PortKind::Packet { name } => Box::new(PacketPort::open(name)?),
         PortKind::Udp { local, peer } => Box::new(UdpPort::open(*local, *peer)?),
     })
 }

@@ -124,5 +124,6 @@ fn driver_of(kind: Option<&PortKind>) -> &'static str {
         Some(PortKind::UnixStream { .. }) => "unix-stream",
         Some(PortKind::UnixDatagram { .. }) => "unix-datagram",
         Some(PortKind::Udp { .. }) => "udp",
+        Some(PortKind::Packet { .. }) => "packet",
     }
 }

@@ -78,10 +78,10 @@ fn is_host(subnet: Ipv4Net, ip: Ipv4Addr) -> bool {
     subnet.contains(&ip) && !edge
 }
 
-/// No two ports at one socket, TAP device or address.
+/// No two ports at one socket, interface or address.
 fn check_places(config: &DataplaneConfig, problems: &mut Problems) {
     let mut sockets: BTreeMap<&Path, _> = BTreeMap::new();
-    let mut taps: BTreeMap<&str, _> = BTreeMap::new();
+    let mut interfaces: BTreeMap<&str, _> = BTreeMap::new();
     let mut addresses = BTreeMap::new();
     for port in &config.ports {
         let (place, taken) = match &port.kind {
@@ -90,7 +90,8 @@ fn check_places(config: &DataplaneConfig, problems: &mut Problems) {
             | PortKind::UnixDatagram { socket, .. } => {
                 (format!("socket `{}`", socket.display()), sockets.insert(socket, &port.name))
             }
-            PortKind::Tap { name } => (format!("TAP device `{name}`"), taps.insert(name, &port.name)),
+            PortKind::Tap { name } => (format!("TAP device `{name}`"), interfaces.insert(name, &port.name)),
+            PortKind::Packet { name } => (format!("network interface `{name}`"), interfaces.insert(name, &port.name)),
             PortKind::Udp { local, .. } => (format!("address {local}"), addresses.insert(local, &port.name)),
         };
         if let Some(other) = taken {

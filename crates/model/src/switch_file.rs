@@ -22,7 +22,7 @@ const MAX_SOCKET_PATH_BYTES: usize = 107;
 const MAX_INTERFACE_NAME_BYTES: usize = 15;
 
 /// The keys that say what plugs into a port; each port has exactly one of them.
-const KINDS: [&str; 5] = ["vhost", "tap", "stream", "dgram", "udp"];
+const KINDS: [&str; 6] = ["vhost", "tap", "stream", "dgram", "udp", "nic"];
 
 /// A switch, as its file says it: one broadcast domain without services.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,6 +64,11 @@ pub enum Plug {
     },
     /// A TAP device of this name, made if it does not exist.
     Tap {
+        /// The interface's name.
+        name: String,
+    },
+    /// A network interface of the host, which exists: the switch's uplink.
+    Nic {
         /// The interface's name.
         name: String,
     },
@@ -172,7 +177,7 @@ impl<'a> Loader<'a> {
         let macs = self.macs(name, &mut section);
         let forged_macs = section.boolean(&mut self.notes, "forged_macs").unwrap_or(false);
         let promiscuous = section.boolean(&mut self.notes, "promiscuous").unwrap_or(false);
-        if !section.has("mac") && !section.has("macs") && !promiscuous {
+        if !section.has("mac") && !section.has("macs") && !section.has("nic") && !promiscuous {
             let message = format!("port `{name}` has no MAC address, so nothing would ever be sent to it");
             let hint = "write `mac = \"…\"`, the address of the adapter behind it; a switch does not guess";
             self.notes.complain(&section.path_of("mac"), Problem::new("missing-mac", message, hint));
@@ -185,7 +190,8 @@ impl<'a> Loader<'a> {
         let vhost = self.socket(name, section, "vhost");
         let stream = self.socket(name, section, "stream");
         let dgram = self.socket(name, section, "dgram");
-        let tap = section.string(&mut self.notes, "tap", "tap0").and_then(|tap| self.tap(name, section, tap));
+        let tap = self.interface(name, section, "tap", "tap0");
+        let nic = self.interface(name, section, "nic", "eth1");
         let udp = section.parsed::<SocketAddr>(&mut self.notes, "udp", "127.0.0.1:4000");
         if let Some(local) = udp {
             self.take(name, &section.path_of("udp"), format!("address {local}"));
@@ -215,6 +221,7 @@ impl<'a> Loader<'a> {
             "vhost" => Some(Plug::Vhost { socket: vhost?, connect }),
             "stream" => Some(Plug::Stream { socket: stream?, connect }),
             "tap" => Some(Plug::Tap { name: tap? }),
+            "nic" => Some(Plug::Nic { name: nic? }),
             "dgram" => {
                 let path = section.path_of("peer");
                 let peer = peer.and_then(|peer| self.socket_path(&path, peer));
@@ -267,21 +274,28 @@ impl<'a> Loader<'a> {
         }
     }
 
-    fn tap(&mut self, name: &PortName, section: &Section<'_>, tap: &str) -> Option<String> {
-        let path = section.path_of("tap");
+    fn interface(
+        &mut self,
+        name: &PortName,
+        section: &mut Section<'a>,
+        key: &'static str,
+        example: &str,
+    ) -> Option<String> {
+        let interface = section.string(&mut self.notes, key, example)?;
+        let path = section.path_of(key);
         let forbidden = |c: char| matches!(c, '/' | ':' | '%' | '\0') || c.is_whitespace();
-        if tap.is_empty()
-            || tap.len() > MAX_INTERFACE_NAME_BYTES
-            || tap.contains(forbidden)
-            || matches!(tap, "." | "..")
+        if interface.is_empty()
+            || interface.len() > MAX_INTERFACE_NAME_BYTES
+            || interface.contains(forbidden)
+            || matches!(interface, "." | "..")
         {
-            let message = format!("`{}` cannot be an interface's name", tap.escape_debug());
+            let message = format!("`{}` cannot be an interface's name", interface.escape_debug());
             let hint = "use 1 to 15 characters without `/`, `:`, `%` and spaces";
             self.notes.complain(&path, Problem::new("bad-value", message, hint));
             return None;
         }
-        self.take(name, &path, format!("TAP device {tap}"));
-        Some(tap.to_owned())
+        self.take(name, &path, format!("network interface {interface}"));
+        Some(interface.to_owned())
     }
 
     fn macs(&mut self, name: &PortName, section: &mut Section<'a>) -> Vec<MacAddr> {

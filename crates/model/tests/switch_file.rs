@@ -26,6 +26,7 @@ fn ports_of_every_kind() {
          [port.d]\nstream = 'd.sock'\npromiscuous = true\n\
          [port.e]\ndgram = 'e.sock'\npeer = 'f.sock'\nmac = '02:00:00:00:00:05'\n\
          [port.g]\ndgram = 'g.sock'\nmac = '02:00:00:00:00:06'\n\
+         [port.i]\nnic = 'eth1'\n\
          [port.h]\nudp = '127.0.0.1:4000'\npeer = '127.0.0.1:4001'\nmac = '02:00:00:00:00:07'\n",
     )
     .unwrap();
@@ -42,6 +43,7 @@ fn ports_of_every_kind() {
             Plug::Dgram { socket: path("e.sock"), peer: Some(path("f.sock")) },
             Plug::Dgram { socket: path("g.sock"), peer: None },
             Plug::Udp { local: "127.0.0.1:4000".parse().unwrap(), peer: "127.0.0.1:4001".parse().unwrap() },
+            Plug::Nic { name: "eth1".to_owned() },
         ]
     );
     let port = |name: &str| &switch.ports[&name.parse().unwrap()];
@@ -88,7 +90,7 @@ fn every_problem_in_one_go() {
                |
             10 | [port.b]
                |       ^
-            hint: give it one of the keys `vhost`, `tap`, `stream`, `dgram` and `udp`
+            hint: give it one of the keys `vhost`, `tap`, `stream`, `dgram`, `udp` and `nic`
 
             error: port `a` has the MAC address 02:00:00:00:00:01 already
               --> lab.toml:11:7

@@ -192,6 +192,22 @@ pub enum PortError {
         /// The name.
         name: String,
     },
+    /// A pNIC cannot be used as we need it.
+    #[error("cannot {action} the network interface `{name}`")]
+    Nic {
+        /// The interface's name.
+        name: String,
+        /// What was tried.
+        action: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A pNIC belongs to another switch.
+    #[error("another switch has the network interface `{name}`")]
+    NicInUse {
+        /// The interface's name.
+        name: String,
+    },
     /// The process is out of something.
     #[error("cannot set up a port")]
     System(#[from] io::Error),
@@ -211,6 +227,11 @@ impl PortError {
                 "grant CAP_NET_ADMIN, or make the device with `ip tuntap add NAME mode tap user USER vnet_hdr`"
             }
             Self::TapName { .. } => "use 1 to 15 characters without `/`, `:` and spaces",
+            Self::Nic { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                "run as root or grant CAP_NET_RAW (`setcap cap_net_raw+ep` on the program)"
+            }
+            Self::Nic { .. } => "see `ip link` for the interfaces that this host has",
+            Self::NicInUse { .. } => "end that switch, or use another interface: a pNIC has one vSwitch",
             Self::System(_) => "see whether the limit of open files (`ulimit -n`) or memory is used up",
         }
     }

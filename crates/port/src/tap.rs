@@ -1,51 +1,35 @@
 //! A TAP device: the kernel's end of a cable (Linux, Documentation/networking/tuntap.rst).
 
 use std::borrow::Cow;
-use std::io::{self, IoSlice};
-use std::mem::offset_of;
+use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::epoll::EventFlags;
 use rustix::fs::{Mode, OFlags, fcntl_setfl, open};
 use rustix::io::{Errno, writev};
-use rustix::ioctl::{IntegerSetter, Opcode, Setter, Updater, ioctl, opcode};
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+use rustix::ioctl::{IntegerSetter, Opcode, Setter, ioctl, opcode};
 use weft_wire::virtio_net::{Author, HEADER_BYTES};
 
 use crate::epoll::Epoll;
+use crate::interface::{Interface, InterfaceRequest};
 use crate::vnet::{read_header, write_header};
 use crate::{
     BURST_FRAMES, Caps, Frame, HEAD_BYTES, Lent, Link, MAX_FRAME_BYTES, MIN_FRAME_BYTES, Port, PortError, SendError,
 };
 
-// linux/if_tun.h and linux/if.h; the sizes in the numbers are those of the header, not of what is passed.
+// linux/if_tun.h; the sizes in the numbers are those of the header, not of what is passed.
 const TUNSETIFF: Opcode = opcode::write::<i32>(b'T', 202);
 const TUNSETOFFLOAD: Opcode = opcode::write::<u32>(b'T', 208);
 const TUNGETIFF: Opcode = opcode::read::<u32>(b'T', 210);
 const TUNSETVNETHDRSZ: Opcode = opcode::write::<i32>(b'T', 216);
 const TUNSETVNETLE: Opcode = opcode::write::<i32>(b'T', 220);
-const SIOCGIFFLAGS: Opcode = 0x8913;
-const SIOCSIFFLAGS: Opcode = 0x8914;
-const SIOCSIFMTU: Opcode = 0x8922;
 const IFF_TAP: u16 = 0x0002;
 const IFF_NO_PI: u16 = 0x1000;
 const IFF_VNET_HDR: u16 = 0x4000;
-const IFF_UP: u16 = 0x0001;
 const TUN_F_CSUM: usize = 0x01;
 const TUN_F_TSO4: usize = 0x02;
 const TUN_F_TSO6: usize = 0x04;
 const TUN_F_TSO_ECN: usize = 0x08;
-
-/// `struct ifreq`, with the first member of its union that we use.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct InterfaceRequest {
-    name: [u8; 16],
-    flags: u16,
-    rest: [u8; 22],
-}
-
-const _: () = assert!(size_of::<InterfaceRequest>() == 40 && offset_of!(InterfaceRequest, flags) == 16);
 
 /// Room for the longest frame, and a byte by which a longer one is told.
 const SLOT_BYTES: usize = HEADER_BYTES + MAX_FRAME_BYTES + 1;
@@ -86,7 +70,7 @@ impl TapPort {
         let device = Self::create(name)?;
         if is_new {
             let failed = |source| PortError::Tap { name: name.into(), action: "set the MTU of", source };
-            Interface::find(name).and_then(|mut interface| interface.set_mtu(mtu)).map_err(failed)?;
+            Interface::find(name).and_then(|interface| interface.set_mtu(mtu)).map_err(failed)?;
         }
         Self::with_device(name, device)
     }
@@ -99,10 +83,10 @@ impl TapPort {
         let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let device =
             open("/dev/net/tun", flags, Mode::empty()).map_err(|error| PortError::OpenTun { source: error.into() })?;
-        let mut request = interface_request(name)?;
+        let mut request = InterfaceRequest::about(name).ok_or_else(|| PortError::TapName { name: name.into() })?;
         request.flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
         let failed = |action| move |error: Errno| PortError::Tap { name: name.into(), action, source: error.into() };
-        update::<TUNSETIFF>(&device, &mut request).map_err(failed("open"))?;
+        request.update::<TUNSETIFF>(&device).map_err(failed("open"))?;
         Ok(device)
     }
 
@@ -122,7 +106,7 @@ impl TapPort {
     /// When it is no TAP device.
     pub fn interface_of(device: BorrowedFd<'_>) -> Result<String, PortError> {
         let mut request = InterfaceRequest { name: [0; 16], flags: 0, rest: [0; 22] };
-        update::<TUNGETIFF>(device, &mut request).map_err(|error| PortError::Tap {
+        request.update::<TUNGETIFF>(device).map_err(|error| PortError::Tap {
             name: "handed over".into(),
             action: "use",
             source: error.into(),
@@ -262,57 +246,6 @@ impl Port for TapPort {
     fn wake(&mut self) {}
 }
 
-fn interface_request(name: &str) -> Result<InterfaceRequest, PortError> {
-    let mut request = InterfaceRequest { name: [0; 16], flags: 0, rest: [0; 22] };
-    // `%` would make the kernel choose another name; the last byte stays zero.
-    let forbidden = |byte: u8| matches!(byte, b'/' | b':' | b'%' | 0) || byte.is_ascii_whitespace();
-    if name.is_empty() || name.len() > 15 || name.bytes().any(forbidden) || matches!(name, "." | "..") {
-        return Err(PortError::TapName { name: name.into() });
-    }
-    request.name[..name.len()].copy_from_slice(name.as_bytes());
-    Ok(request)
-}
-
-/// The interface of a TAP device, as the network namespace that we are in sees it.
-struct Interface {
-    socket: OwnedFd,
-    /// Its name and flags.
-    request: InterfaceRequest,
-}
-
-impl Interface {
-    fn find(name: &str) -> io::Result<Self> {
-        let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
-        let mut request = interface_request(name).map_err(io::Error::other)?;
-        update::<SIOCGIFFLAGS>(&socket, &mut request)?;
-        Ok(Self { socket, request })
-    }
-
-    /// Sets it up, if it is not.
-    fn bring_up(&mut self) -> io::Result<()> {
-        if self.request.flags & IFF_UP == 0 {
-            self.request.flags |= IFF_UP;
-            update::<SIOCSIFFLAGS>(&self.socket, &mut self.request)?;
-        }
-        Ok(())
-    }
-
-    /// Sets the largest IP packet that it takes.
-    fn set_mtu(&mut self, mtu: u16) -> io::Result<()> {
-        // The union's `int` member begins where its flags do.
-        let [a, b, c, d] = i32::from(mtu).to_ne_bytes();
-        let mut request = InterfaceRequest { flags: u16::from_ne_bytes([a, b]), ..self.request };
-        request.rest[..2].copy_from_slice(&[c, d]);
-        Ok(update::<SIOCSIFMTU>(&self.socket, &mut request)?)
-    }
-}
-
-#[expect(unsafe_code, reason = "an ioctl")]
-fn update<const CODE: Opcode>(fd: impl AsFd, request: &mut InterfaceRequest) -> rustix::io::Result<()> {
-    // SAFETY: every request this is used with reads and writes a `struct ifreq`, which `InterfaceRequest` is.
-    unsafe { ioctl(fd, Updater::<CODE, _>::new(request)) }
-}
-
 #[expect(unsafe_code, reason = "an ioctl")]
 fn set<const CODE: Opcode>(fd: impl AsFd, value: i32) -> rustix::io::Result<()> {
     // SAFETY: every request this is used with reads an `int`.
@@ -336,7 +269,6 @@ mod tests {
                 matches!(TapPort::open(bad, 1500), Err(PortError::TapName { .. } | PortError::OpenTun { .. })),
                 "{bad}"
             );
-            assert!(interface_request(bad).is_err(), "{bad}");
         }
     }
 }

@@ -106,6 +106,7 @@ fn config(switch: &SwitchFile, revision: u64) -> DataplaneConfig {
             Plug::Stream { socket, connect } => PortKind::UnixStream { socket, connect },
             Plug::Dgram { socket, peer } => PortKind::UnixDatagram { socket, peer },
             Plug::Udp { local, peer } => PortKind::Udp { local, peer },
+            Plug::Nic { name } => PortKind::Packet { name },
         },
         macs: port.macs.clone(),
         vm: None,

@@ -21,6 +21,15 @@ tap = 'right'
 mac = '02:00:00:00:00:02'
 ";
 
+const UPLINK: &str = "
+[port.host]
+tap = 'host'
+mac = '02:00:00:00:00:01'
+
+[port.cable]
+nic = 'cable'
+";
+
 fn ip(args: &str) -> bool {
     Command::new("ip")
         .args(args.split(' '))
@@ -62,5 +71,36 @@ fn two_hosts_on_tap_devices() {
             let shown = hosts[0].command("ip").args(["link", "show", "left"]).stderr(Stdio::null()).output();
             !shown.unwrap().status.success()
         });
+    });
+}
+
+/// A host behind the switch talks to one at the other end of the pNIC's cable.
+#[test]
+fn a_pnic_is_the_uplink() {
+    in_netns("namespaces::a_pnic_is_the_uplink", || {
+        if std::fs::File::options().read(true).write(true).open("/dev/net/tun").is_err() {
+            return skipped("a_pnic_is_the_uplink", "/dev/net/tun is closed to us");
+        }
+        let far = Netns::new();
+        assert!(ip(&format!("link add cable type veth peer name eth0 netns {}", far.pid())));
+        let there = |args: &str| far.command("ip").args(args.split(' ')).status().unwrap().success();
+        assert!(ip("link set cable up") && there("addr add 10.0.0.2/24 dev eth0") && there("link set eth0 up"));
+        let mut bed = Bed::run(UPLINK);
+        let host = Netns::new();
+        assert!(ip(&format!("link set host netns {}", host.pid())));
+        let here = |args: &str| host.command("ip").args(args.split(' ')).status().unwrap().success();
+        assert!(here("link set host address 02:00:00:00:00:01"));
+        assert!(here("addr add 10.0.0.1/24 dev host") && here("link set host up"));
+        let ping = |args: &str| {
+            let mut ping = host.command("ping");
+            ping.args(args.split(' ')).stdout(Stdio::null()).status().unwrap().success()
+        };
+        eventually("they hear each other", || ping("-c1 -W1 10.0.0.2"));
+        assert!(ping("-c3 -i0.01 -W5 -M do -s 1472 10.0.0.2"));
+        assert_eq!(bed.port("cable")["up"], true);
+        assert!(there("link set eth0 down"));
+        eventually("the pulled cable is seen", || bed.port("cable")["up"] == false);
+        assert!(bed.end(Signal::TERM).success());
+        assert!(ip("link show cable"), "the pNIC stays the host's");
     });
 }

@@ -1,0 +1,131 @@
+//! Network interfaces of the host, as the network namespace that we are in sees them (netdevice(7)).
+
+use std::io;
+use std::mem::offset_of;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::ioctl::{Opcode, Updater, ioctl};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+
+const SIOCGIFFLAGS: Opcode = 0x8913;
+const SIOCSIFFLAGS: Opcode = 0x8914;
+const SIOCSIFMTU: Opcode = 0x8922;
+const SIOCGIFINDEX: Opcode = 0x8933;
+const IFF_UP: u16 = 0x0001;
+const IFF_RUNNING: u16 = 0x0040;
+
+/// `struct ifreq`, with the first member of its union that we use.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct InterfaceRequest {
+    pub(crate) name: [u8; 16],
+    pub(crate) flags: u16,
+    pub(crate) rest: [u8; 22],
+}
+
+const _: () = assert!(size_of::<InterfaceRequest>() == 40 && offset_of!(InterfaceRequest, flags) == 16);
+
+impl InterfaceRequest {
+    /// About the interface `name`; `None` when no interface can have that name.
+    pub(crate) fn about(name: &str) -> Option<Self> {
+        // `%` would make the kernel choose another name; the last byte stays zero.
+        let forbidden = |byte: u8| matches!(byte, b'/' | b':' | b'%' | 0) || byte.is_ascii_whitespace();
+        if name.is_empty() || name.len() > 15 || name.bytes().any(forbidden) || matches!(name, "." | "..") {
+            return None;
+        }
+        let mut request = Self { name: [0; 16], flags: 0, rest: [0; 22] };
+        request.name[..name.len()].copy_from_slice(name.as_bytes());
+        Some(request)
+    }
+
+    /// Has the kernel read it, and answer in it.
+    #[expect(unsafe_code, reason = "an ioctl")]
+    pub(crate) fn update<const CODE: Opcode>(&mut self, fd: impl AsFd) -> rustix::io::Result<()> {
+        // SAFETY: every request this is used with reads and writes a `struct ifreq`, which this is.
+        unsafe { ioctl(fd, Updater::<CODE, _>::new(self)) }
+    }
+
+    /// The union's `int`, which begins where its flags do.
+    fn number(&self) -> i32 {
+        let ([a, b], [c, d, ..]) = (self.flags.to_ne_bytes(), self.rest);
+        i32::from_ne_bytes([a, b, c, d])
+    }
+
+    fn with_number(mut self, number: i32) -> Self {
+        let [a, b, c, d] = number.to_ne_bytes();
+        self.flags = u16::from_ne_bytes([a, b]);
+        self.rest[..2].copy_from_slice(&[c, d]);
+        self
+    }
+}
+
+/// An interface that exists, or did when it was found.
+pub(crate) struct Interface {
+    socket: OwnedFd,
+    /// Its name and flags.
+    request: InterfaceRequest,
+}
+
+impl Interface {
+    pub(crate) fn find(name: &str) -> io::Result<Self> {
+        let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+        let request = InterfaceRequest::about(name).ok_or(io::ErrorKind::InvalidInput)?;
+        let mut interface = Self { socket, request };
+        interface.look()?;
+        Ok(interface)
+    }
+
+    /// Reads its flags again.
+    pub(crate) fn look(&mut self) -> io::Result<()> {
+        Ok(self.request.update::<SIOCGIFFLAGS>(&self.socket)?)
+    }
+
+    /// Whether it was set up.
+    pub(crate) fn is_up(&self) -> bool {
+        self.request.flags & IFF_UP != 0
+    }
+
+    /// Whether there is somebody at the other end of its cable.
+    pub(crate) fn has_carrier(&self) -> bool {
+        self.request.flags & IFF_RUNNING != 0
+    }
+
+    /// Its number.
+    pub(crate) fn index(&self) -> io::Result<i32> {
+        let mut request = self.request;
+        request.update::<SIOCGIFINDEX>(&self.socket)?;
+        Ok(request.number())
+    }
+
+    /// Sets it up, if it is not.
+    pub(crate) fn bring_up(&mut self) -> io::Result<()> {
+        if !self.is_up() {
+            self.request.flags |= IFF_UP;
+            self.request.update::<SIOCSIFFLAGS>(&self.socket)?;
+        }
+        Ok(())
+    }
+
+    /// Sets the largest IP packet that it takes.
+    pub(crate) fn set_mtu(&self, mtu: u16) -> io::Result<()> {
+        Ok(self.request.with_number(mtu.into()).update::<SIOCSIFMTU>(&self.socket)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_no_interface_has() {
+        for bad in ["", "sixteen-letters-", "a/b", "a b", "tap%d", "..", "a:1"] {
+            assert!(InterfaceRequest::about(bad).is_none() && Interface::find(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_loopback_interface() {
+        let interface = Interface::find("lo").unwrap();
+        assert!(interface.index().unwrap() > 0);
+    }
+}

@@ -1,0 +1,169 @@
+//! pNICs: a cable between two of them, which a kernel plays.
+
+use std::net::Ipv4Addr;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use weft_port::{Frame, Link, PacketPort, Port, PortError, SendError};
+use weft_testkit::{ethernet, in_netns, mac, tcp4};
+use weft_wire::{Csum, Gso, GsoKind, Offload};
+
+fn ip(arguments: &str) {
+    let output = Command::new("ip").args(arguments.split(' ')).output().expect("`ip` runs");
+    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// The kernel's own words (neighbour discovery and such) on no interface.
+fn quiet() {
+    for key in ["all", "default"] {
+        let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{key}/disable_ipv6"), "1");
+    }
+}
+
+/// A cable between the interfaces `near` and `far`.
+fn cable() {
+    quiet();
+    ip("link add near type veth peer name far");
+    ip("link set near up");
+    ip("link set far up");
+}
+
+fn sleep_until_something_comes(port: &mut dyn Port) {
+    if port.sleep() {
+        let mut fds = [PollFd::from_borrowed_fd(port.fd(), PollFlags::IN)];
+        let _ = poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 200_000_000 }));
+        port.wake();
+    }
+}
+
+/// The next frames.
+fn received(port: &mut dyn Port) -> Vec<(Vec<u8>, Offload)> {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        let lent = port.recv();
+        assert_eq!(lent.malformed, 0);
+        let frames = (0..lent.frames).map(|index| {
+            let frame = port.frame(index);
+            let mut bytes = Vec::new();
+            frame.append_to(&mut bytes);
+            (bytes, frame.offload())
+        });
+        let frames: Vec<_> = frames.collect();
+        port.release();
+        if !frames.is_empty() || Instant::now() > deadline {
+            return frames;
+        }
+        sleep_until_something_comes(port);
+    }
+}
+
+fn wait_for(port: &mut dyn Port, up: bool) {
+    let start = Instant::now();
+    while port.link().is_up() != up {
+        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", port.link());
+        port.recv();
+        port.release();
+        sleep_until_something_comes(port);
+    }
+}
+
+#[test]
+fn frames_cross_as_they_are() {
+    in_netns("frames_cross_as_they_are", || {
+        cable();
+        let (mut near, mut far) = (PacketPort::open("near").unwrap(), PacketPort::open("far").unwrap());
+        assert_eq!((near.driver(), near.link()), ("packet", Link::Up));
+        // To an address that is not the interface's: it is promiscuous. Tags are where they were, priority and all.
+        let plain = ethernet(mac(2), mac(1), 0x88b5, b"for somebody behind the cable, and long enough");
+        let tagged = |kind: [u8; 2]| [&plain[..12], &kind[..], &[0xa0, 20], &plain[12..]].concat();
+        let double = [&plain[..12], &[0x81, 0, 0, 30], &tagged([0x81, 0])[12..]].concat();
+        for frame in [&plain, &tagged([0x81, 0]), &tagged([0x88, 0xa8]), &double] {
+            near.send(&Frame::new(frame, Offload::default())).unwrap();
+            assert_eq!(received(&mut far), [(frame.clone(), Offload::default())]);
+        }
+        let (first, second) =
+            (ethernet(mac(1), mac(2), 0x88b5, &[1; 60]), ethernet(mac(1), mac(2), 0x88b5, &[2; 1500]));
+        for frame in [&first, &second] {
+            far.send(&Frame::new(frame, Offload::default())).unwrap();
+        }
+        let mut came = received(&mut near);
+        while came.len() < 2 {
+            came.extend(received(&mut near));
+        }
+        assert_eq!(came.into_iter().map(|(bytes, _)| bytes).collect::<Vec<_>>(), [first, second]);
+        assert_eq!(far.recv().frames, 0, "nobody hears what it sent itself");
+    });
+}
+
+/// What is left to do on a segment crosses with it, also beside a tag.
+#[test]
+fn offloads_cross() {
+    in_netns("offloads_cross", || {
+        cable();
+        let (mut near, mut far) = (PacketPort::open("near").unwrap(), PacketPort::open("far").unwrap());
+        let segment = tcp4(mac(2), mac(1), Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2), &[7; 20_000]);
+        let gso = Some(Gso { kind: GsoKind::Tcp4 { ecn: false }, size: 1400 });
+        let offload = Offload { csum: Csum::Partial { start: 34, offset: 16 }, gso };
+        near.send(&Frame::new(&segment, offload)).unwrap();
+        assert_eq!(received(&mut far), [(segment.clone(), offload)]);
+
+        let tagged = [&segment[..12], &[0x81, 0, 0, 20], &segment[12..]].concat();
+        let offload = Offload { csum: Csum::Partial { start: 38, offset: 16 }, gso };
+        near.send(&Frame::new(&tagged, offload)).unwrap();
+        let came = received(&mut far);
+        assert_eq!(came, [(tagged, offload)]);
+
+        let long = ethernet(mac(2), mac(1), 0x88b5, &[0; 1600]);
+        assert_eq!(near.send(&Frame::new(&long, Offload::default())), Err(SendError::TooLong));
+    });
+}
+
+#[test]
+fn a_cable_is_pulled_and_plugged() {
+    in_netns("a_cable_is_pulled_and_plugged", || {
+        cable();
+        let mut near = PacketPort::open("near").unwrap();
+        let why = |port: &PacketPort| match port.link() {
+            Link::Down(why) => why.into_owned(),
+            Link::Up => "up".to_owned(),
+        };
+        ip("link set far down");
+        wait_for(&mut near, false);
+        assert_eq!(why(&near), "nobody is at the other end of the cable");
+        ip("link set far up");
+        wait_for(&mut near, true);
+        ip("link set near down");
+        wait_for(&mut near, false);
+        assert!(why(&near).starts_with("the interface is down"));
+        let frame = ethernet(mac(2), mac(1), 0x88b5, &[0; 46]);
+        assert_eq!(near.send(&Frame::new(&frame, Offload::default())), Err(SendError::Down));
+        ip("link set near up");
+        wait_for(&mut near, true);
+        let mut far = PacketPort::open("far").unwrap();
+        near.send(&Frame::new(&frame, Offload::default())).unwrap();
+        assert_eq!(received(&mut far).len(), 1);
+        ip("link del far");
+        wait_for(&mut near, false);
+        assert_eq!(why(&near), "the interface is gone");
+    });
+}
+
+#[test]
+fn a_pnic_has_one_switch() {
+    in_netns("a_pnic_has_one_switch", || {
+        cable();
+        let first = PacketPort::open("near").unwrap();
+        let error = PacketPort::open("near").err().expect("it is taken");
+        assert_eq!(error.to_string(), "another switch has the network interface `near`");
+        drop(first);
+        PacketPort::open("near").unwrap();
+        for nobodys in ["eth77", "no/such"] {
+            let error = PacketPort::open(nobodys).err().expect("there is none");
+            assert!(
+                matches!(error, PortError::Nic { action: "find", .. }) && error.hint().contains("ip link"),
+                "{error}"
+            );
+        }
+    });
+}
