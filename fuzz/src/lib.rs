@@ -39,6 +39,7 @@ pub fn targets() -> Vec<Target> {
         ("wire_arp", wire::wire_arp),
         ("wire_frame", wire::wire_frame),
         ("wire_ip", wire::wire_ip),
+        ("wire_lldp", wire::wire_lldp),
         ("wire_offload", wire::wire_offload),
         ("wire_transport", wire::wire_transport),
         ("world_file", model::world_file),

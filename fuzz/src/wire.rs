@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use weft_wire::ethernet::Header;
 use weft_wire::segment::{MAX_SEGMENTS, segment, validate_offload};
 use weft_wire::virtio_net::{Author, VirtioNetHeader};
-use weft_wire::{Headers, arp, ethernet, icmpv4, ipv4, ipv6, tcp, udp};
+use weft_wire::{Headers, arp, ethernet, icmpv4, ipv4, ipv6, lldp, tcp, udp};
 
 /// How much of a frame decisions are made on.
 const HEAD_BYTES: usize = 128;
@@ -35,6 +35,18 @@ pub(crate) fn wire_arp(data: &[u8]) {
         let mut again = Vec::new();
         packet.emit(&mut again);
         assert_eq!(again, data[..arp::PACKET_BYTES]);
+    }
+}
+
+/// What a switch says about itself. What is shown of it harms no terminal.
+pub(crate) fn wire_lldp(data: &[u8]) {
+    if let Ok(packet) = lldp::parse(data) {
+        let texts = [packet.port_description, packet.system_name].into_iter().flatten().map(|text| text.to_string());
+        let vlans = packet.vlans().map(|(vlan, name)| format!("{vlan} {name}"));
+        let ids = [packet.chassis.to_string(), packet.port.to_string()];
+        for shown in texts.chain(vlans).chain(ids) {
+            assert!(!shown.contains(char::is_control));
+        }
     }
 }
 

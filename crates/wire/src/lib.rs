@@ -16,6 +16,7 @@ mod headers;
 pub mod icmpv4;
 pub mod ipv4;
 pub mod ipv6;
+pub mod lldp;
 mod malformed;
 mod offload;
 mod protocol;

@@ -30,6 +30,8 @@ pub enum Layer {
     Tcp,
     /// ICMP for IPv4.
     Icmpv4,
+    /// LLDP.
+    Lldp,
     /// The header that virtio-net puts before a frame, and the work it asks for.
     Offload,
 }
@@ -67,6 +69,7 @@ impl Layer {
             Self::Udp => "udp",
             Self::Tcp => "tcp",
             Self::Icmpv4 => "icmpv4",
+            Self::Lldp => "lldp",
             Self::Offload => "offload",
         }
     }
