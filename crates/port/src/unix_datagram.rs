@@ -1,7 +1,9 @@
 //! One frame a datagram on a Unix socket: what QEMU's `-netdev dgram` speaks.
 
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, SocketAddrUnix, SocketType, recvfrom, sendto};
@@ -14,10 +16,14 @@ use crate::{BURST_FRAMES, Caps, Frame, Lent, Link, MAX_FRAME_BYTES, MIN_FRAME_BY
 pub struct UnixDatagramPort {
     socket: OwnedFd,
     _file: SocketFile,
+    /// Where our own socket is: a name that counts from a peer's folder most likely counts from this one.
+    folder: PathBuf,
     /// Whom frames go to.
     peer: Option<SocketAddrUnix>,
-    /// Whether nobody else is listened to; otherwise the peer is whoever sent last.
-    is_fixed: bool,
+    /// The only one who is listened to; without, the peer is whoever sent last.
+    fixed: Option<PathBuf>,
+    /// By which name the peer sent last: the one that it gave its socket.
+    known_as: Option<SocketAddrUnix>,
     /// Whether the last frame reached the peer, or came from it.
     heard: bool,
     /// One slot a frame; pages that no frame ever filled cost nothing.
@@ -35,21 +41,49 @@ impl UnixDatagramPort {
     /// # Errors
     /// When the socket cannot be made there.
     pub fn open(socket: &Path, peer: Option<&Path>) -> Result<Self, PortError> {
-        let address =
-            |peer: &Path| SocketAddrUnix::new(peer).map_err(|_| PortError::PathTooLong { path: peer.to_owned() });
-        let peer = peer.map(address).transpose()?;
+        let too_long = |path: &Path| PortError::PathTooLong { path: path.to_owned() };
+        let address = peer.map(|peer| SocketAddrUnix::new(peer).map_err(|_| too_long(peer))).transpose()?;
+        let folder = socket.parent().unwrap_or(Path::new("")).to_owned();
         let (socket, file) = bind_at(socket, SocketType::DGRAM)?;
         Ok(Self {
             socket,
             _file: file,
-            is_fixed: peer.is_some(),
-            peer,
+            folder,
+            peer: address,
+            fixed: peer.map(Path::to_owned),
+            known_as: None,
             heard: false,
             slots: vec![0; BURST_FRAMES * SLOT_BYTES].into(),
             lent: Vec::with_capacity(BURST_FRAMES),
             scratch: Vec::new(),
         })
     }
+}
+
+impl UnixDatagramPort {
+    /// Whether we listen to who sends by this name; notes where to answer.
+    fn admit(&mut self, from: SocketAddrUnix) -> bool {
+        if self.known_as.as_ref() == Some(&from) {
+            return true;
+        }
+        let Some(path) = from.path_bytes().map(|bytes| Path::new(OsStr::from_bytes(bytes))) else { return false };
+        match &self.fixed {
+            Some(peer) if !may_be(path, peer) => return false,
+            Some(_) => {}
+            None => match SocketAddrUnix::new(self.folder.join(path)) {
+                Ok(address) => self.peer = Some(address),
+                Err(_) => return false,
+            },
+        }
+        self.known_as = Some(from);
+        true
+    }
+}
+
+/// Whether a socket by this name can be the one at `peer`. A name without a root counts from a folder that we do not
+/// know. (Only our own user can send to us: this is against mistakes.)
+fn may_be(name: &Path, peer: &Path) -> bool {
+    name == peer || (name.is_relative() && peer.ends_with(name.strip_prefix(".").unwrap_or(name)))
 }
 
 impl Port for UnixDatagramPort {
@@ -72,10 +106,9 @@ impl Port for UnixDatagramPort {
             match recvfrom(&self.socket, slot, RecvFlags::DONTWAIT) {
                 Ok((_, count, from)) => {
                     let from = from.and_then(|from| SocketAddrUnix::try_from(from).ok());
-                    let from_peer = from.is_some() && (!self.is_fixed || from == self.peer);
-                    if from_peer && (MIN_FRAME_BYTES..=MAX_FRAME_BYTES).contains(&count) {
+                    let is_frame = (MIN_FRAME_BYTES..=MAX_FRAME_BYTES).contains(&count);
+                    if is_frame && from.is_some_and(|from| self.admit(from)) {
                         self.heard = true;
-                        self.peer = from;
                         self.lent.push(count);
                     } else {
                         malformed += 1;
@@ -124,4 +157,24 @@ impl Port for UnixDatagramPort {
     }
 
     fn wake(&mut self) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_a_peer_may_be() {
+        for (name, is_peer) in [
+            ("/run/lab/theirs", true),
+            ("theirs", true),
+            ("./theirs", true),
+            ("lab/theirs", true),
+            ("/theirs", false),
+            ("heirs", false),
+            ("other/theirs", false),
+        ] {
+            assert_eq!(may_be(Path::new(name), Path::new("/run/lab/theirs")), is_peer, "{name}");
+        }
+    }
 }

@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -166,6 +167,23 @@ fn datagrams_come_from_the_peer_and_from_nobody_else() {
     assert_eq!(port.link(), Link::Up);
     drop(peer);
     assert_eq!(port.send(&Frame::new(&frame(2, 60), Offload::default())), Err(SendError::Down));
+}
+
+/// A peer that was started in its folder names its socket from there.
+#[test]
+fn a_peer_by_a_name_without_a_root() {
+    const PEER: &str = "import socket; s = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM); s.bind('theirs'); \
+                        s.sendto(bytes(60), 'ours'); print(len(s.recv(2000)))";
+    for is_fixed in [true, false] {
+        let directory = tempfile::tempdir().unwrap();
+        let (ours, theirs) = (directory.path().join("ours"), directory.path().join("theirs"));
+        let mut port = UnixDatagramPort::open(&ours, is_fixed.then_some(theirs.as_path())).unwrap();
+        let mut peer = Command::new("python3");
+        let peer = peer.args(["-c", PEER]).current_dir(&directory).stdout(Stdio::piped()).spawn().unwrap();
+        assert_eq!(received(&mut port), [[0; 60]], "fixed: {is_fixed}");
+        port.send(&Frame::new(&frame(2, 77), Offload::default())).unwrap();
+        assert_eq!(peer.wait_with_output().unwrap().stdout, b"77\n");
+    }
 }
 
 /// The peer's socket may be gone, and come back under the same name.
