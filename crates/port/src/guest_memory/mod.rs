@@ -27,6 +27,9 @@ const HUGETLBFS_MAGIC: u64 = 0x9584_58f6;
 /// What comes near at once when a byte is asked for.
 pub(crate) const CACHE_LINE_BYTES: usize = 64;
 
+/// More of one buffer than this is not asked for before it is needed: longer copies run fast enough by themselves.
+const PREFETCH_BYTES: usize = 2048;
+
 /// Why memory was refused.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum MemoryError {
@@ -450,6 +453,22 @@ impl<'a> View<'a> {
         }
         #[cfg(not(target_arch = "x86_64"))]
         let _ = at;
+    }
+
+    /// The same for all bytes, of the longest frame that is not segmented at most.
+    #[inline]
+    pub(crate) fn prefetch_all(&self) {
+        for at in (0..self.len.min(PREFETCH_BYTES)).step_by(CACHE_LINE_BYTES) {
+            self.prefetch(at);
+        }
+    }
+
+    /// Asks for the first `len` bytes as our own, see [`Self::prefetch_to_write`].
+    #[inline]
+    pub(crate) fn prefetch_all_to_write(&self, len: usize) {
+        for at in (0..self.len.min(len).min(PREFETCH_BYTES)).step_by(CACHE_LINE_BYTES) {
+            self.prefetch_to_write(at);
+        }
     }
 
     /// Asks for the bytes at `at` as our own, for they will be written soon: the guest has touched them last, so its

@@ -9,7 +9,7 @@ use super::features::Features;
 use super::ready::Ready;
 use super::ring::{Chain, Direction, Ring, RingError};
 use super::{QUEUES, RX_QUEUE, TX_QUEUE};
-use crate::guest_memory::{CACHE_LINE_BYTES, GuestMemory, Piece};
+use crate::guest_memory::{GuestMemory, Piece};
 use crate::vnet::{asks_for_nothing, read_header, write_header};
 use crate::{BURST_FRAMES, Frame, HEAD_BYTES, Lent, MAX_FRAME_BYTES, MIN_FRAME_BYTES, SendError};
 
@@ -134,9 +134,7 @@ impl Guest {
         for _ in 0..count {
             queue.take(Direction::FromGuest, &mut self.lent_chains, &mut self.lent_pieces)?;
             if let Some(last) = self.lent_pieces.last() {
-                let view = self.memory.view(*last);
-                view.prefetch(0);
-                view.prefetch(CACHE_LINE_BYTES);
+                self.memory.view(*last).prefetch_all();
             }
         }
         let mut malformed = 0;

@@ -50,6 +50,13 @@ impl Ready {
             }
         };
         self.next = range.end;
+        // The first lines of the next buffer are on their way; the next frame is most likely as long as this one.
+        if wanted > HEADER_BYTES + CACHE_LINE_BYTES
+            && let Some(chain) = self.chains.get(self.next)
+            && let Some(piece) = self.pieces.get(chain.pieces.start)
+        {
+            memory.view(*piece).prefetch_all_to_write(wanted);
+        }
         Ok(Ok((&self.chains[range], &self.pieces)))
     }
 
