@@ -66,6 +66,8 @@ pub(crate) struct Counters {
 /// What delivering frames needs besides the ports.
 pub(crate) struct Delivery {
     pub(crate) services: Services,
+    /// They were given something since the host's sockets were driven.
+    pub(crate) services_fed: bool,
     pub(crate) egress: Egress,
     /// Room for a frame that must lie in one piece.
     pub(crate) whole: Vec<u8>,
@@ -118,6 +120,7 @@ impl Slot {
             Plug::Gateway => {
                 delivery.whole.clear();
                 frame.append_to(&mut delivery.whole);
+                delivery.services_fed = true;
                 delivery.services.handle_frame(now, self.about.network_id, &delivery.whole, frame.offload());
             }
             Plug::Broken(_) => return Err(SendError::Down),

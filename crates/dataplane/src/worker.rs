@@ -40,6 +40,13 @@ const HOST: u64 = u64::MAX - 1;
 const LEASES: u64 = u64::MAX - 2;
 const SIGNALS: u64 = u64::MAX - 3;
 
+/// Who rang since the worker looked. Looking costs more than a frame, so it looks only at those.
+struct Rung {
+    mailbox: bool,
+    host: bool,
+    leases: bool,
+}
+
 /// The worker and everything that it alone touches.
 pub(crate) struct Worker {
     pub(crate) slots: Vec<Slot>,
@@ -66,7 +73,7 @@ pub(crate) struct Worker {
     leases: LeaseLog,
     mailbox: Mailbox,
     _signals: Signals,
-    host_ready: bool,
+    rung: Rung,
     /// Nothing happened since the ports were trimmed.
     trimmed: bool,
     ending: Option<bool>,
@@ -91,6 +98,7 @@ impl Worker {
             switch: Switch::new(u64::from_ne_bytes(random()?)),
             delivery: Delivery {
                 services: Services::new(random()?, clock::unix_origin()),
+                services_fed: false,
                 egress: Egress::default(),
                 whole: Vec::new(),
                 retagged: Vec::new(),
@@ -110,7 +118,7 @@ impl Worker {
             leases,
             mailbox,
             _signals: signals,
-            host_ready: true,
+            rung: Rung { mailbox: true, host: true, leases: true },
             trimmed: true,
             ending: None,
         };
@@ -132,11 +140,9 @@ impl Worker {
             for index in 0..self.slots.len() {
                 busy |= self.forward_burst(now, index);
             }
-            busy |= self.serve(now, busy);
-            while let Some(letter) = self.mailbox.next() {
-                let (task, answer) = letter.open();
-                Letter::answer(answer, self.obey(task));
-                busy = true;
+            busy |= self.serve(now);
+            if std::mem::take(&mut self.rung.mailbox) {
+                busy |= self.read_mail();
             }
             if let Some(forget) = self.ending {
                 return forget;
@@ -154,6 +160,18 @@ impl Worker {
                 self.sleep(now, last_work);
             }
         }
+    }
+
+    /// Does what it is told; whether it was told something.
+    fn read_mail(&mut self) -> bool {
+        let mut busy = false;
+        while let Some(letter) = self.mailbox.next() {
+            let (task, answer) = letter.open();
+            Letter::answer(answer, self.obey(task));
+            self.delivery.services_fed = true; // a new configuration may end flows of the host
+            busy = true;
+        }
+        busy
     }
 
     /// Forwards what a port has; whether it had something.
@@ -177,14 +195,17 @@ impl Worker {
         lent.frames > 0 || lent.malformed > 0
     }
 
-    /// Lets the services and the host's sockets do what is due; whether they did something.
-    fn serve(&mut self, now: Instant, frames_moved: bool) -> bool {
+    /// Lets the services and the host's sockets do what is due; whether they did something. Costs no system call
+    /// while nothing is.
+    fn serve(&mut self, now: Instant) -> bool {
         let services = &mut self.delivery.services;
         let is_due = |due: Option<Instant>| due.is_some_and(|due| due <= now);
+        let mut wants_host = std::mem::take(&mut self.delivery.services_fed);
         if is_due(services.next_timeout()) {
             services.handle_timeout(now);
+            wants_host = true;
         }
-        if std::mem::take(&mut self.host_ready) || frames_moved || is_due(self.host.next_timeout()) {
+        if std::mem::take(&mut self.rung.host) | wants_host || is_due(self.host.next_timeout()) {
             self.host.drive(now, services);
         }
         let mut busy = self.mind_leases(now);
@@ -212,7 +233,11 @@ impl Worker {
     /// Carries leases to the disk and its word back.
     fn mind_leases(&mut self, now: Instant) -> bool {
         let mut busy = false;
-        while let Some(report) = self.leases.poll() {
+        while self.rung.leases {
+            let Some(report) = self.leases.poll() else {
+                self.rung.leases = false;
+                break;
+            };
             busy = true;
             self.lease_note = None;
             match report {
@@ -286,9 +311,15 @@ impl Worker {
         let Ok((events, _)) = epoll::wait(&self.epoll, &mut room, timeout.as_ref()) else { return };
         for event in events {
             match event.data.u64() {
-                MAILBOX => self.mailbox.wake(),
-                HOST => self.host_ready = true,
-                LEASES => self.leases.wake(),
+                MAILBOX => {
+                    self.mailbox.wake();
+                    self.rung.mailbox = true;
+                }
+                HOST => self.rung.host = true,
+                LEASES => {
+                    self.leases.wake();
+                    self.rung.leases = true;
+                }
                 SIGNALS => self.ending = Some(false),
                 id => {
                     let index = usize::try_from(id).ok().and_then(|id| self.slot_of.get(id).copied().flatten());

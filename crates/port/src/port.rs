@@ -9,7 +9,7 @@ use weft_wire::{Csum, GsoKind, Offload};
 use crate::Frame;
 
 /// The most frames that a port lends at once.
-pub const BURST_FRAMES: usize = 32;
+pub const BURST_FRAMES: usize = 64;
 
 /// Where something plugs into a vSwitch. Nothing here blocks.
 pub trait Port: Send {

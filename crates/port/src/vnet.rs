@@ -6,17 +6,23 @@ use weft_wire::{Csum, GsoKind, Offload, tcp, udp};
 
 /// What `header` asks for on a frame of `frame_len` bytes that starts with `head`; `None` when that contradicts
 /// the frame, or would change what decisions rest on.
-#[inline]
+#[inline(always)] // or what it returns would go through memory
 pub(crate) fn read_header(
     header: &[u8; HEADER_BYTES],
     author: Author,
     head: &[u8],
     frame_len: usize,
 ) -> Option<Offload> {
-    if header[..2] == [0, 0] {
-        return Some(Offload::default()); // no flag, no segmentation: nearly every frame
+    if asks_for_nothing(header) {
+        return Some(Offload::default());
     }
     read_work(header, author, head, frame_len)
+}
+
+/// No flag, no segmentation: so it is with nearly every frame.
+#[inline]
+pub(crate) fn asks_for_nothing(header: &[u8; HEADER_BYTES]) -> bool {
+    header[..2] == [0, 0]
 }
 
 /// [`read_header`] for a header that asks for something.
@@ -30,11 +36,19 @@ fn read_work(header: &[u8; HEADER_BYTES], author: Author, head: &[u8], frame_len
 }
 
 /// The header for a frame that starts with `head`, spread over `num_buffers` buffers of the receiver.
+#[inline]
 pub(crate) fn write_header(offload: Offload, head: &[u8], num_buffers: u16) -> [u8; HEADER_BYTES] {
     if offload == Offload::default() {
-        let [low, high] = num_buffers.to_le_bytes();
-        return [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, low, high];
+        // In the pieces in which it is copied on: what is written in smaller ones makes the copy wait.
+        let mut header = [0; HEADER_BYTES];
+        header[8..].copy_from_slice(&(u32::from(num_buffers) << 16).to_le_bytes());
+        return header;
     }
+    write_work(offload, head, num_buffers)
+}
+
+/// [`write_header`] for a frame on which something is left to do.
+fn write_work(offload: Offload, head: &[u8], num_buffers: u16) -> [u8; HEADER_BYTES] {
     let headers_len = match (offload.gso, offload.csum) {
         (Some(gso), Csum::Partial { start, .. }) => {
             let start = usize::from(start);

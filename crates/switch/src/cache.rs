@@ -94,7 +94,7 @@ impl FlowCache {
         let (set, tag) = self.place(key);
         for (way, _) in self.tags[set].iter().enumerate().filter(|(_, known)| **known == tag) {
             let entry = &self.entries[set][way];
-            if entry.key == *key && self.is_current(entry) && now < entry.until {
+            if entry.key.is(key) && self.is_current(entry) && now < entry.until {
                 return Some(entry.action);
             }
         }
@@ -141,6 +141,12 @@ impl FlowCache {
 }
 
 impl FlowKey {
+    /// Whether they are the same; word by word, for the words of one are in registers still.
+    #[inline]
+    fn is(&self, other: &Self) -> bool {
+        self.0.iter().zip(&other.0).fold(0, |differs, (ours, theirs)| differs | (ours ^ theirs)) == 0
+    }
+
     #[inline]
     fn hash(&self, state: &mut impl Hasher) {
         let (link, packet) = self.0.split_at(PACKET_WORDS.start);

@@ -1,7 +1,7 @@
 //! A frame as the pipeline sees it, and the fields by which frames are told apart.
 
-use weft_types::{MacAddr, PortId};
-use weft_wire::ethernet::{Header, Tag};
+use weft_types::PortId;
+use weft_wire::ethernet::Header;
 use weft_wire::{Malformed, Protocol};
 
 use crate::DropReason;
@@ -18,13 +18,19 @@ pub(crate) struct Frame<'a> {
     pub(crate) head: &'a [u8],
     pub(crate) link: Header,
     /// What it carries; nothing where nobody wants to know.
-    pub(crate) packet: Packet,
+    pub(crate) packet: &'a Packet,
 }
 
 impl<'a> Frame<'a> {
-    /// The frame of `len` bytes that starts with `head`, or why it is none; of it `fields` will be looked at.
-    #[inline]
-    pub(crate) fn admit(head: &'a [u8], len: usize, fields: Fields) -> Result<Self, (DropReason, Option<Malformed>)> {
+    /// The frame of `len` bytes that starts with `head`, or why it is none; of it `fields` will be looked at. What it
+    /// carries is written to `packet`.
+    #[inline(always)] // or the frame would be passed on through memory
+    pub(crate) fn admit(
+        head: &'a [u8],
+        len: usize,
+        fields: Fields,
+        packet: &'a mut Packet,
+    ) -> Result<Self, (DropReason, Option<Malformed>)> {
         if len > MAX_FRAME_BYTES {
             return Err((DropReason::TooLong, None));
         }
@@ -32,7 +38,9 @@ impl<'a> Frame<'a> {
             return Err((DropReason::Malformed, None));
         }
         let (link, _) = Header::parse(head).map_err(|problem| (DropReason::Malformed, Some(problem)))?;
-        let packet = if fields.contains(Fields::CLASS) { Packet::parse(head, &link) } else { Packet::default() };
+        if fields.contains(Fields::CLASS) {
+            packet.read(head, &link);
+        }
         Ok(Self { head, link, packet })
     }
 
@@ -53,18 +61,20 @@ impl FlowKey {
     /// The fields of a frame from `ingress` that are in `fields`, and zeros for all others.
     #[inline]
     pub(crate) fn new(ingress: PortId, frame: &Frame<'_>, fields: Fields) -> Self {
-        let mac = |mac: MacAddr| {
-            let [a, b, c, d, e, f] = mac.octets();
-            u64::from_be_bytes([a, b, c, d, e, f, 0, 0])
+        // Addresses and tag are read where they came from and not from the header, which was put together a moment
+        // ago: a processor waits when it reads as one what was written in pieces.
+        let number =
+            |at: usize| frame.head.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |b| u16::from_be_bytes(*b));
+        let mac = |at: usize| {
+            frame.head.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |b| u64::from_be_bytes(*b)) & !0xffff
         };
-        let Header { dst, src, tag, ethertype } = frame.link;
-        let (tag_kind, tag_control) = tag.map_or((0, 0), |Tag { kind, control }| (kind.0, control));
+        let (tag_kind, tag_control) = if frame.link.tag.is_some() { (number(12), number(14)) } else { (0, 0) };
         let keep = |field: Fields, value: u64| if fields.contains(field) { value } else { 0 };
         let mut key = [0; 8];
-        key[0] = keep(Fields::DST, mac(dst)) | keep(Fields::TAG, tag_control.into());
-        key[1] = keep(Fields::SRC, mac(src)) | keep(Fields::ETHERTYPE, ethertype.0.into());
+        key[0] = keep(Fields::DST, mac(0)) | keep(Fields::TAG, tag_control.into());
+        key[1] = keep(Fields::SRC, mac(6)) | keep(Fields::ETHERTYPE, frame.link.ethertype.0.into());
         key[2] = keep(Fields::INGRESS, u64::from(ingress.0) << 32) | keep(Fields::TAG, tag_kind.into());
-        let packet = &frame.packet;
+        let packet = frame.packet;
         key[3] = keep(Fields::CLASS, packet.class as u64);
         if fields.contains(Fields::IP_SRC) {
             let (src, _, _) = packet.numbers();
@@ -96,7 +106,8 @@ mod tests {
         plain.extend([0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2, 0, 68, 0, 67, 0, 8, 0, 0]);
         let all = [Fields::DST, Fields::SRC, Fields::TAG, Fields::CLASS, Fields::IP_SRC];
         let key = |port, bytes: &[u8], fields| {
-            let frame = Frame::admit(bytes, bytes.len(), Fields::CLASS).unwrap();
+            let mut packet = Packet::default();
+            let frame = Frame::admit(bytes, bytes.len(), Fields::CLASS, &mut packet).unwrap();
             FlowKey::new(PortId(port), &frame, fields)
         };
         // The last byte of each field.

@@ -5,6 +5,7 @@ use crate::cache::FlowCache;
 use crate::counters::Counters;
 use crate::filter::{Granted, MAX_FILTER_GROUPS, MAX_FILTER_STATIONS};
 use crate::frame::{FlowKey, Frame};
+use crate::packet::Packet;
 use crate::pipeline::{self, Action, Fields, Knowledge};
 use crate::table::{PortIndex, Tables};
 use crate::{
@@ -167,7 +168,8 @@ impl Switch {
     /// 128 bytes, or of all when there are fewer. A drop is counted.
     pub fn forward(&mut self, now: Instant, ingress: PortId, head: &[u8], frame_len: usize) -> Verdict<'_> {
         let Some(index) = self.tables.index(ingress) else { return Verdict::Drop(DropReason::UnknownPort) };
-        let frame = match Frame::admit(head, frame_len, self.tables.port(index).fields) {
+        let mut packet = Packet::default();
+        let frame = match Frame::admit(head, frame_len, self.tables.port(index).fields, &mut packet) {
             Ok(frame) => frame,
             Err((reason, _)) => {
                 self.counters.add(ingress, reason, 1);
@@ -180,6 +182,10 @@ impl Switch {
             return Verdict::Drop(reason);
         }
         self.outputs.clear();
+        if let Action::Send(output) = action {
+            self.outputs.push(output);
+            return Verdict::Forward(&self.outputs[..1]); // a length that is known need not be read back
+        }
         leave(&self.tables, index, &frame, action, &mut self.outputs);
         Verdict::Forward(&self.outputs)
     }
@@ -264,7 +270,8 @@ impl Switch {
         let mut tell = |stage, finding| steps.push(Step { stage, finding, because: None });
         let dropped = |steps, reason| Trace { steps, outcome: Outcome::Drop(reason), egress: Vec::new() };
         let fields = self.tables.index(ingress).map_or(Fields::default(), |index| self.tables.port(index).fields);
-        let frame = Frame::admit(head, frame_len, fields);
+        let mut packet = Packet::default();
+        let frame = Frame::admit(head, frame_len, fields, &mut packet);
         match &frame {
             Ok(_) => {
                 let headers =

@@ -24,6 +24,12 @@ use vanishing::Guard;
 const TMPFS_MAGIC: u64 = 0x0102_1994;
 const HUGETLBFS_MAGIC: u64 = 0x9584_58f6;
 
+/// What comes near at once when a byte is asked for.
+pub(crate) const CACHE_LINE_BYTES: usize = 64;
+
+/// More of one buffer than this is not asked for before it is needed: longer copies run fast enough by themselves.
+const PREFETCH_BYTES: usize = 2048;
+
 /// Why memory was refused.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum MemoryError {
@@ -382,6 +388,15 @@ impl<'a> View<'a> {
         Some(())
     }
 
+    /// Writes `source` at the start unless it stands there already: what is only read stays in the caches of both
+    /// processors, and what is written must cross each time.
+    #[inline]
+    pub(crate) fn update<const N: usize>(&self, source: &[u8; N]) {
+        if self.bytes::<N>(0).is_some_and(|bytes| bytes != *source) {
+            self.write(source);
+        }
+    }
+
     /// Copies as many bytes as both have; returns how many. The same memory may have been lent by two VMMs.
     #[inline]
     pub(crate) fn copy_to(&self, target: View<'_>) -> usize {
@@ -407,6 +422,13 @@ impl<'a> View<'a> {
         Some(())
     }
 
+    /// Writes the little-endian number at `at`, before anything that is read after it with [`Ordering::SeqCst`].
+    #[inline]
+    pub(crate) fn swap(&self, at: usize, value: u16) -> Option<()> {
+        self.number(at)?.swap(value.to_le(), Ordering::SeqCst);
+        Some(())
+    }
+
     #[inline]
     fn number(&self, at: usize) -> Option<&'a AtomicU16> {
         let place = self.skip(at);
@@ -419,7 +441,7 @@ impl<'a> View<'a> {
         Some(unsafe { AtomicU16::from_ptr(pointer) })
     }
 
-    /// Asks for the bytes at `at` to come nearer, for they will be needed soon.
+    /// Asks for the bytes at `at` to come nearer, for they will be read soon.
     #[inline]
     pub(crate) fn prefetch(&self, at: usize) {
         #[cfg(target_arch = "x86_64")]
@@ -428,6 +450,37 @@ impl<'a> View<'a> {
         unsafe {
             use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
             _mm_prefetch::<_MM_HINT_T0>(self.skip(at).start.as_ptr().cast());
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = at;
+    }
+
+    /// The same for all bytes, of the longest frame that is not segmented at most.
+    #[inline]
+    pub(crate) fn prefetch_all(&self) {
+        for at in (0..self.len.min(PREFETCH_BYTES)).step_by(CACHE_LINE_BYTES) {
+            self.prefetch(at);
+        }
+    }
+
+    /// Asks for the first `len` bytes as our own, see [`Self::prefetch_to_write`].
+    #[inline]
+    pub(crate) fn prefetch_all_to_write(&self, len: usize) {
+        for at in (0..self.len.min(len).min(PREFETCH_BYTES)).step_by(CACHE_LINE_BYTES) {
+            self.prefetch_to_write(at);
+        }
+    }
+
+    /// Asks for the bytes at `at` as our own, for they will be written soon: the guest has touched them last, so its
+    /// processor has them, and a write would wait until it gives them up.
+    #[inline]
+    pub(crate) fn prefetch_to_write(&self, at: usize) {
+        #[cfg(target_arch = "x86_64")]
+        #[expect(unsafe_code, reason = "a hint about memory")]
+        // SAFETY: a prefetch changes nothing and never faults; processors without it do nothing (Intel SDM, PREFETCHW).
+        unsafe {
+            let place = self.skip(at).start.as_ptr();
+            std::arch::asm!("prefetchw [{}]", in(reg) place, options(nostack, preserves_flags, readonly));
         }
         #[cfg(not(target_arch = "x86_64"))]
         let _ = at;

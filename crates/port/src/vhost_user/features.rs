@@ -1,4 +1,4 @@
-use virtio_bindings::virtio_config::VIRTIO_F_VERSION_1;
+use virtio_bindings::virtio_config::{VIRTIO_F_IN_ORDER, VIRTIO_F_VERSION_1};
 use virtio_bindings::virtio_net::{
     VIRTIO_NET_F_CSUM, VIRTIO_NET_F_GUEST_CSUM, VIRTIO_NET_F_GUEST_ECN, VIRTIO_NET_F_GUEST_TSO4,
     VIRTIO_NET_F_GUEST_TSO6, VIRTIO_NET_F_HOST_ECN, VIRTIO_NET_F_HOST_TSO4, VIRTIO_NET_F_HOST_TSO6,
@@ -46,6 +46,7 @@ impl Features {
             VIRTIO_RING_F_EVENT_IDX,
             PROTOCOL_FEATURES,
             VIRTIO_F_VERSION_1,
+            VIRTIO_F_IN_ORDER, // it is so for everybody; a driver that knows can do with less work
         ];
         let mut set = 0;
         let mut index = 0;

@@ -1,8 +1,9 @@
 use weft_wire::Offload;
 
 use super::features::Features;
+use super::guest::Guest;
 use super::ring::{Ring, RingLayout};
-use super::{Guest, RX_QUEUE, TX_QUEUE};
+use super::{RX_QUEUE, TX_QUEUE};
 use crate::Frame;
 use crate::guest_memory::GuestMemory;
 
@@ -26,7 +27,8 @@ pub fn probe_guest(bytes: &[u8]) {
 
     let bit = |at: u8, bit: u32| u64::from(features >> at & 1) << bit;
     let bits = bit(0, 0) | bit(1, 1) | bit(2, 7) | bit(3, 15) | bit(4, 28) | bit(5, 29) | bit(6, 32);
-    let mut guest = Guest { features: Features::accepted(bits).unwrap_or_default(), memory, ..Guest::default() };
+    let mut guest = Guest::default();
+    (guest.features, guest.memory) = (Features::accepted(bits).unwrap_or_default(), memory);
     for (queue, page, size) in [(TX_QUEUE, tx_page, sizes & 15), (RX_QUEUE, rx_page, sizes >> 4)] {
         let at = u64::from(page) << 8;
         let layout = RingLayout {

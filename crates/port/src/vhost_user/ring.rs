@@ -139,6 +139,11 @@ impl Ring {
         self.next_available
     }
 
+    /// Makes the last `count` chains that were taken available again.
+    pub(crate) fn put_back(&mut self, count: u16) {
+        self.next_available = self.next_available.wrapping_sub(count);
+    }
+
     /// The queue with the memory in which it was found.
     #[inline]
     pub(crate) fn open<'a>(&'a mut self, memory: &'a GuestMemory) -> Queue<'a> {
@@ -163,11 +168,11 @@ pub(crate) struct Queue<'a> {
 }
 
 impl Queue<'_> {
-    /// How many chains are known to be available; looks at the guest's index when there are none.
+    /// How many chains are known to be available; looks at the guest's index when those are fewer than `wanted`.
     #[inline]
-    pub(crate) fn pending(&mut self) -> Result<u16, RingError> {
+    pub(crate) fn pending(&mut self, wanted: u16) -> Result<u16, RingError> {
         match self.ring.seen_available.wrapping_sub(self.ring.next_available) {
-            0 => self.look(),
+            known if known < wanted => self.look(),
             known => Ok(known),
         }
     }
@@ -181,6 +186,17 @@ impl Queue<'_> {
                 Ok(count)
             }
             _ => Err(RingError::IndexJump { from, to }),
+        }
+    }
+
+    /// Asks for the descriptors of the next `count` chains, so that they come together and not one after the other.
+    #[inline]
+    pub(crate) fn prefetch(&self, count: u16) {
+        for ahead in 0..count {
+            let slot = self.slot(self.ring.next_available.wrapping_add(ahead));
+            if let Ok(id) = load_u16(&self.available, ENTRIES_AT + 2 * slot) {
+                self.descriptors.prefetch(usize::from(id) * DESCRIPTOR_BYTES);
+            }
         }
     }
 
@@ -253,7 +269,7 @@ impl Queue<'_> {
 
     /// Makes the last `count` chains that were taken available again.
     pub(crate) fn put_back(&mut self, count: u16) {
-        self.ring.next_available = self.ring.next_available.wrapping_sub(count);
+        self.ring.put_back(count);
     }
 
     /// Gives a chain back, `written` bytes of which are new; the guest sees it with [`Self::publish`].
@@ -261,24 +277,31 @@ impl Queue<'_> {
     pub(crate) fn complete(&mut self, id: u16, written: usize) {
         let slot = self.slot(self.ring.next_used);
         let entry = u64::from(id) | (written as u64) << 32;
-        self.used.skip(ENTRIES_AT + slot * USED_ENTRY_BYTES).write(&entry.to_le_bytes());
+        // It often does, where a guest uses its chains in a circle and frames are of one length.
+        self.used.skip(ENTRIES_AT + slot * USED_ENTRY_BYTES).update(&entry.to_le_bytes());
         self.ring.next_used = self.ring.next_used.wrapping_add(1);
     }
 
-    /// Shows the guest all that was given back. Whether it wants to be told.
-    pub(crate) fn publish(&mut self) -> bool {
+    /// Shows the guest all that was given back; it may want to be told, see [`Self::wants_telling`].
+    #[inline]
+    pub(crate) fn publish(&mut self) {
+        // The guest publishes its wish and then looks at the index; we the other way. A swap orders the two at a
+        // lower price than a fence.
+        self.used.swap(IDX_AT, self.ring.next_used);
+    }
+
+    /// Whether the guest wants to be told of what was published since this was asked last. It need not be asked at
+    /// once: what it reads lies beside the available index, and coming together they cost one trip and not two.
+    #[inline]
+    pub(crate) fn wants_telling(&mut self) -> bool {
         let new = self.ring.next_used;
-        if self.used.store(IDX_AT, new, Ordering::Release).is_none() {
-            return false;
-        }
-        fence(Ordering::SeqCst); // the guest publishes its wish and then looks at the index; we the other way
         let old = self.ring.told.replace(new);
+        let wish = |at| self.available.load(at, Ordering::SeqCst);
         if self.ring.layout.event_idx {
-            let wish = load_u16(&self.available, ENTRIES_AT + 2 * self.size());
-            let (Ok(wish), Some(old)) = (wish, old) else { return true };
+            let (Some(wish), Some(old)) = (wish(ENTRIES_AT + 2 * self.size()), old) else { return true };
             new.wrapping_sub(wish).wrapping_sub(1) < new.wrapping_sub(old)
         } else {
-            load_u16(&self.available, 0).is_ok_and(|flags| flags & VRING_AVAIL_F_NO_INTERRUPT as u16 == 0)
+            wish(0).is_some_and(|flags| flags & VRING_AVAIL_F_NO_INTERRUPT as u16 == 0)
         }
     }
 

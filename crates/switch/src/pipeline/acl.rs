@@ -30,7 +30,7 @@ pub(super) fn check(cx: &mut Context<'_>, target: PortIndex) -> ControlFlow<Acti
     let Some(rules) = &cx.vswitch().rules else { return Continue(()) };
     cx.stage = "acl";
     cx.consulted = cx.consulted.and(Fields::PACKET);
-    let packet = cx.frame.packet;
+    let packet = *cx.frame.packet;
     if is_free(&packet) {
         return Continue(());
     }
@@ -91,7 +91,7 @@ fn go_on(cx: &mut Context<'_>, touch: Touch, refreshed: Option<Instant>) -> Cont
 
 /// What the list says about the frame's way to `target`, or if it `answers`, about what it answers.
 fn rule(cx: &mut Context<'_>, rules: &Rules, target: PortIndex, answers: bool) -> ControlFlow<Action> {
-    let query = query(cx.tables, cx.ingress, target, &cx.frame.packet);
+    let query = query(cx.tables, cx.ingress, target, cx.frame.packet);
     let query = if answers { reversed(query) } else { query };
     let (permission, number) = permission(rules, &query);
     cx.effects.rule = number;
@@ -121,7 +121,7 @@ fn permission(rules: &Rules, query: &Query) -> (Permission, Option<usize>) {
 /// Whether one receiver of a group may hear it. Groups have no connections.
 pub(super) fn may_hear(tables: &Tables, ingress: PortIndex, frame: &Frame<'_>, receiver: PortIndex) -> bool {
     let vswitch = tables.vswitch(tables.port(ingress).vswitch);
-    let Some(rules) = vswitch.rules.as_ref().filter(|_| !is_free(&frame.packet)) else { return true };
+    let Some(rules) = vswitch.rules.as_ref().filter(|_| !is_free(frame.packet)) else { return true };
     let packet = &frame.packet;
     let is_hidden = packet.addresses.is_some() && packet.transport_at == 0 && packet.fragment != Piece::Later;
     if packet.class == Class::Unreadable || is_hidden {

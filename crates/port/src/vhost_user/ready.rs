@@ -1,0 +1,111 @@
+//! Chains of the receive queue that were taken before the frames for them came. Their buffers were the guest's last:
+//! asked for together, and early, they cross from its processor's cache to ours while something else is done, instead
+//! of one after the other when each is written.
+
+use std::ops::Range;
+
+use weft_wire::virtio_net::HEADER_BYTES;
+
+use super::ring::{Chain, Direction, Queue, Ring, RingError};
+use crate::SendError;
+use crate::guest_memory::{CACHE_LINE_BYTES, GuestMemory, Piece};
+
+/// How many chains are taken at once.
+const AHEAD: u16 = 32;
+
+/// Chains, and the pieces among which theirs are.
+type Taken<'a> = (&'a [Chain], &'a [Piece]);
+
+/// Chains in the order of the queue, none of them used.
+#[derive(Default)]
+pub(super) struct Ready {
+    chains: Vec<Chain>,
+    pieces: Vec<Piece>,
+    /// Those before it are gone.
+    next: usize,
+}
+
+impl Ready {
+    /// The next chains that hold `wanted` bytes together, at most `most` of them; they are the caller's to complete.
+    #[inline]
+    pub(super) fn take(
+        &mut self,
+        queue: &mut Queue<'_>,
+        memory: &GuestMemory,
+        wanted: usize,
+        most: u16,
+    ) -> Result<Result<Taken<'_>, SendError>, RingError> {
+        if self.next == self.chains.len() {
+            self.refill(queue, memory, 1)?;
+        }
+        let range = match self.enough(wanted, most) {
+            Some(range) => range,
+            None => {
+                self.refill(queue, memory, most)?;
+                match self.enough(wanted, most) {
+                    Some(range) => range,
+                    None if self.left() < usize::from(most) => return Ok(Err(SendError::Full)),
+                    None => return Ok(Err(SendError::TooLong)),
+                }
+            }
+        };
+        self.next = range.end;
+        // The first lines of the next buffer are on their way; the next frame is most likely as long as this one.
+        if wanted > HEADER_BYTES + CACHE_LINE_BYTES
+            && let Some(chain) = self.chains.get(self.next)
+            && let Some(piece) = self.pieces.get(chain.pieces.start)
+        {
+            memory.view(*piece).prefetch_all_to_write(wanted);
+        }
+        Ok(Ok((&self.chains[range], &self.pieces)))
+    }
+
+    /// Makes all of them available again.
+    pub(super) fn put_back(&mut self, ring: &mut Ring) {
+        ring.put_back(self.left() as u16);
+        self.clear();
+    }
+
+    /// The first chains with room for `wanted` bytes, if there are so many.
+    #[inline]
+    fn enough(&self, wanted: usize, most: u16) -> Option<Range<usize>> {
+        let mut room = 0usize;
+        for (chain, end) in self.chains[self.next..].iter().take(most.into()).zip(self.next + 1..) {
+            room = room.saturating_add(chain.len);
+            if room >= wanted {
+                return Some(self.next..end);
+            }
+        }
+        None
+    }
+
+    /// Takes as many as there are, and looks for more when those are fewer than `wanted`.
+    #[cold]
+    fn refill(&mut self, queue: &mut Queue<'_>, memory: &GuestMemory, wanted: u16) -> Result<(), RingError> {
+        queue.put_back(self.left() as u16);
+        self.clear();
+        let count = queue.pending(wanted)?.min(AHEAD.max(wanted));
+        queue.prefetch(count);
+        for _ in 0..count {
+            let first = self.pieces.len();
+            queue.take(Direction::ToGuest, &mut self.chains, &mut self.pieces)?;
+            if let Some(piece) = self.pieces.get(first) {
+                let view = memory.view(*piece);
+                view.prefetch(0); // the header, which is written only where it differs
+                view.prefetch_to_write(HEADER_BYTES);
+                view.prefetch_to_write(HEADER_BYTES + CACHE_LINE_BYTES - 1);
+            }
+        }
+        Ok(())
+    }
+
+    fn left(&self) -> usize {
+        self.chains.len() - self.next
+    }
+
+    fn clear(&mut self) {
+        self.chains.clear();
+        self.pieces.clear();
+        self.next = 0;
+    }
+}
