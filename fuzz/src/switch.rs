@@ -115,6 +115,8 @@ impl World {
             let counted = switch.drops(ingress).map(|(_, frames)| frames).sum::<u64>() - before;
             assert_eq!(counted, u64::from(decided.is_err() && is_port));
             assert_eq!(decided, expected, "{trace}");
+            assert!(switch.answer().is_none_or(|answer| answer.len() <= frame.len() + 48));
+            assert!(switch.rule_log().decisions().count() <= 256);
         }
     }
 }
@@ -166,12 +168,16 @@ fn port(bytes: &mut Bytes<'_>) -> PortConfig {
 }
 
 fn acl(bytes: &mut Bytes<'_>) -> Option<Acl> {
-    let permission = |bits: u8| if bits & 1 == 0 { Permission::Allow } else { Permission::Deny };
+    let permission = |bits: u8| match bits & 9 {
+        0 | 8 => Permission::Allow,
+        1 => Permission::Deny,
+        _ => Permission::Reject,
+    };
     let [rules, default, connections] = bytes.take();
     let rule = |line: u8, [bits, from, to, protocol, low, high]: [u8; 6]| Rule {
         name: format!("r{line}"),
         permission: permission(bits),
-        from: if bits & 2 == 0 { Endpoint::Any } else { Endpoint::Ports(vec![PortId(from.into())]) },
+        from: if bits & 2 == 0 { Endpoint::Any } else { Endpoint::Ports(vec![PortId(u32::from(from % MAX_PORTS))]) },
         to: if bits & 4 == 0 { Endpoint::Any } else { Endpoint::Prefix(IpNet::from(IpAddr::from([10, 0, 0, to]))) },
         traffic: match bits >> 6 {
             0 => Traffic::Any,
@@ -183,6 +189,7 @@ fn acl(bytes: &mut Bytes<'_>) -> Option<Acl> {
                 dst: u16::from(low) << 8..=u16::from(high) << 8,
             },
         },
+        log: bits & 16 != 0,
         provenance: Provenance::file("fuzz.toml", line.into()),
     };
     let rules = (0..rules % 16).map(|line| rule(line, bytes.take())).collect();

@@ -9,6 +9,7 @@
 
 mod client;
 mod config;
+mod history;
 mod line;
 mod message;
 
@@ -17,6 +18,7 @@ pub use config::{
     AccessConfig, DataplaneConfig, DhcpConfig, GatewayConfig, HostRecord, NetworkConfig, NetworkMode, PortConfig,
     PortKind, Reservation,
 };
+pub use history::{DroppedFrame, History, LoggedDecision, RuleStatus};
 pub use line::{LineBuffer, LineError, MAX_LINE_BYTES, to_line};
 pub use message::{
     DropCount, ErrorCode, ExplainRequest, ExplainStep, Explanation, LeaseStatus, PortStatus, Refusal, Request,

@@ -3,7 +3,7 @@ use std::net::Ipv4Addr;
 use serde::{Deserialize, Serialize};
 use weft_types::{MacAddr, NetworkName, PortName, Provenance, VmName};
 
-use crate::DataplaneConfig;
+use crate::{DataplaneConfig, History};
 
 /// What the daemon asks of the switch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,6 +13,8 @@ pub enum Request {
     Apply(DataplaneConfig),
     /// Tell everything; answered with [`Response::Status`].
     Status,
+    /// Tell what rules decided and which frames were dropped last; answered with [`Response::History`].
+    History,
     /// What would happen to a frame; answered with [`Response::Explained`].
     Explain(ExplainRequest),
     /// End after the answer, remove the sockets and, when told to, the state on disk too.
@@ -30,6 +32,8 @@ pub enum Response {
     Done,
     /// The state of everything.
     Status(SwitchStatus),
+    /// What was decided lately.
+    History(History),
     /// What would happen, and why.
     Explained(Explanation),
     /// It was not done, and nothing has changed.

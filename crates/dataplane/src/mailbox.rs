@@ -28,6 +28,8 @@ pub(crate) enum Task {
     Abort,
     /// Tell everything.
     Status,
+    /// Tell what rules decided and which frames were dropped.
+    History,
     /// Tell what would happen to a frame.
     Explain(ExplainRequest),
     /// End.

@@ -7,6 +7,8 @@ use weft_services::{NetworkId, Services};
 use weft_types::{Instant, MacAddr, NetworkName, PortId, PortName, Provenance, VmName};
 use weft_wire::TagEdit;
 
+use crate::replies::Replies;
+
 /// A port of the switch, and what stands behind it.
 pub(crate) struct Slot {
     pub(crate) id: PortId,
@@ -71,6 +73,8 @@ pub(crate) struct Delivery {
     pub(crate) whole: Vec<u8>,
     /// Room for a frame whose tag is changed.
     pub(crate) retagged: Vec<u8>,
+    /// What rejected frames are answered with.
+    pub(crate) replies: Replies,
 }
 
 impl Slot {

@@ -17,6 +17,7 @@ use weft_types::{Instant, PortId};
 use crate::apply::Staged;
 use crate::lease_log::{LeaseLog, Report};
 use crate::mailbox::{Letter, Mailbox, Task};
+use crate::replies::Replies;
 use crate::signals::Signals;
 use crate::slot::{Delivery, Others, Plug, Slot};
 use crate::state_dir::{Snapshot, StateDir};
@@ -94,6 +95,7 @@ impl Worker {
                 egress: Egress::default(),
                 whole: Vec::new(),
                 retagged: Vec::new(),
+                replies: Replies::default(),
             },
             host,
             slot_of: Vec::new(),
@@ -173,6 +175,7 @@ impl Worker {
         if lent.frames > 0 {
             port.release();
             others.flush();
+            self.delivery.reply(now, source);
         }
         lent.frames > 0 || lent.malformed > 0
     }
@@ -207,6 +210,7 @@ impl Worker {
         gateway.counters.rx_frames += 1;
         gateway.counters.rx_bytes += frame.len() as u64;
         forward(now, gateway.id, frame, &mut self.switch, &mut others, &self.slot_of, &mut self.delivery);
+        self.delivery.reply(now, gateway);
     }
 
     /// Carries leases to the disk and its word back.
@@ -244,6 +248,7 @@ impl Worker {
                 Response::Done
             }
             Task::Status => Response::Status(self.status(clock::now())),
+            Task::History => Response::History(self.history(clock::now())),
             Task::Explain(request) => {
                 self.explain(clock::now(), &request).map_or_else(Response::Refused, Response::Explained)
             }
@@ -311,7 +316,10 @@ fn forward(
     slot_of: &[Option<usize>],
     delivery: &mut Delivery,
 ) {
-    let Verdict::Forward(egress) = switch.forward(now, ingress, frame.head(), frame.len()) else { return };
+    let egress = match switch.forward(now, ingress, frame.head(), frame.len()) {
+        Verdict::Forward(egress) => egress,
+        Verdict::Drop(reason) => return delivery.replies.note(reason, switch),
+    };
     let mut result = Err(SendError::Down);
     for output in egress {
         let target = slot_of.get(output.port.0 as usize).copied().flatten().and_then(|index| others.get_mut(index));
@@ -327,7 +335,7 @@ fn forward(
             SendError::TooLong => DropReason::EgressTooLong,
             SendError::Malformed => DropReason::BadOffload,
         };
-        switch.count_drop(ingress, reason, 1);
+        switch.note_drop(now, ingress, reason, frame.head(), frame.len());
     }
 }
 

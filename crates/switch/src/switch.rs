@@ -1,15 +1,20 @@
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
 use weft_types::{Instant, PortId};
 use weft_wire::Headers;
 
+use crate::bucket::Bucket;
 use crate::cache::FlowCache;
 use crate::counters::Counters;
+use crate::drop_log::DropLog;
 use crate::filter::{Granted, MAX_FILTER_GROUPS, MAX_FILTER_STATIONS};
 use crate::frame::{FlowKey, Frame};
-use crate::pipeline::{self, Action, Fields, Knowledge};
+use crate::pipeline::{self, Action, Effects, Fields, Knowledge, Ruling};
+use crate::rejection::{self, ANSWERS, MAX_ANSWER_BYTES};
 use crate::table::{PortIndex, Tables};
 use crate::{
-    Config, ConfigError, Denial, DropReason, EgressPort, FilterReport, Outcome, Output, ReceiveFilter, Step, Trace,
-    VSwitchId, Verdict, validate,
+    Config, ConfigError, Denial, DropReason, DroppedFrame, EgressPort, FilterReport, Logged, Outcome, Output,
+    ReceiveFilter, Rule, RuleLog, Step, Trace, VSwitchId, Verdict, validate,
 };
 
 /// Flows that are remembered when nothing else is asked for: about 1 MiB.
@@ -31,6 +36,12 @@ pub struct Switch {
     misses: u64,
     /// By vSwitch and rule: what it decided under the configuration in force.
     rule_counts: Vec<Vec<u64>>,
+    rule_log: RuleLog,
+    drop_log: DropLog,
+    /// How many answers to rejected packets a port may still get.
+    answers_left: HashMap<PortId, Bucket, FixedState>,
+    /// What answers the frame that was rejected last; empty for nothing.
+    answer: Vec<u8>,
     /// By which ways the last frame left. It has room for the most.
     outputs: Vec<Output>,
 }
@@ -64,6 +75,10 @@ impl Switch {
             hits: 0,
             misses: 0,
             rule_counts: Vec::new(),
+            rule_log: RuleLog::new(),
+            drop_log: DropLog::new(),
+            answers_left: HashMap::default(),
+            answer: Vec::with_capacity(MAX_ANSWER_BYTES),
             outputs: Vec::new(),
         }
     }
@@ -91,6 +106,8 @@ impl Switch {
         });
         let (old, tables) = (std::mem::replace(&mut self.tables, tables), &self.tables);
         self.counters.retain(|port| tables.index(port).is_some());
+        self.drop_log.retain(|port| tables.index(port).is_some());
+        self.answers_left.retain(|port, _| tables.index(*port).is_some());
         self.knowledge.learned.retain(|id, station| {
             let port = tables.index(id).map(|index| tables.port(index));
             port.is_some_and(|port| {
@@ -170,13 +187,13 @@ impl Switch {
         let frame = match Frame::admit(head, frame_len, self.tables.port(index).fields) {
             Ok(frame) => frame,
             Err((reason, _)) => {
-                self.counters.add(ingress, reason, 1);
+                self.count_dropped(now, ingress, reason, head, frame_len);
                 return Verdict::Drop(reason);
             }
         };
-        let action = self.decide(now, index, &frame);
+        let action = self.decide(now, index, &frame, frame_len);
         if let Action::Drop(reason) = action {
-            self.counters.add(ingress, reason, 1);
+            self.count_dropped(now, ingress, reason, head, frame_len);
             return Verdict::Drop(reason);
         }
         self.outputs.clear();
@@ -185,7 +202,7 @@ impl Switch {
     }
 
     #[inline]
-    fn decide(&mut self, now: Instant, ingress: PortIndex, frame: &Frame<'_>) -> Action {
+    fn decide(&mut self, now: Instant, ingress: PortIndex, frame: &Frame<'_>, frame_len: usize) -> Action {
         let port = self.tables.port(ingress);
         let key = FlowKey::new(port.config.id, frame, port.fields);
         if let Some(action) = self.cache.as_ref().and_then(|cache| cache.get(now, &key)) {
@@ -195,12 +212,16 @@ impl Switch {
             }
             return action;
         }
-        self.miss(now, ingress, frame, key)
+        self.miss(now, ingress, frame, frame_len, key)
     }
 
-    fn miss(&mut self, now: Instant, ingress: PortIndex, frame: &Frame<'_>, key: FlowKey) -> Action {
+    fn miss(&mut self, now: Instant, ingress: PortIndex, frame: &Frame<'_>, frame_len: usize, key: FlowKey) -> Action {
         self.misses += 1;
         let decision = pipeline::decide(&self.tables, &self.knowledge, now, ingress, frame, None);
+        self.note_rulings(now, ingress, frame, frame_len, &decision.effects);
+        if decision.action == Action::Drop(DropReason::AclRejected) {
+            self.answer_rejected(now, ingress, frame, frame_len);
+        }
         let port = self.tables.port(ingress);
         let (vswitch, id, learn) = (port.vswitch.number(), port.config.id, port.config.learn);
         match decision.effects.learn {
@@ -216,11 +237,6 @@ impl Switch {
             && self.knowledge.bindings.insert(claim)
         {
             self.forget(vswitch);
-        }
-        if let Some(rule) = decision.effects.rule
-            && let Some(count) = self.rule_counts.get_mut(vswitch).and_then(|counts| counts.get_mut(rule))
-        {
-            *count += 1;
         }
         let connections = &mut self.knowledge.connections;
         if let Some(touch) = decision.effects.touch {
@@ -241,11 +257,69 @@ impl Switch {
         decision.action
     }
 
-    /// The sender, which was learned, is still there.
+    /// Counts what rules decided about a frame, and logs it where they ask for that.
+    fn note_rulings(
+        &mut self,
+        now: Instant,
+        ingress: PortIndex,
+        frame: &Frame<'_>,
+        frame_len: usize,
+        effects: &Effects,
+    ) {
+        let port = self.tables.port(ingress);
+        let (from, vswitch) = (port.config.id, self.tables.vswitch(port.vswitch));
+        let Some((rules, counts)) = vswitch.rules.as_ref().zip(self.rule_counts.get_mut(port.vswitch.number())) else {
+            return;
+        };
+        let mut note = |ruling: Ruling| {
+            let Some(rule) = ruling.rule else { return };
+            counts[rule] += 1;
+            if let (Some(name), Ok(headers)) = (rules.logged(rule), Headers::parse(frame.head, frame_len)) {
+                self.rule_log.note(Logged {
+                    at: now,
+                    vswitch: vswitch.config.id,
+                    rule: name.clone(),
+                    permission: ruling.permission,
+                    from,
+                    to: self.tables.port(ruling.receiver).config.id,
+                    headers,
+                    len: frame_len,
+                });
+            }
+        };
+        if let Some((segment, sender)) = effects.group {
+            pipeline::rulings(&self.tables, ingress, frame, segment, sender).for_each(|(_, ruling)| note(ruling));
+        }
+        effects.ruling.into_iter().for_each(note);
+    }
+
+    /// Has something answer a rejected frame, if its sender did not get too many answers.
+    fn answer_rejected(&mut self, now: Instant, ingress: PortIndex, frame: &Frame<'_>, frame_len: usize) {
+        let port = self.tables.port(ingress).config.id;
+        let left = self.answers_left.entry(port).or_insert_with(|| Bucket::full(now, ANSWERS));
+        if left.is_open(now, ANSWERS) && rejection::answer(frame, frame_len, &mut self.answer) {
+            left.take(now, ANSWERS, 1);
+        } else {
+            self.answer.clear();
+        }
+    }
+
+    /// What is to be sent back, untouched, by the port by which the last frame came in, after it was dropped as
+    /// [`DropReason::AclRejected`]: a TCP reset, or an ICMP error. `None` where hosts expect silence, and when the
+    /// port had enough answers for now. It means nothing after any other verdict.
+    pub fn answer(&self) -> Option<&[u8]> {
+        (!self.answer.is_empty()).then_some(&self.answer)
+    }
+
+    /// The sender is still there, if it was learned and has not been registered since.
     fn refresh(&mut self, now: Instant, ingress: PortIndex, frame: &Frame<'_>) {
-        let config = &self.tables.port(ingress).config;
-        if let Ok(segment) = config.vlans.classify(frame.link.tag, frame.is_double()) {
-            let station = crate::learned::Station { vswitch: config.vswitch, segment, mac: frame.link.src };
+        let (port, src) = (self.tables.port(ingress), frame.link.src);
+        let config = &port.config;
+        if let Ok(segment) = config.vlans.classify(frame.link.tag, frame.is_double())
+            && !port.is_configured(src)
+            && self.tables.owner(port.vswitch, segment, src).is_none()
+        {
+            let station = crate::learned::Station { vswitch: config.vswitch, segment, mac: src };
             self.knowledge.learned.refresh(now, config.id, &station);
         }
     }
@@ -298,7 +372,19 @@ impl Switch {
         Trace { steps, outcome: Outcome::Forward, egress: egress.collect() }
     }
 
-    /// Counts `frames` that came in by `ingress` and were dropped after the verdict.
+    fn count_dropped(&mut self, now: Instant, ingress: PortId, reason: DropReason, head: &[u8], frame_len: usize) {
+        self.counters.add(ingress, reason, 1);
+        self.drop_log.note(now, ingress, reason, head, frame_len);
+    }
+
+    /// Counts and keeps a frame that came in by `ingress` and was dropped after the verdict.
+    pub fn note_drop(&mut self, now: Instant, ingress: PortId, reason: DropReason, head: &[u8], frame_len: usize) {
+        if self.tables.index(ingress).is_some() {
+            self.count_dropped(now, ingress, reason, head, frame_len);
+        }
+    }
+
+    /// Counts `frames` that came in by `ingress` and were dropped, and of which nothing is known.
     pub fn count_drop(&mut self, ingress: PortId, reason: DropReason, frames: u64) {
         if self.tables.index(ingress).is_some() {
             self.counters.add(ingress, reason, frames);
@@ -310,15 +396,32 @@ impl Switch {
         self.counters.drops(port)
     }
 
+    /// For every reason the last frames that were dropped for it, the oldest first; of ports that are still there.
+    pub fn dropped(&self) -> impl Iterator<Item = &DroppedFrame> {
+        self.drop_log.iter()
+    }
+
     /// What the guest behind `port` asked for and was denied, none of them zero.
     pub fn denials(&self, port: PortId) -> impl Iterator<Item = (Denial, u64)> {
         self.counters.denials(port)
     }
 
     /// How often each rule of a vSwitch's access list decided under the configuration in force, in their order: about
-    /// a connection's first packet, or about a packet that belongs to none.
+    /// a connection's first packet, or about a packet that belongs to none; of one for a group, for each receiver.
     pub fn rule_counts(&self, vswitch: VSwitchId) -> &[u64] {
         self.tables.number(vswitch).and_then(|number| self.rule_counts.get(number)).map_or(&[], Vec::as_slice)
+    }
+
+    /// A vSwitch's access list, and how often each rule decided: as [`rule_counts`](Self::rule_counts) has it.
+    pub fn rules(&self, vswitch: VSwitchId) -> impl Iterator<Item = (&Rule, u64)> {
+        let rules = self.tables.number(vswitch).and_then(|number| self.tables.rules().nth(number).flatten());
+        let rules = rules.map_or(&[][..], |rules| &rules.acl.rules);
+        rules.iter().zip(self.rule_counts(vswitch).iter().copied())
+    }
+
+    /// What rules decided whose decisions are logged.
+    pub fn rule_log(&self) -> &RuleLog {
+        &self.rule_log
     }
 
     /// How the flow cache does.

@@ -93,6 +93,8 @@ drop_reasons! {
     ReservedGroup = "reserved-group",
     /// A rule of the network's access list, or its default, denies it.
     AclDenied = "acl-denied",
+    /// A rule of the network's access list, or its default, rejects it: its sender may be told.
+    AclRejected = "acl-rejected",
     /// It would begin a connection, and the port has begun as many as it may.
     ConnectionLimit = "connection-limit",
     /// Its destination is registered nowhere on the network, and no uplink leads to where it could be.

@@ -14,6 +14,7 @@ pub mod checksum;
 pub mod ethernet;
 mod headers;
 pub mod icmpv4;
+pub mod icmpv6;
 pub mod ipv4;
 pub mod ipv6;
 mod malformed;

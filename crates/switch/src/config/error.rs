@@ -102,6 +102,70 @@ pub enum ConfigError {
         /// Where the run's port was declared.
         provenance: Provenance,
     },
+    /// An access list that is longer than any may be.
+    #[error("network `{network}` ({provenance}) has {rules} rules, and {} is the most", crate::MAX_RULES)]
+    TooManyRules {
+        /// The vSwitch.
+        network: NetworkName,
+        /// How many rules it has.
+        rules: usize,
+        /// Where the network was declared.
+        provenance: Provenance,
+    },
+    /// Two rules with one name in one list.
+    #[error("network `{network}` has two rules `{name}`: at {first} and at {second}")]
+    DuplicateRuleName {
+        /// The vSwitch.
+        network: NetworkName,
+        /// The name.
+        name: String,
+        /// Where it was declared first.
+        first: Provenance,
+        /// Where it was declared again.
+        second: Provenance,
+    },
+    /// A rule about a port that does not exist.
+    #[error("rule `{rule}` ({provenance}) is about port {port}, which does not exist")]
+    UnknownRulePort {
+        /// The rule.
+        rule: String,
+        /// The missing port.
+        port: PortId,
+        /// Where the rule was declared.
+        provenance: Provenance,
+    },
+    /// A rule about the ports of a protocol that has none.
+    #[error("rule `{rule}` ({provenance}) names ports of IP protocol {protocol}, which has none")]
+    NoPorts {
+        /// The rule.
+        rule: String,
+        /// The protocol's number.
+        protocol: u8,
+        /// Where the rule was declared.
+        provenance: Provenance,
+    },
+    /// A rule about a range of ports in which there are none.
+    #[error("rule `{rule}` ({provenance}) names the ports {first} to {last}, which are none")]
+    EmptyPortRange {
+        /// The rule.
+        rule: String,
+        /// The range's first port.
+        first: u16,
+        /// Its last.
+        last: u16,
+        /// Where the rule was declared.
+        provenance: Provenance,
+    },
+    /// A rule about ICMP messages of a protocol that is not ICMP.
+    #[error("rule `{rule}` ({provenance}) names an ICMP type of IP protocol {protocol}, which is not ICMP")]
+    NotIcmp {
+        /// The rule.
+        rule: String,
+        /// The protocol's number.
+        protocol: u8,
+        /// Where the rule was declared.
+        provenance: Provenance,
+    },
     /// A second way out of a vSwitch (law 2).
     #[error("network `{vswitch}` has uplink `{first}`, and `{second}` ({provenance}) would be another")]
     SecondUplink {
@@ -131,6 +195,12 @@ impl ConfigError {
             }
             Self::DuplicateMac { .. } => "give one of the two another address, or leave the choice to Weft",
             Self::RangeTaken { .. } => "choose ranges that no other port of the network has addresses in",
+            Self::TooManyRules { .. } => "name groups and prefixes instead of one machine and one address a rule",
+            Self::DuplicateRuleName { .. } => "give every rule of a network a name of its own",
+            Self::UnknownRulePort { .. } => "declare the port, or take it out of the rule",
+            Self::NoPorts { .. } => "use tcp, udp, sctp or dccp, or leave the ports out",
+            Self::EmptyPortRange { .. } => "write the smaller port first, like 8000-8080",
+            Self::NotIcmp { .. } => "use icmp or icmpv6",
             Self::SecondUplink { .. } => "team the pNICs behind one uplink, or give the second its own network",
         }
     }

@@ -8,7 +8,7 @@ mod vlans;
 
 use weft_types::{MacAddr, MacRange, NetworkName, PortId, PortName, Provenance};
 
-pub use acl::{Acl, Endpoint, Permission, Rule, Traffic};
+pub use acl::{Acl, Endpoint, MAX_RULES, Permission, Rule, Traffic};
 pub use addresses::Addresses;
 pub use error::ConfigError;
 pub use policy::Policy;

@@ -175,19 +175,21 @@ fn any_traffic() -> impl Strategy<Value = Traffic> {
 }
 
 fn any_acl() -> impl Strategy<Value = Acl> {
-    let permission = || prop::bool::ANY.prop_map(|deny| if deny { Permission::Deny } else { Permission::Allow });
-    let rule = (permission(), any_endpoint(), any_endpoint(), any_traffic());
+    let permission =
+        || prop::sample::select(vec![Permission::Allow, Permission::Allow, Permission::Deny, Permission::Reject]);
+    let rule = (permission(), any_endpoint(), any_endpoint(), any_traffic(), prop::bool::weighted(0.3));
     (prop::collection::vec(rule, 0..6), 0..70usize, permission(), 0..4u32).prop_map(
         |(rules, gap, default, connections)| {
             // Rules that fit nothing in between, so that there are more than fit into a word.
-            let nobody = (Permission::Deny, Endpoint::Ports(Vec::new()), Endpoint::Any, Traffic::Any);
+            let nobody = (Permission::Deny, Endpoint::Ports(Vec::new()), Endpoint::Any, Traffic::Any, false);
             let rules = rules.into_iter().flat_map(|rule| std::iter::repeat_n(nobody.clone(), gap / 3).chain([rule]));
-            let rule = |(line, (permission, from, to, traffic)): (u32, _)| Rule {
+            let rule = |(line, (permission, from, to, traffic, log)): (u32, _)| Rule {
                 name: format!("r{line}"),
                 permission,
                 from,
                 to,
                 traffic,
+                log,
                 provenance: Provenance::file("lab.toml", 1000 + line),
             };
             Acl { rules: (0..).zip(rules).map(rule).collect(), default, connections }
@@ -197,9 +199,15 @@ fn any_acl() -> impl Strategy<Value = Acl> {
 
 /// Worlds that are right: of two ports that cannot both be, the second gives way.
 pub(crate) fn any_config() -> impl Strategy<Value = Config> {
-    (any_ports(), prop::option::of(any_acl()), prop::bool::weighted(0.3)).prop_map(|(ports, acl, is_vepa)| {
+    (any_ports(), prop::option::of(any_acl()), prop::bool::weighted(0.3)).prop_map(|(ports, mut acl, is_vepa)| {
         let mut config = Config { vswitches: vswitches(), ..Config::default() };
-        config.vswitches[0].acl = acl;
+        for rule in acl.iter_mut().flat_map(|acl| &mut acl.rules) {
+            for end in [&mut rule.from, &mut rule.to] {
+                if let Endpoint::Ports(members) = end {
+                    members.retain(|id| ports.iter().any(|port| port.id == *id));
+                }
+            }
+        }
         config.vswitches[1].mode = if is_vepa { Mode::Vepa } else { Mode::Veb };
         for port in ports {
             config.ports.push(port);
@@ -210,6 +218,7 @@ pub(crate) fn any_config() -> impl Strategy<Value = Config> {
                 port.role = Role::Vnic;
             }
         }
+        config.vswitches[0].acl = acl;
         config
     })
 }

@@ -1,5 +1,7 @@
 //! What must hold of a configuration, all of which is checked before any of it counts.
 
+mod acl;
+
 use std::hash::Hash;
 
 use foldhash::fast::FixedState;
@@ -23,6 +25,7 @@ pub(crate) fn problems(config: &Config, current: u64) -> Vec<ConfigError> {
     check_membership(config, &mut problems);
     check_macs(&config.ports, &mut problems);
     check_ranges(&config.ports, &mut problems);
+    acl::check(config, &mut problems);
     problems
 }
 
