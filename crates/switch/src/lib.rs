@@ -11,7 +11,7 @@
 //! 5. A port speaks for itself only ([`Policy`], [`Addresses`]).
 //! 6. Connections begin where a network's access list lets them ([`Acl`]), and what answers passes; who is rejected is
 //!    told ([`Switch::answer`]).
-//! 7. Nothing is mirrored yet.
+//! 7. Mirrors get copies ([`Mirror`], [`Switch::copies`]), and change nothing.
 //! 8. As a VEPA it leaves switching to the adjacent switch ([`Mode`]).
 
 mod bindings;
@@ -36,8 +36,8 @@ mod validate;
 mod verdict;
 
 pub use config::{
-    Acl, Addresses, Config, ConfigError, Endpoint, MAX_RULES, Mode, Permission, Policy, PortConfig, Role, Rule,
-    Segment, Traffic, VSwitchConfig, VSwitchId, Vlans,
+    Acl, Addresses, Config, ConfigError, Direction, Endpoint, MAX_MIRRORS, MAX_RULES, Mirror, MirrorFilter, MirrorId,
+    MirrorTarget, Mode, Permission, Policy, PortConfig, Role, Rule, Segment, Traffic, VSwitchConfig, VSwitchId, Vlans,
 };
 pub use drop_log::DroppedFrame;
 pub use explain::{EgressPort, Outcome, Step, Trace};
@@ -45,4 +45,4 @@ pub use filter::{Denial, FilterReport, MAX_FILTER_GROUPS, MAX_FILTER_STATIONS, R
 pub use frame::MAX_FRAME_BYTES;
 pub use rule_log::{Logged, RuleLog};
 pub use switch::{CacheStats, Switch};
-pub use verdict::{DropReason, Output, Verdict};
+pub use verdict::{DropReason, MirrorCopy, Output, Verdict};

@@ -17,8 +17,11 @@ use crate::packet::{Addresses, Piece};
 /// How many answers the guest behind a port gets. Each is hardly longer than what it answers.
 pub(crate) const ANSWERS: Limit = Limit { per_s: 100, burst: 20 };
 
-/// The longest answer: it quotes no more than a frame's copied head.
-pub(crate) const MAX_ANSWER_BYTES: usize = 256;
+/// What follows behind so many bytes of a frame is not quoted.
+const MAX_QUOTED_BYTES: usize = 128;
+
+/// The longest answer.
+pub(crate) const MAX_ANSWER_BYTES: usize = MAX_QUOTED_BYTES + ipv6::HEADER_BYTES + icmpv6::HEADER_BYTES;
 
 const HOP_LIMIT: u8 = 64;
 
@@ -29,7 +32,6 @@ pub(crate) fn answer(frame: &Frame<'_>, frame_len: usize, out: &mut Vec<u8>) -> 
     let Some(addresses) = packet.addresses.filter(|_| may_be_answered(frame)) else { return false };
     let Header { dst, src, .. } = frame.link;
     let link = Header { dst: src, src: dst, ..frame.link };
-    let at = frame.link.len_bytes();
     let reset = if packet.protocol == Protocol::TCP.0 && packet.fragment == Piece::Whole {
         let Some(reset) = reset(frame, frame_len) else { return false };
         Some(reset)
@@ -43,7 +45,6 @@ pub(crate) fn answer(frame: &Frame<'_>, frame_len: usize, out: &mut Vec<u8>) -> 
         }
         None => (Protocol::ICMPV6, icmpv6::HEADER_BYTES + icmpv6::quote(quoted(frame, frame_len)).len()),
     };
-    debug_assert!(at + ipv6::HEADER_BYTES + payload_len <= MAX_ANSWER_BYTES);
     link.emit(out);
     let payload_len = payload_len as u16;
     match addresses {
@@ -111,7 +112,7 @@ fn reset(frame: &Frame<'_>, frame_len: usize) -> Option<tcp::Repr> {
 
 /// The packet as far as it was copied, without what fills a short frame.
 fn quoted<'a>(frame: &Frame<'a>, frame_len: usize) -> &'a [u8] {
-    let end = packet_end(frame, frame_len).min(frame.head.len());
+    let end = packet_end(frame, frame_len).min(frame.head.len()).min(MAX_QUOTED_BYTES);
     frame.head.get(frame.link.len_bytes()..end).unwrap_or_default()
 }
 

@@ -8,6 +8,7 @@
 mod acl;
 mod guard;
 mod mac_table;
+pub(crate) mod mirror;
 mod source;
 mod vlan;
 
@@ -284,6 +285,7 @@ impl<'a> Context<'a> {
 }
 
 pub(crate) use acl::{Ruling, TCP_CONTROL};
+pub(crate) use mirror::Mirrors;
 
 /// The ways of a frame for a group: to all who listen and may.
 pub(crate) fn flooded<'a>(

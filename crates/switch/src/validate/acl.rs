@@ -1,11 +1,11 @@
 //! What must hold of access lists. Rules that never fit are no mistake; rules that cannot mean anything are.
 
-use weft_types::PortId;
+use weft_types::{PortId, Provenance};
 use weft_wire::Protocol;
 
 use super::{Map, rival};
 use crate::config::MAX_RULES;
-use crate::{Acl, Config, ConfigError, Endpoint, Rule, Traffic, VSwitchConfig};
+use crate::{Acl, Config, ConfigError, Endpoint, Traffic, VSwitchConfig};
 
 /// Everything that is wrong with the lists of `config`.
 pub(super) fn check(config: &Config, problems: &mut Vec<ConfigError>) {
@@ -19,7 +19,8 @@ pub(super) fn check(config: &Config, problems: &mut Vec<ConfigError>) {
         }
         check_names(vswitch, acl, problems);
         for rule in &acl.rules {
-            check_traffic(rule, problems);
+            let subject = || format!("rule `{}`", rule.name);
+            check_traffic(&rule.traffic, subject, &rule.provenance, problems);
             for port in [&rule.from, &rule.to].into_iter().filter_map(members).flatten() {
                 if !ports.contains_key(port) {
                     let (rule, provenance) = (rule.name.clone(), rule.provenance.clone());
@@ -48,25 +49,31 @@ fn check_names(vswitch: &VSwitchConfig, acl: &Acl, problems: &mut Vec<ConfigErro
     }
 }
 
-fn check_traffic(rule: &Rule, problems: &mut Vec<ConfigError>) {
-    let named = || (rule.name.clone(), rule.provenance.clone());
-    match &rule.traffic {
+/// Whether what a rule or mirror, the `subject`, says of packets can be.
+pub(super) fn check_traffic(
+    traffic: &Traffic,
+    subject: impl Fn() -> String,
+    provenance: &Provenance,
+    problems: &mut Vec<ConfigError>,
+) {
+    let named = || (subject(), provenance.clone());
+    match traffic {
         Traffic::Any | Traffic::Protocol(_) => {}
         Traffic::Ports { protocol, src, dst } => {
             if !matches!(*protocol, Protocol::TCP | Protocol::UDP | Protocol(132 | 33 | 136)) {
-                let (rule, provenance) = named();
-                problems.push(ConfigError::NoPorts { rule, protocol: protocol.0, provenance });
+                let (subject, provenance) = named();
+                problems.push(ConfigError::NoPorts { subject, protocol: protocol.0, provenance });
             }
             for range in [src, dst].into_iter().filter(|range| range.is_empty()) {
-                let (rule, provenance) = named();
+                let (subject, provenance) = named();
                 let (first, last) = (*range.start(), *range.end());
-                problems.push(ConfigError::EmptyPortRange { rule, first, last, provenance });
+                problems.push(ConfigError::EmptyPortRange { subject, first, last, provenance });
             }
         }
         Traffic::Icmp { protocol, .. } => {
             if !matches!(*protocol, Protocol::ICMP | Protocol::ICMPV6) {
-                let (rule, provenance) = named();
-                problems.push(ConfigError::NotIcmp { rule, protocol: protocol.0, provenance });
+                let (subject, provenance) = named();
+                problems.push(ConfigError::NotIcmp { subject, protocol: protocol.0, provenance });
             }
         }
     }

@@ -1,6 +1,7 @@
 //! What must hold of a configuration, all of which is checked before any of it counts.
 
 mod acl;
+mod mirrors;
 
 use std::hash::Hash;
 
@@ -8,6 +9,8 @@ use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use hashbrown::hash_map::Entry;
 use weft_types::MacRange;
+
+pub(crate) use mirrors::check_mirror;
 
 use crate::{Config, ConfigError, PortConfig, Role, VSwitchConfig};
 
@@ -26,6 +29,7 @@ pub(crate) fn problems(config: &Config, current: u64) -> Vec<ConfigError> {
     check_macs(&config.ports, &mut problems);
     check_ranges(&config.ports, &mut problems);
     acl::check(config, &mut problems);
+    mirrors::check(config, &mut problems);
     problems
 }
 

@@ -3,6 +3,7 @@
 
 mod acl_cases;
 mod cases;
+mod mirror_cases;
 mod model;
 mod packet;
 mod world;
@@ -11,11 +12,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use weft_switch::{
-    Acl, Addresses, Config, ConfigError, DropReason, Endpoint, Outcome, Output, Permission, ReceiveFilter, Role, Rule,
-    Segment, Switch, Traffic, Verdict, Vlans,
+    Acl, Addresses, Config, ConfigError, DropReason, Endpoint, MirrorCopy, MirrorTarget, Outcome, Output, Permission,
+    ReceiveFilter, Role, Rule, Segment, Switch, Traffic, Verdict, Vlans,
 };
 use weft_types::{Instant, PortId};
 
+use crate::model::mirror::Copies;
 use crate::model::{Fate, Model};
 use crate::world::{Event, Frame, any_config, any_frame, any_life, any_ports, vswitches};
 
@@ -53,6 +55,21 @@ fn explained(switch: &Switch, now: Instant, frame: &Frame) -> Fate {
         Outcome::Drop(reason) => Err(reason),
         Outcome::Forward => Ok(trace.egress.iter().map(|egress| left(frame, egress.id, egress.edit)).collect()),
     }
+}
+
+/// The copies of the last frame, in the model's terms.
+fn copied(copies: &[MirrorCopy], frame: &Frame) -> Copies {
+    let copy = |copy: &MirrorCopy| {
+        let mut head = frame.head.clone();
+        copy.edit.apply(&mut head).expect("an edit that fits the frame");
+        match copy.to {
+            MirrorTarget::Port(port) => (copy.mirror, Some(port), head),
+            MirrorTarget::Outside => (copy.mirror, None, head),
+        }
+    };
+    let set: Copies = copies.iter().map(copy).collect();
+    assert_eq!(set.len(), copies.len(), "a mirror gets one copy");
+    set
 }
 
 /// What follows a frame's outermost tag.
@@ -96,6 +113,8 @@ proptest! {
                     let expected = model.decide(now, frame.ingress, &frame.head, frame.len);
                     prop_assert_eq!(&foretold, &expected, "{:?} {}", frame, switch.explain(now, frame.ingress, &frame.head, frame.len));
                     prop_assert_eq!(&decided_at(&mut switch, now, &frame), &expected, "{:?}", frame);
+                    let copies = model.copies(frame.ingress, &frame.head, &expected);
+                    prop_assert_eq!(copied(switch.copies(), &frame), copies, "{:?}", frame);
                 },
             }
         }
@@ -117,6 +136,8 @@ proptest! {
                     let expected = decided_at(plain, now, &frame);
                     prop_assert_eq!(&decided_at(cached, now, &frame), &expected, "{:?}", frame);
                     prop_assert_eq!(&decided_at(tiny, now, &frame), &expected, "{:?}", frame);
+                    prop_assert_eq!(cached.copies(), plain.copies());
+                    prop_assert_eq!(tiny.copies(), plain.copies());
                 },
             }
             let [cached, tiny, plain] = &switches;
@@ -360,6 +381,37 @@ proptest! {
             prop_assert!(answer.len() <= frame.head.len() + 48, "an answer is hardly longer than its frame");
         }
         prop_assert!(answers <= 12 * (20 + 1 + now.as_nanos() / 10_000_000), "{answers} answers to at most twelve ports");
+    }
+
+    #[test]
+    fn law_7_mirrors_change_nothing(life in any_life()) {
+        let (mut mirrored, mut plain, mut now) = (Switch::new(7), Switch::new(7), NOW);
+        let mut config = Config::default();
+        for event in life {
+            happen(&mut mirrored, &event);
+            match event {
+                Event::Configure(mut new) => {
+                    new.vswitches.iter_mut().for_each(|vswitch| vswitch.mirrors.clear());
+                    plain.configure(new.clone()).unwrap();
+                    config = new;
+                }
+                Event::Frame(frame) => {
+                    let decided = decided_at(&mut mirrored, now, &frame);
+                    prop_assert_eq!(&decided, &decided_at(&mut plain, now, &frame));
+                    prop_assert!(plain.copies().is_empty());
+                    for copy in mirrored.copies() {
+                        let MirrorTarget::Port(target) = copy.to else { continue };
+                        let is_there = |port: PortId| config.ports.iter().find(|known| known.id == port).unwrap().vswitch;
+                        prop_assert_eq!(is_there(target), is_there(frame.ingress), "no path joins two vSwitches");
+                        prop_assert!(target != frame.ingress, "nothing goes back");
+                        prop_assert!(decided.iter().flatten().all(|(port, _)| *port != target), "nothing goes twice");
+                    }
+                }
+                Event::Wait(span) => now += span,
+                Event::Filter(port, filter) => drop(plain.set_receive_filter(port, &filter)),
+            }
+        }
+        prop_assert_eq!(all_drops(&mirrored, &config), all_drops(&plain, &config));
     }
 
     #[test]

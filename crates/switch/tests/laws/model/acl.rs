@@ -121,7 +121,7 @@ fn read(frame: &[u8]) -> Result<Option<Packet<'_>>, bool> {
     Ok((!is_free).then_some(packet))
 }
 
-fn ports(packet: &Packet<'_>) -> Option<(u16, u16)> {
+pub(super) fn ports(packet: &Packet<'_>) -> Option<(u16, u16)> {
     let transport = packet.transport.filter(|_| !packet.is_later)?;
     Some(match packet.protocol {
         6 | 17 | 132 | 33 | 136 => (be16(transport), be16(&transport[2..])),

@@ -3,6 +3,7 @@
 
 mod acl;
 pub(crate) mod guard;
+pub(crate) mod mirror;
 pub(crate) mod vlan;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,20 +1,26 @@
+//! The switch itself: what it knows, and how it becomes another.
+
+mod captures;
+mod explanation;
+mod rulings;
+
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use weft_types::{Instant, PortId};
-use weft_wire::Headers;
 
+use self::captures::{copy, selected};
 use crate::bucket::Bucket;
 use crate::cache::FlowCache;
 use crate::counters::Counters;
 use crate::drop_log::DropLog;
 use crate::filter::{Granted, MAX_FILTER_GROUPS, MAX_FILTER_STATIONS};
 use crate::frame::{FlowKey, Frame};
-use crate::pipeline::{self, Action, Effects, Fields, Knowledge, Ruling};
-use crate::rejection::{self, ANSWERS, MAX_ANSWER_BYTES};
+use crate::pipeline::{self, Action, Knowledge, Mirrors};
+use crate::rejection::MAX_ANSWER_BYTES;
 use crate::table::{PortIndex, Tables};
 use crate::{
-    Config, ConfigError, Denial, DropReason, DroppedFrame, EgressPort, FilterReport, Logged, Outcome, Output,
-    ReceiveFilter, Rule, RuleLog, Step, Trace, VSwitchId, Verdict, validate,
+    Config, ConfigError, Denial, DropReason, DroppedFrame, FilterReport, MAX_MIRRORS, Mirror, MirrorCopy, Output,
+    ReceiveFilter, Rule, RuleLog, VSwitchId, Verdict, validate,
 };
 
 /// Flows that are remembered when nothing else is asked for: about 1 MiB.
@@ -44,6 +50,10 @@ pub struct Switch {
     answer: Vec<u8>,
     /// By which ways the last frame left. It has room for the most.
     outputs: Vec<Output>,
+    /// Who gets a copy of the last frame.
+    copies: Vec<MirrorCopy>,
+    /// Mirrors that no configuration knows of.
+    captures: Vec<(VSwitchId, Mirror)>,
 }
 
 /// How the flow cache does.
@@ -80,6 +90,8 @@ impl Switch {
             answers_left: HashMap::default(),
             answer: Vec::with_capacity(MAX_ANSWER_BYTES),
             outputs: Vec::new(),
+            copies: Vec::with_capacity(MAX_MIRRORS),
+            captures: Vec::new(),
         }
     }
 
@@ -90,14 +102,19 @@ impl Switch {
     }
 
     /// Becomes `config`, whole. Ports that stay keep their counters, their receive filters as far as they still may
-    /// have them, and what was learned; what was cached counts no more.
+    /// have them, and what was learned; captures go on; what was cached counts no more.
     ///
     /// # Errors
     /// Every problem of the configuration; then nothing has changed.
-    pub fn configure(&mut self, config: Config) -> Result<(), Vec<ConfigError>> {
+    pub fn configure(&mut self, mut config: Config) -> Result<(), Vec<ConfigError>> {
         let problems = validate::problems(&config, self.generation);
         if !problems.is_empty() {
             return Err(problems);
+        }
+        self.captures.retain(|(home, _)| config.vswitches.iter().any(|vswitch| vswitch.id == *home));
+        for vswitch in &mut config.vswitches {
+            let captures = self.captures.iter().filter(|(home, _)| *home == vswitch.id);
+            vswitch.mirrors.extend(captures.map(|(_, mirror)| mirror.clone()));
         }
         self.generation = config.generation;
         let tables = Tables::new(config, self.seed, |id| {
@@ -183,6 +200,7 @@ impl Switch {
     /// Decides about a frame of `frame_len` bytes that came in by `ingress`; `head` is a private copy of its first
     /// 128 bytes, or of all when there are fewer. A drop is counted.
     pub fn forward(&mut self, now: Instant, ingress: PortId, head: &[u8], frame_len: usize) -> Verdict<'_> {
+        self.copies.clear();
         let Some(index) = self.tables.index(ingress) else { return Verdict::Drop(DropReason::UnknownPort) };
         let frame = match Frame::admit(head, frame_len, self.tables.port(index).fields) {
             Ok(frame) => frame,
@@ -191,31 +209,41 @@ impl Switch {
                 return Verdict::Drop(reason);
             }
         };
-        let action = self.decide(now, index, &frame, frame_len);
+        let (action, mirrors) = self.decide(now, index, &frame, frame_len);
+        self.outputs.clear();
+        leave(&self.tables, index, &frame, action, &mut self.outputs);
+        if mirrors != 0 {
+            copy(&self.tables, index, &frame, mirrors, &self.outputs, &mut self.copies);
+        }
         if let Action::Drop(reason) = action {
             self.count_dropped(now, ingress, reason, head, frame_len);
             return Verdict::Drop(reason);
         }
-        self.outputs.clear();
-        leave(&self.tables, index, &frame, action, &mut self.outputs);
         Verdict::Forward(&self.outputs)
     }
 
     #[inline]
-    fn decide(&mut self, now: Instant, ingress: PortIndex, frame: &Frame<'_>, frame_len: usize) -> Action {
+    fn decide(&mut self, now: Instant, ingress: PortIndex, frame: &Frame<'_>, frame_len: usize) -> (Action, Mirrors) {
         let port = self.tables.port(ingress);
         let key = FlowKey::new(port.config.id, frame, port.fields);
-        if let Some(action) = self.cache.as_ref().and_then(|cache| cache.get(now, &key)) {
+        if let Some(known) = self.cache.as_ref().and_then(|cache| cache.get(now, &key)) {
             self.hits += 1;
             if port.config.learn > 0 {
                 self.refresh(now, ingress, frame);
             }
-            return action;
+            return known;
         }
         self.miss(now, ingress, frame, frame_len, key)
     }
 
-    fn miss(&mut self, now: Instant, ingress: PortIndex, frame: &Frame<'_>, frame_len: usize, key: FlowKey) -> Action {
+    fn miss(
+        &mut self,
+        now: Instant,
+        ingress: PortIndex,
+        frame: &Frame<'_>,
+        frame_len: usize,
+        key: FlowKey,
+    ) -> (Action, Mirrors) {
         self.misses += 1;
         let decision = pipeline::decide(&self.tables, &self.knowledge, now, ingress, frame, None);
         self.note_rulings(now, ingress, frame, frame_len, &decision.effects);
@@ -248,67 +276,15 @@ impl Switch {
         if decision.effects.full {
             connections.look_again(now, id);
         }
+        self.outputs.clear();
+        let mirrors = selected(&self.tables, ingress, frame, decision.action, &mut self.outputs);
         if let Some(cache) = &mut self.cache
             && !matches!(decision.action, Action::Drop(_))
             && now < decision.until
         {
-            cache.insert(key, vswitch, decision.until, decision.action);
+            cache.insert(key, vswitch, decision.until, (decision.action, mirrors));
         }
-        decision.action
-    }
-
-    /// Counts what rules decided about a frame, and logs it where they ask for that.
-    fn note_rulings(
-        &mut self,
-        now: Instant,
-        ingress: PortIndex,
-        frame: &Frame<'_>,
-        frame_len: usize,
-        effects: &Effects,
-    ) {
-        let port = self.tables.port(ingress);
-        let (from, vswitch) = (port.config.id, self.tables.vswitch(port.vswitch));
-        let Some((rules, counts)) = vswitch.rules.as_ref().zip(self.rule_counts.get_mut(port.vswitch.number())) else {
-            return;
-        };
-        let mut note = |ruling: Ruling| {
-            let Some(rule) = ruling.rule else { return };
-            counts[rule] += 1;
-            if let (Some(name), Ok(headers)) = (rules.logged(rule), Headers::parse(frame.head, frame_len)) {
-                self.rule_log.note(Logged {
-                    at: now,
-                    vswitch: vswitch.config.id,
-                    rule: name.clone(),
-                    permission: ruling.permission,
-                    from,
-                    to: self.tables.port(ruling.receiver).config.id,
-                    headers,
-                    len: frame_len,
-                });
-            }
-        };
-        if let Some((segment, sender)) = effects.group {
-            pipeline::rulings(&self.tables, ingress, frame, segment, sender).for_each(|(_, ruling)| note(ruling));
-        }
-        effects.ruling.into_iter().for_each(note);
-    }
-
-    /// Has something answer a rejected frame, if its sender did not get too many answers.
-    fn answer_rejected(&mut self, now: Instant, ingress: PortIndex, frame: &Frame<'_>, frame_len: usize) {
-        let port = self.tables.port(ingress).config.id;
-        let left = self.answers_left.entry(port).or_insert_with(|| Bucket::full(now, ANSWERS));
-        if left.is_open(now, ANSWERS) && rejection::answer(frame, frame_len, &mut self.answer) {
-            left.take(now, ANSWERS, 1);
-        } else {
-            self.answer.clear();
-        }
-    }
-
-    /// What is to be sent back, untouched, by the port by which the last frame came in, after it was dropped as
-    /// [`DropReason::AclRejected`]: a TCP reset, or an ICMP error. `None` where hosts expect silence, and when the
-    /// port had enough answers for now. It means nothing after any other verdict.
-    pub fn answer(&self) -> Option<&[u8]> {
-        (!self.answer.is_empty()).then_some(&self.answer)
+        (decision.action, mirrors)
     }
 
     /// The sender is still there, if it was learned and has not been registered since.
@@ -329,47 +305,6 @@ impl Switch {
         if let Some(cache) = &mut self.cache {
             cache.forget(vswitch);
         }
-    }
-
-    /// What [`forward`](Self::forward) would decide, and why, told by the very code that decides. Changes nothing
-    /// and counts nothing.
-    pub fn explain(&self, now: Instant, ingress: PortId, head: &[u8], frame_len: usize) -> Trace {
-        let mut steps = Vec::new();
-        let mut tell = |stage, finding| steps.push(Step { stage, finding, because: None });
-        let dropped = |steps, reason| Trace { steps, outcome: Outcome::Drop(reason), egress: Vec::new() };
-        let fields = self.tables.index(ingress).map_or(Fields::default(), |index| self.tables.port(index).fields);
-        let frame = Frame::admit(head, frame_len, fields);
-        match &frame {
-            Ok(_) => {
-                let headers =
-                    Headers::parse(head, frame_len).map_or_else(|problem| problem.to_string(), |h| h.to_string());
-                tell("frame", format!("{headers}, {frame_len} bytes"));
-            }
-            Err((_, problem)) => {
-                let problem = problem.map_or_else(String::new, |problem| format!(" ({problem})"));
-                tell("frame", format!("{frame_len} bytes, which is no frame that can be forwarded{problem}"));
-            }
-        }
-        let Some(port) = self.tables.index(ingress) else {
-            tell("ingress", format!("the switch has no port {ingress}"));
-            return dropped(steps, DropReason::UnknownPort);
-        };
-        let frame = match frame {
-            Ok(frame) => frame,
-            Err((reason, _)) => return dropped(steps, reason),
-        };
-        let decision = pipeline::decide(&self.tables, &self.knowledge, now, port, &frame, Some(&mut steps));
-        if let Action::Drop(reason) = decision.action {
-            return dropped(steps, reason);
-        }
-        let mut outputs = Vec::new();
-        leave(&self.tables, port, &frame, decision.action, &mut outputs);
-        let egress = outputs.into_iter().filter_map(|output| {
-            let port = &self.tables.port(self.tables.index(output.port)?).config;
-            let (name, provenance) = (port.name.clone(), port.provenance.clone());
-            Some(EgressPort { id: port.id, name, edit: output.edit, provenance })
-        });
-        Trace { steps, outcome: Outcome::Forward, egress: egress.collect() }
     }
 
     fn count_dropped(&mut self, now: Instant, ingress: PortId, reason: DropReason, head: &[u8], frame_len: usize) {
