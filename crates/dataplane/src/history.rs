@@ -52,6 +52,7 @@ impl Worker {
             rules: rules.collect(),
             log: log.collect(),
             log_lost: self.switch.rule_log().lost(),
+            captures: self.delivery.mirrors.status().collect(),
         }
     }
 

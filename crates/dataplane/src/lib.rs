@@ -16,6 +16,8 @@ mod history;
 mod host;
 mod lease_log;
 mod mailbox;
+mod mirror_sink;
+mod mirrors;
 mod replies;
 mod signals;
 mod slot;

@@ -87,6 +87,7 @@ mod tests {
             whole: Vec::new(),
             retagged: Vec::new(),
             replies: Replies::default(),
+            mirrors: crate::mirrors::Mirrors::default(),
         };
         let frame =
             weft_testkit::udp4(mac(2), mac(1), "10.0.0.1:5000".parse().unwrap(), "10.0.0.2:53".parse().unwrap(), b"?");

@@ -7,6 +7,7 @@ use weft_services::{NetworkId, Services};
 use weft_types::{Instant, MacAddr, NetworkName, PortId, PortName, Provenance, VmName};
 use weft_wire::TagEdit;
 
+use crate::mirrors::Mirrors;
 use crate::replies::Replies;
 
 /// A port of the switch, and what stands behind it.
@@ -75,6 +76,8 @@ pub(crate) struct Delivery {
     pub(crate) retagged: Vec<u8>,
     /// What rejected frames are answered with.
     pub(crate) replies: Replies,
+    /// Where copies of frames go.
+    pub(crate) mirrors: Mirrors,
 }
 
 impl Slot {

@@ -17,6 +17,7 @@ use weft_types::{Instant, PortId};
 use crate::apply::Staged;
 use crate::lease_log::{LeaseLog, Report};
 use crate::mailbox::{Letter, Mailbox, Task};
+use crate::mirrors::Mirrors;
 use crate::replies::Replies;
 use crate::signals::Signals;
 use crate::slot::{Delivery, Others, Plug, Slot};
@@ -96,6 +97,7 @@ impl Worker {
                 whole: Vec::new(),
                 retagged: Vec::new(),
                 replies: Replies::default(),
+                mirrors: Mirrors::default(),
             },
             host,
             slot_of: Vec::new(),
@@ -248,6 +250,7 @@ impl Worker {
                 Response::Done
             }
             Task::Status => Response::Status(self.status(clock::now())),
+            Task::Capture { request, descriptor } => done(self.capture(&request, descriptor)),
             Task::History => Response::History(self.history(clock::now())),
             Task::Explain(request) => {
                 self.explain(clock::now(), &request).map_or_else(Response::Refused, Response::Explained)
@@ -306,8 +309,24 @@ impl Worker {
     }
 }
 
-/// One frame's way: the verdict, and into the receivers.
+/// One frame's way: the verdict, into the receivers, and to who gets a copy.
 fn forward(
+    now: Instant,
+    ingress: PortId,
+    frame: &Frame<'_>,
+    switch: &mut Switch,
+    others: &mut Others<'_>,
+    slot_of: &[Option<usize>],
+    delivery: &mut Delivery,
+) {
+    deliver(now, ingress, frame, switch, others, slot_of, delivery);
+    if !switch.copies().is_empty() {
+        delivery.mirror(now, ingress, frame, switch, others, slot_of);
+    }
+}
+
+/// The verdict, and into the receivers.
+fn deliver(
     now: Instant,
     ingress: PortId,
     frame: &Frame<'_>,

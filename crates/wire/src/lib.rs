@@ -19,6 +19,7 @@ pub mod ipv4;
 pub mod ipv6;
 mod malformed;
 mod offload;
+pub mod pcapng;
 mod protocol;
 mod read;
 pub mod segment;
@@ -26,6 +27,7 @@ mod tag_edit;
 pub mod tcp;
 pub mod udp;
 pub mod virtio_net;
+pub mod vxlan;
 
 pub use ethernet::EtherType;
 pub use headers::{Fragment, Headers, Ip, Ports};
