@@ -5,8 +5,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use weft_switch::{
-    Acl, Addresses, Config, Endpoint, Mode, Outcome, Output, Permission, Policy, PortConfig, ReceiveFilter, Role, Rule,
-    Segment, Switch, Traffic, VSwitchConfig, VSwitchId, Verdict, Vlans,
+    Acl, Addresses, Config, Direction, DropReason, Endpoint, Mirror, MirrorCopy, MirrorFilter, MirrorId, MirrorTarget,
+    Mode, Outcome, Output, Permission, Policy, PortConfig, ReceiveFilter, Role, Rule, Segment, Switch, Traffic,
+    VSwitchConfig, VSwitchId, Verdict, Vlans,
 };
 use weft_types::{Instant, IpNet, MacAddr, MacRange, PortId, Provenance, VlanId};
 use weft_wire::{Protocol, TagEdit};
@@ -14,6 +15,7 @@ use weft_wire::{Protocol, TagEdit};
 #[path = "../../crates/switch/tests/laws/model/mod.rs"]
 mod model;
 
+use model::mirror::Copies;
 use model::{Fate, Model};
 
 /// So many ports a configuration has at most.
@@ -115,6 +117,17 @@ impl World {
             let counted = switch.drops(ingress).map(|(_, frames)| frames).sum::<u64>() - before;
             assert_eq!(counted, u64::from(decided.is_err() && is_port));
             assert_eq!(decided, expected, "{trace}");
+            let copy = |copy: &MirrorCopy| match copy.to {
+                MirrorTarget::Port(port) => (copy.mirror, Some(port), left(port, copy.edit).1),
+                MirrorTarget::Outside => (copy.mirror, None, frame.to_vec()),
+            };
+            let copies = self.model.copies(ingress, frame, &expected);
+            assert_eq!(switch.copies().iter().map(copy).collect::<Copies>(), copies, "{trace}");
+            assert_eq!(trace.copies, switch.copies(), "{trace}");
+            if expected == Err(DropReason::AclRejected) {
+                assert!(switch.answer().is_none_or(|answer| answer.len() <= frame.len() + 48));
+            }
+            assert!(switch.rule_log().decisions().count() <= 256);
         }
     }
 }
@@ -137,7 +150,35 @@ fn configuration(bytes: &mut Bytes<'_>) -> Config {
     for _ in 0..ports % (MAX_PORTS + 1) {
         config.ports.push(port(bytes));
     }
+    if let Some(first) = config.vswitches.first_mut() {
+        let [mirrors] = bytes.take();
+        first.mirrors = (0..mirrors % 5).map(|number| mirror(number, bytes.take())).collect();
+    }
     config
+}
+
+fn mirror(number: u8, [of, to, kind, protocol, low, high]: [u8; 6]) -> Mirror {
+    let port = |raw: u8| PortId(u32::from(raw % MAX_PORTS));
+    let traffic = match kind >> 6 {
+        0 => Traffic::Any,
+        1 => Traffic::Protocol(Protocol(protocol)),
+        2 => Traffic::Icmp { protocol: Protocol::ICMP, kind: protocol },
+        _ => {
+            let dst = u16::from(low) << 8..=u16::from(high) << 8;
+            Traffic::Ports { protocol: Protocol(protocol), src: 0..=u16::MAX, dst }
+        }
+    };
+    Mirror {
+        id: MirrorId(number.into()),
+        name: number.to_string(),
+        ports: if of < 128 { vec![port(of)] } else { Vec::new() },
+        segments: if kind & 4 == 0 { Vec::new() } else { vec![Segment::Untagged] },
+        direction: [Direction::Both, Direction::In, Direction::Out, Direction::Both][usize::from(kind & 3)],
+        filter: (kind & 8 != 0).then_some(MirrorFilter { from: None, to: None, traffic }),
+        snap_bytes: None,
+        to: if to < 128 { MirrorTarget::Port(port(to)) } else { MirrorTarget::Outside },
+        provenance: Provenance::file("fuzz.toml", number.into()),
+    }
 }
 
 fn port(bytes: &mut Bytes<'_>) -> PortConfig {
@@ -166,12 +207,16 @@ fn port(bytes: &mut Bytes<'_>) -> PortConfig {
 }
 
 fn acl(bytes: &mut Bytes<'_>) -> Option<Acl> {
-    let permission = |bits: u8| if bits & 1 == 0 { Permission::Allow } else { Permission::Deny };
+    let permission = |bits: u8| match bits & 9 {
+        0 | 8 => Permission::Allow,
+        1 => Permission::Deny,
+        _ => Permission::Reject,
+    };
     let [rules, default, connections] = bytes.take();
     let rule = |line: u8, [bits, from, to, protocol, low, high]: [u8; 6]| Rule {
         name: format!("r{line}"),
         permission: permission(bits),
-        from: if bits & 2 == 0 { Endpoint::Any } else { Endpoint::Ports(vec![PortId(from.into())]) },
+        from: if bits & 2 == 0 { Endpoint::Any } else { Endpoint::Ports(vec![PortId(u32::from(from % MAX_PORTS))]) },
         to: if bits & 4 == 0 { Endpoint::Any } else { Endpoint::Prefix(IpNet::from(IpAddr::from([10, 0, 0, to]))) },
         traffic: match bits >> 6 {
             0 => Traffic::Any,
@@ -183,6 +228,7 @@ fn acl(bytes: &mut Bytes<'_>) -> Option<Acl> {
                 dst: u16::from(low) << 8..=u16::from(high) << 8,
             },
         },
+        log: bits & 16 != 0,
         provenance: Provenance::file("fuzz.toml", line.into()),
     };
     let rules = (0..rules % 16).map(|line| rule(line, bytes.take())).collect();

@@ -165,6 +165,8 @@ impl Worker {
         self.slot_of.resize(self.next_port as usize, None);
         self.gateway_of.clear();
         self.gateway_of.resize(self.next_network as usize, None);
+        let names = self.slots.iter().map(|slot| (slot.id, slot.about.name.clone()));
+        self.delivery.mirrors.names = names.collect();
         for (index, slot) in self.slots.iter().enumerate() {
             self.slot_of[slot.id.0 as usize] = Some(index);
             if slot.about.kind.is_none() {

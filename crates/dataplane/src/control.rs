@@ -187,6 +187,15 @@ impl Office {
         match request {
             Request::Apply(config) => self.apply(config, descriptors),
             Request::Status => self.desk.ask(Task::Status),
+            Request::History => self.desk.ask(Task::History),
+            Request::Capture(request) => match <[OwnedFd; 1]>::try_from(descriptors) {
+                Ok([descriptor]) => self.desk.ask(Task::Capture { request, descriptor }),
+                Err(others) => Response::Refused(Refusal {
+                    code: ErrorCode::BadRequest,
+                    message: format!("a capture goes into one descriptor, and {} came with it", others.len()),
+                    hint: "hand over the writing end of a pipe".into(),
+                }),
+            },
             Request::Explain(request) => self.desk.ask(Task::Explain(request)),
             Request::Shutdown { .. } => Response::Done, // its caller does it
         }

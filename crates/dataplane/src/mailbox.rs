@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
-use weft_dataplane_protocol::{DataplaneConfig, ErrorCode, ExplainRequest, Refusal, Response};
+use weft_dataplane_protocol::{CaptureRequest, DataplaneConfig, ErrorCode, ExplainRequest, Refusal, Response};
 
 /// The worker answers between two bursts; opening hundreds of ports takes a moment longer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
@@ -28,6 +28,10 @@ pub(crate) enum Task {
     Abort,
     /// Tell everything.
     Status,
+    /// Tell what rules decided and which frames were dropped.
+    History,
+    /// Copy frames into a descriptor.
+    Capture { request: CaptureRequest, descriptor: OwnedFd },
     /// Tell what would happen to a frame.
     Explain(ExplainRequest),
     /// End.

@@ -7,6 +7,9 @@ use weft_services::{NetworkId, Services};
 use weft_types::{Instant, MacAddr, NetworkName, PortId, PortName, Provenance, VmName};
 use weft_wire::TagEdit;
 
+use crate::mirrors::Mirrors;
+use crate::replies::Replies;
+
 /// A port of the switch, and what stands behind it.
 pub(crate) struct Slot {
     pub(crate) id: PortId,
@@ -73,6 +76,24 @@ pub(crate) struct Delivery {
     pub(crate) whole: Vec<u8>,
     /// Room for a frame whose tag is changed.
     pub(crate) retagged: Vec<u8>,
+    /// What rejected frames are answered with.
+    pub(crate) replies: Replies,
+    /// Where copies of frames go.
+    pub(crate) mirrors: Mirrors,
+}
+
+impl Delivery {
+    pub(crate) fn new(services: Services) -> Self {
+        Self {
+            services,
+            services_fed: false,
+            egress: Egress::default(),
+            whole: Vec::new(),
+            retagged: Vec::new(),
+            replies: Replies::default(),
+            mirrors: Mirrors::default(),
+        }
+    }
 }
 
 impl Slot {

@@ -9,7 +9,7 @@ use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::rand::{GetRandomFlags, getrandom};
 use weft_dataplane_protocol::{DataplaneConfig, Response};
-use weft_port::{Egress, Frame, Port, SendError};
+use weft_port::{Frame, Port, SendError};
 use weft_services::{LeaseRecord, NetworkId, Services};
 use weft_switch::{DropReason, Switch, Verdict};
 use weft_types::{Instant, PortId};
@@ -96,13 +96,7 @@ impl Worker {
         let mut worker = Self {
             slots: Vec::new(),
             switch: Switch::new(u64::from_ne_bytes(random()?)),
-            delivery: Delivery {
-                services: Services::new(random()?, clock::unix_origin()),
-                services_fed: false,
-                egress: Egress::default(),
-                whole: Vec::new(),
-                retagged: Vec::new(),
-            },
+            delivery: Delivery::new(Services::new(random()?, clock::unix_origin())),
             host,
             slot_of: Vec::new(),
             gateway_of: Vec::new(),
@@ -191,6 +185,7 @@ impl Worker {
         if lent.frames > 0 {
             port.release();
             others.flush();
+            self.delivery.reply(now, source);
         }
         lent.frames > 0 || lent.malformed > 0
     }
@@ -228,6 +223,7 @@ impl Worker {
         gateway.counters.rx_frames += 1;
         gateway.counters.rx_bytes += frame.len() as u64;
         forward(now, gateway.id, frame, &mut self.switch, &mut others, &self.slot_of, &mut self.delivery);
+        self.delivery.reply(now, gateway);
     }
 
     /// Carries leases to the disk and its word back.
@@ -269,6 +265,8 @@ impl Worker {
                 Response::Done
             }
             Task::Status => Response::Status(self.status(clock::now())),
+            Task::Capture { request, descriptor } => done(self.capture(&request, descriptor)),
+            Task::History => Response::History(self.history(clock::now())),
             Task::Explain(request) => {
                 self.explain(clock::now(), &request).map_or_else(Response::Refused, Response::Explained)
             }
@@ -332,7 +330,7 @@ impl Worker {
     }
 }
 
-/// One frame's way: the verdict, and into the receivers.
+/// One frame's way: the verdict, into the receivers, and to who gets a copy.
 fn forward(
     now: Instant,
     ingress: PortId,
@@ -342,7 +340,26 @@ fn forward(
     slot_of: &[Option<usize>],
     delivery: &mut Delivery,
 ) {
-    let Verdict::Forward(egress) = switch.forward(now, ingress, frame.head(), frame.len()) else { return };
+    deliver(now, ingress, frame, switch, others, slot_of, delivery);
+    if !switch.copies().is_empty() {
+        delivery.mirror(now, ingress, frame, switch, others, slot_of);
+    }
+}
+
+/// The verdict, and into the receivers.
+fn deliver(
+    now: Instant,
+    ingress: PortId,
+    frame: &Frame<'_>,
+    switch: &mut Switch,
+    others: &mut Others<'_>,
+    slot_of: &[Option<usize>],
+    delivery: &mut Delivery,
+) {
+    let egress = match switch.forward(now, ingress, frame.head(), frame.len()) {
+        Verdict::Forward(egress) => egress,
+        Verdict::Drop(reason) => return delivery.replies.note(reason, switch),
+    };
     let mut result = Err(SendError::Down);
     for output in egress {
         let target = slot_of.get(output.port.0 as usize).copied().flatten().and_then(|index| others.get_mut(index));
@@ -358,7 +375,7 @@ fn forward(
             SendError::TooLong => DropReason::EgressTooLong,
             SendError::Malformed => DropReason::BadOffload,
         };
-        switch.count_drop(ingress, reason, 1);
+        switch.note_drop(now, ingress, reason, frame.head(), frame.len());
     }
 }
 

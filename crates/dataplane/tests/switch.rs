@@ -65,6 +65,10 @@ fn frames_go_where_the_law_says() {
     let drops: Vec<_> = port.drops.iter().map(|drop| (drop.reason.as_str(), drop.frames)).collect();
     assert_eq!((port.rx_frames, drops), (5, vec![("forged-mac", 1), ("unknown-unicast", 2)]));
     assert_eq!(world.port("b-0").tx_frames, 2);
+    let Response::History(history) = world.ask(&Request::History) else { panic!("no history") };
+    let drops: Vec<_> = history.drops.iter().map(|drop| (drop.port.as_str(), drop.reason.as_str())).collect();
+    assert_eq!(drops, [("a-0", "forged-mac"), ("a-0", "unknown-unicast"), ("a-0", "unknown-unicast")]);
+    assert_eq!(history.drops[0].head, frame(mac(2), mac(3), "forged"));
 }
 
 #[test]

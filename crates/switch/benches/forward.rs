@@ -47,7 +47,7 @@ fn with_rules(rules: u32) -> Config {
         let port = 1000 + (number % 5000) as u16;
         let traffic = Traffic::Ports { protocol: Protocol::TCP, src: 0..=u16::MAX, dst: port..=port + 9 };
         let (name, provenance) = (format!("r{number}"), Provenance::file("bench.toml", number));
-        Rule { name, permission: Permission::Deny, from, to, traffic, provenance }
+        Rule { name, permission: Permission::Deny, from, to, traffic, log: false, provenance }
     };
     let last = Rule {
         permission: Permission::Allow,

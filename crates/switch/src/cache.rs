@@ -12,7 +12,7 @@ use foldhash::fast::FixedState;
 use weft_types::Instant;
 
 use crate::frame::{FlowKey, PACKET_WORDS};
-use crate::pipeline::Action;
+use crate::pipeline::{Action, Mirrors};
 
 /// How many flows a set holds.
 const WAYS: usize = 8;
@@ -24,6 +24,7 @@ struct Entry {
     epoch: u64,
     until: Instant,
     vswitch: u32,
+    mirrors: Mirrors,
     action: Action,
 }
 
@@ -54,8 +55,14 @@ impl FlowCache {
     /// An empty cache for at least `flows` flows; `seed` keys it.
     pub(crate) fn new(seed: u64, flows: usize) -> Self {
         let sets = flows.div_ceil(WAYS).max(1).next_power_of_two();
-        let blank =
-            Entry { key: FlowKey::default(), epoch: 0, until: Instant::ZERO, vswitch: 0, action: Action::BLANK };
+        let blank = Entry {
+            key: FlowKey::default(),
+            epoch: 0,
+            until: Instant::ZERO,
+            vswitch: 0,
+            mirrors: 0,
+            action: Action::BLANK,
+        };
         Self {
             tags: vec![[0; WAYS]; sets].into(),
             entries: vec![[blank; WAYS]; sets].into(),
@@ -88,21 +95,27 @@ impl FlowCache {
         self.epochs.iter().map(|epoch| epoch.flows).sum()
     }
 
-    /// What was decided for such a frame.
+    /// What was decided for such a frame, and who gets a copy.
     #[inline]
-    pub(crate) fn get(&self, now: Instant, key: &FlowKey) -> Option<Action> {
+    pub(crate) fn get(&self, now: Instant, key: &FlowKey) -> Option<(Action, Mirrors)> {
         let (set, tag) = self.place(key);
         for (way, _) in self.tags[set].iter().enumerate().filter(|(_, known)| **known == tag) {
             let entry = &self.entries[set][way];
             if entry.key.is(key) && self.is_current(entry) && now < entry.until {
-                return Some(entry.action);
+                return Some((entry.action, entry.mirrors));
             }
         }
         None
     }
 
     /// Remembers until when what was decided for such a frame, which was not known.
-    pub(crate) fn insert(&mut self, key: FlowKey, vswitch: usize, until: Instant, action: Action) {
+    pub(crate) fn insert(
+        &mut self,
+        key: FlowKey,
+        vswitch: usize,
+        until: Instant,
+        (action, mirrors): (Action, Mirrors),
+    ) {
         let (set, tag) = self.place(&key);
         let entries = &self.entries[set];
         let lapsed = || entries.iter().position(|entry| entry.key == key && self.is_current(entry));
@@ -120,7 +133,7 @@ impl FlowCache {
         if let Some(epoch) = self.epochs.get_mut(vswitch) {
             epoch.flows += 1;
             self.tags[set][way] = tag;
-            *entry = Entry { key, epoch: epoch.number, until, vswitch: vswitch as u32, action };
+            *entry = Entry { key, epoch: epoch.number, until, vswitch: vswitch as u32, mirrors, action };
         }
     }
 
@@ -162,6 +175,7 @@ impl FlowKey {
 mod tests {
     use super::*;
 
+    const BLANK: (Action, Mirrors) = (Action::BLANK, 0);
     const NOW: Instant = Instant::ZERO;
     const LATER: Instant = Instant::from_millis(1);
 
@@ -184,7 +198,7 @@ mod tests {
         let capacity = 1024;
         let mut known = 0;
         for number in 0..4 * capacity {
-            cache.insert(key(number), number as usize % 2, LATER, Action::BLANK);
+            cache.insert(key(number), number as usize % 2, LATER, BLANK);
             assert!(cache.get(NOW, &key(number)).is_some(), "the newest is always there");
         }
         for number in 0..4 * capacity {
@@ -197,24 +211,24 @@ mod tests {
     #[test]
     fn a_new_epoch_knows_nothing() {
         let mut cache = cache();
-        cache.insert(key(1), 0, LATER, Action::BLANK);
-        cache.insert(key(2), 1, LATER, Action::BLANK);
+        cache.insert(key(1), 0, LATER, BLANK);
+        cache.insert(key(2), 1, LATER, BLANK);
         cache.forget(0);
         assert!(cache.get(NOW, &key(1)).is_none() && cache.get(NOW, &key(2)).is_some());
         assert_eq!(cache.flows(), 1);
         cache.forget_all(2);
         assert!(cache.get(NOW, &key(2)).is_none() && cache.get(NOW, &FlowKey::default()).is_none());
         assert_eq!(cache.flows(), 0);
-        cache.insert(key(1), 0, LATER, Action::BLANK);
+        cache.insert(key(1), 0, LATER, BLANK);
         assert_eq!(cache.flows(), 1);
     }
 
     #[test]
     fn what_has_lapsed_is_decided_anew() {
         let mut cache = cache();
-        cache.insert(key(1), 0, LATER, Action::BLANK);
+        cache.insert(key(1), 0, LATER, BLANK);
         assert!(cache.get(LATER, &key(1)).is_none());
-        cache.insert(key(1), 0, Instant::from_millis(2), Action::BLANK);
+        cache.insert(key(1), 0, Instant::from_millis(2), BLANK);
         assert!(cache.get(LATER, &key(1)).is_some());
         assert_eq!(cache.flows(), 1);
     }

@@ -5,7 +5,7 @@ use std::fmt;
 use weft_types::{PortId, PortName, Provenance};
 use weft_wire::TagEdit;
 
-use crate::DropReason;
+use crate::{DropReason, MirrorCopy};
 
 /// What would happen to a frame and why: the stages' findings in order, told by the stages themselves.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,6 +16,8 @@ pub struct Trace {
     pub outcome: Outcome,
     /// The ports by which the frame would leave; empty when it is dropped.
     pub egress: Vec<EgressPort>,
+    /// The copies that mirrors would get.
+    pub copies: Vec<MirrorCopy>,
 }
 
 /// What one stage found.

@@ -9,21 +9,26 @@
 //! 3. Unicast goes to the one port, or to the uplink, or nowhere; groups go to those who listen; nothing goes back.
 //! 4. VLANs are worlds of their own ([`Vlans`]).
 //! 5. A port speaks for itself only ([`Policy`], [`Addresses`]).
-//! 6. Connections begin where a network's access list lets them ([`Acl`]), and what answers passes.
-//! 7. Nothing is mirrored yet.
+//! 6. Connections begin where a network's access list lets them ([`Acl`]), and what answers passes; who is rejected is
+//!    told ([`Switch::answer`]).
+//! 7. Mirrors get copies ([`Mirror`], [`Switch::copies`]), and change nothing.
 //! 8. As a VEPA it leaves switching to the adjacent switch ([`Mode`]).
 
 mod bindings;
+mod bucket;
 mod cache;
 mod config;
 mod connections;
 mod counters;
+mod drop_log;
 mod explain;
 mod filter;
 mod frame;
 mod learned;
 mod packet;
 mod pipeline;
+mod rejection;
+mod rule_log;
 mod rules;
 mod switch;
 mod table;
@@ -31,11 +36,13 @@ mod validate;
 mod verdict;
 
 pub use config::{
-    Acl, Addresses, Config, ConfigError, Endpoint, Mode, Permission, Policy, PortConfig, Role, Rule, Segment, Traffic,
-    VSwitchConfig, VSwitchId, Vlans,
+    Acl, Addresses, Config, ConfigError, Direction, Endpoint, MAX_MIRRORS, MAX_RULES, Mirror, MirrorFilter, MirrorId,
+    MirrorTarget, Mode, Permission, Policy, PortConfig, Role, Rule, Segment, Traffic, VSwitchConfig, VSwitchId, Vlans,
 };
+pub use drop_log::DroppedFrame;
 pub use explain::{EgressPort, Outcome, Step, Trace};
 pub use filter::{Denial, FilterReport, MAX_FILTER_GROUPS, MAX_FILTER_STATIONS, ReceiveFilter};
 pub use frame::MAX_FRAME_BYTES;
+pub use rule_log::{Logged, RuleLog};
 pub use switch::{CacheStats, Switch};
-pub use verdict::{DropReason, Output, Verdict};
+pub use verdict::{DropReason, MirrorCopy, Output, Verdict};

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
@@ -54,6 +55,8 @@ pub(crate) struct Rules {
     /// For later fragments, whose ports nobody sees: the rules that do not look at them, and those that allow.
     later: HashMap<u8, Words, FixedState>,
     later_src_port: Vec<u64>,
+    /// The names of the rules whose decisions are logged.
+    logged: Vec<Option<Arc<str>>>,
 }
 
 impl Rules {
@@ -127,6 +130,7 @@ impl Rules {
             },
             later: protocols.iter().map(|protocol| (*protocol, later(*protocol))).collect(),
             later_src_port: bits(&fits_later),
+            logged: rules.iter().map(|rule| rule.log.then(|| rule.name.as_str().into())).collect(),
             acl,
         }
     }
@@ -176,6 +180,11 @@ impl Rules {
             }
         }
         None
+    }
+
+    /// The name of a rule whose decisions are logged.
+    pub(crate) fn logged(&self, rule: usize) -> Option<&Arc<str>> {
+        self.logged.get(rule)?.as_ref()
     }
 
     /// What the list says, and which rule of it.

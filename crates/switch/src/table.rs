@@ -6,10 +6,11 @@ use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use weft_types::{MacAddr, MacRange, PortId};
 
+use crate::config::MAX_MIRRORS;
 use crate::filter::Granted;
 use crate::pipeline::Fields;
 use crate::rules::Rules;
-use crate::{Addresses, Config, PortConfig, Role, Segment, VSwitchConfig, VSwitchId, Vlans, pipeline};
+use crate::{Addresses, Config, Mirror, PortConfig, Role, Segment, VSwitchConfig, VSwitchId, Vlans, pipeline};
 
 /// A port's place in [`Tables::ports`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -79,10 +80,19 @@ pub(crate) struct VSwitch {
     pub(crate) promiscuous: Vec<PortIndex>,
     /// Its access list.
     pub(crate) rules: Option<Rules>,
+    /// Its mirrors, the ports of each in order: those of its configuration, and others.
+    mirrors: Vec<Mirror>,
     /// Its trunk ports.
     trunks: Members,
     /// In order; they do not overlap.
     ranges: Vec<(MacRange, PortIndex)>,
+}
+
+impl VSwitch {
+    /// Its mirrors.
+    pub(crate) fn mirrors(&self) -> &[Mirror] {
+        &self.mirrors
+    }
 }
 
 /// The ports that hear the groups of a segment.
@@ -161,6 +171,7 @@ impl Tables {
             config,
             uplink: None,
             promiscuous: Vec::new(),
+            mirrors: Vec::new(),
             trunks: Members::default(),
             ranges: Vec::new(),
         });
@@ -183,21 +194,32 @@ impl Tables {
             let index = PortIndex(tables.ports.len() as u32);
             granted.extend(filters(config.id).map(|filter| (index, filter)));
             tables.indices.insert(config.id, index);
-            let fields = {
-                let has_rules = tables.vswitch(vswitch).rules.is_some();
-                pipeline::consulted(&config, tables.learns_addresses, has_rules)
-            };
-            tables.ports.push(Port { config, vswitch, fields, filter: None });
+            tables.ports.push(Port { config, vswitch, fields: Fields::default(), filter: None });
             tables.plug(index);
         }
-        for vswitch in &mut tables.vswitches {
+        for number in 0..tables.vswitches.len() {
+            let vswitch = &mut tables.vswitches[number];
             vswitch.ranges.sort_unstable_by_key(|(range, _)| range.first());
+            let mirrors = std::mem::take(&mut vswitch.config.mirrors);
+            tables.set_mirrors(VSwitchIndex(number as u32), mirrors);
         }
         // Only now: configured addresses come before those that were registered later.
         for (index, filter) in granted {
             tables.set_filter(index, filter);
         }
         tables
+    }
+
+    /// Gives a vSwitch these mirrors, as many as there may be.
+    pub(crate) fn set_mirrors(&mut self, index: VSwitchIndex, mut mirrors: Vec<Mirror>) {
+        mirrors.truncate(MAX_MIRRORS);
+        mirrors.iter_mut().for_each(|mirror| mirror.ports.sort_unstable());
+        let vswitch = &mut self.vswitches[index.number()];
+        let (has_rules, of_mirrors) = (vswitch.rules.is_some(), pipeline::mirror::consulted(&mirrors));
+        vswitch.mirrors = mirrors;
+        for port in self.ports.iter_mut().filter(|port| port.vswitch == index) {
+            port.fields = pipeline::consulted(&port.config, self.learns_addresses, has_rules).and(of_mirrors);
+        }
     }
 
     /// Enters a new port into what does not depend on its filter, and its addresses as configured.
@@ -384,7 +406,16 @@ impl Tables {
 
     /// The place of the vSwitch with this number.
     pub(crate) fn number(&self, id: VSwitchId) -> Option<usize> {
-        self.vswitches.iter().position(|vswitch| vswitch.config.id == id)
+        self.place(id).map(VSwitchIndex::number)
+    }
+
+    /// The same.
+    pub(crate) fn place(&self, id: VSwitchId) -> Option<VSwitchIndex> {
+        (0..)
+            .map(VSwitchIndex)
+            .zip(&self.vswitches)
+            .find(|(_, vswitch)| vswitch.config.id == id)
+            .map(|(place, _)| place)
     }
 
     /// A vSwitch.

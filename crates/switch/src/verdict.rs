@@ -5,6 +5,8 @@ use std::fmt;
 use weft_types::PortId;
 use weft_wire::TagEdit;
 
+use crate::{MirrorId, MirrorTarget};
+
 /// The decision about one frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict<'a> {
@@ -24,6 +26,19 @@ pub struct Output {
 }
 
 const _: () = assert!(size_of::<Output>() == 8);
+
+/// A copy of a frame for a mirror (law 7). It is never mirrored again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct MirrorCopy {
+    /// The mirror.
+    pub mirror: MirrorId,
+    /// Who gets it.
+    pub to: MirrorTarget,
+    /// What is done to its tag on the way to a port.
+    pub edit: TagEdit,
+    /// How many bytes of it are copied at most, as it came in.
+    pub snap_bytes: Option<u32>,
+}
 
 macro_rules! drop_reasons {
     ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
@@ -93,6 +108,8 @@ drop_reasons! {
     ReservedGroup = "reserved-group",
     /// A rule of the network's access list, or its default, denies it.
     AclDenied = "acl-denied",
+    /// A rule of the network's access list, or its default, rejects it: its sender may be told.
+    AclRejected = "acl-rejected",
     /// It would begin a connection, and the port has begun as many as it may.
     ConnectionLimit = "connection-limit",
     /// Its destination is registered nowhere on the network, and no uplink leads to where it could be.

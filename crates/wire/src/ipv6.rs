@@ -50,6 +50,32 @@ pub(crate) fn addresses(header: &[u8; HEADER_BYTES]) -> (Ipv6Addr, Ipv6Addr) {
     (Ipv6Addr::from_octets(bytes::<8, 16, _>(header)), Ipv6Addr::from_octets(bytes::<24, 16, _>(header)))
 }
 
+/// A header to write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Repr {
+    /// The sender.
+    pub src: Ipv6Addr,
+    /// The receiver.
+    pub dst: Ipv6Addr,
+    /// What the payload starts with.
+    pub next_header: Protocol,
+    /// How many routers may forward it; 64 is usual.
+    pub hop_limit: u8,
+    /// The length of what follows, in bytes.
+    pub payload_len: u16,
+}
+
+impl Repr {
+    /// Appends the header to `out`.
+    pub fn emit(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&[0x60, 0, 0, 0]);
+        out.extend_from_slice(&self.payload_len.to_be_bytes());
+        out.extend_from_slice(&[self.next_header.0, self.hop_limit]);
+        out.extend_from_slice(&self.src.octets());
+        out.extend_from_slice(&self.dst.octets());
+    }
+}
+
 /// What stands behind a packet's extension headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transport {
@@ -112,6 +138,17 @@ mod tests {
         assert_eq!(check(0, &hop_by_hop, true), Ok(None));
         assert_eq!(check(0, &hop_by_hop, false), Err(Layer::Ipv6.is(Problem::Truncated)));
         assert_eq!(check(60, &[60, 0, 0, 0, 0, 0, 0, 0].repeat(9), false), Err(Layer::Ipv6.is(Problem::Unsupported)));
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let (src, dst) = (Ipv6Addr::LOCALHOST, Ipv6Addr::from_bits(7));
+        let repr = Repr { src, dst, next_header: Protocol::TCP, hop_limit: 64, payload_len: 3 };
+        let mut bytes = Vec::new();
+        repr.emit(&mut bytes);
+        bytes.extend([1, 2, 3, 4]);
+        let expected = Packet { src, dst, next_header: Protocol::TCP, hop_limit: 64, payload: &[1, 2, 3] };
+        assert_eq!(parse(&bytes), Ok(expected));
     }
 
     proptest! {

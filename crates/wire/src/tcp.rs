@@ -1,7 +1,7 @@
 //! The Transmission Control Protocol's segments (RFC 9293) and the options of its handshake (RFC 7323, RFC 2018).
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::BitOr;
 
 use crate::checksum::Sum;
@@ -241,6 +241,22 @@ impl Repr {
     /// [`segment`](crate::segment::segment), completes it ([`Csum::Partial`](crate::Csum::Partial), with the place
     /// that is returned as its start and [`CHECKSUM_OFFSET`]).
     pub fn emit_partial(&self, out: &mut Vec<u8>, src: Ipv4Addr, dst: Ipv4Addr, payload: &[u8]) -> usize {
+        let start = self.append(out, payload);
+        let len = u16::try_from(out.len() - start).unwrap_or(u16::MAX);
+        self.set_checksum(out, start, Sum::ZERO.pseudo_ipv4(src, dst, Protocol::TCP, len).folded());
+        start
+    }
+
+    /// Appends a segment over IPv6 to `out`, with its checksum.
+    pub fn emit_v6(&self, out: &mut Vec<u8>, src: Ipv6Addr, dst: Ipv6Addr, payload: &[u8]) {
+        let start = self.append(out, payload);
+        let len = u16::try_from(out.len() - start).unwrap_or(u16::MAX);
+        let checksum = Sum::ZERO.pseudo_ipv6(src, dst, Protocol::TCP, len).bytes(&out[start..]).checksum();
+        self.set_checksum(out, start, checksum);
+    }
+
+    /// Appends the segment, its checksum zero; where it starts.
+    fn append(&self, out: &mut Vec<u8>, payload: &[u8]) -> usize {
         let start = out.len();
         let (options, options_len) = self.options.bytes();
         let header_len = HEADER_BYTES + options_len;
@@ -255,8 +271,6 @@ impl Repr {
         out.extend_from_slice(&fixed);
         out.extend_from_slice(&options[..options_len]);
         out.extend_from_slice(payload);
-        let len = u16::try_from(header_len + payload.len()).unwrap_or(u16::MAX);
-        self.set_checksum(out, start, Sum::ZERO.pseudo_ipv4(src, dst, Protocol::TCP, len).folded());
         start
     }
 

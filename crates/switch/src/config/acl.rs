@@ -3,6 +3,9 @@ use std::ops::RangeInclusive;
 use weft_types::{IpNet, PortId, Provenance};
 use weft_wire::Protocol;
 
+/// The most rules that an access list can have.
+pub const MAX_RULES: usize = 16_384;
+
 /// The access list of a vSwitch: the first rule that fits a connection decides about all of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Acl {
@@ -21,6 +24,8 @@ pub enum Permission {
     Allow,
     /// It may not.
     Deny,
+    /// It may not, and its sender is told: by a TCP reset, or by ICMP; about groups, nobody is.
+    Reject,
 }
 
 /// A rule.
@@ -36,6 +41,8 @@ pub struct Rule {
     pub to: Endpoint,
     /// What.
     pub traffic: Traffic,
+    /// Whether its decisions are kept in the [log](crate::RuleLog).
+    pub log: bool,
     /// Where it was declared.
     pub provenance: Provenance,
 }

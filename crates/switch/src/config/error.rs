@@ -102,6 +102,110 @@ pub enum ConfigError {
         /// Where the run's port was declared.
         provenance: Provenance,
     },
+    /// An access list that is longer than any may be.
+    #[error("network `{network}` ({provenance}) has {rules} rules, and {} is the most", crate::MAX_RULES)]
+    TooManyRules {
+        /// The vSwitch.
+        network: NetworkName,
+        /// How many rules it has.
+        rules: usize,
+        /// Where the network was declared.
+        provenance: Provenance,
+    },
+    /// Two rules with one name in one list.
+    #[error("network `{network}` has two rules `{name}`: at {first} and at {second}")]
+    DuplicateRuleName {
+        /// The vSwitch.
+        network: NetworkName,
+        /// The name.
+        name: String,
+        /// Where it was declared first.
+        first: Provenance,
+        /// Where it was declared again.
+        second: Provenance,
+    },
+    /// A rule about a port that does not exist.
+    #[error("rule `{rule}` ({provenance}) is about port {port}, which does not exist")]
+    UnknownRulePort {
+        /// The rule.
+        rule: String,
+        /// The missing port.
+        port: PortId,
+        /// Where the rule was declared.
+        provenance: Provenance,
+    },
+    /// A rule or mirror about the ports of a protocol that has none.
+    #[error("{subject} ({provenance}) names ports of IP protocol {protocol}, which has none")]
+    NoPorts {
+        /// What it is, with its name.
+        subject: String,
+        /// The protocol's number.
+        protocol: u8,
+        /// Where the rule was declared.
+        provenance: Provenance,
+    },
+    /// A rule or mirror about a range of ports in which there are none.
+    #[error("{subject} ({provenance}) names the ports {first} to {last}, which are none")]
+    EmptyPortRange {
+        /// What it is, with its name.
+        subject: String,
+        /// The range's first port.
+        first: u16,
+        /// Its last.
+        last: u16,
+        /// Where the rule was declared.
+        provenance: Provenance,
+    },
+    /// A rule or mirror about ICMP messages of a protocol that is not ICMP.
+    #[error("{subject} ({provenance}) names an ICMP type of IP protocol {protocol}, which is not ICMP")]
+    NotIcmp {
+        /// What it is, with its name.
+        subject: String,
+        /// The protocol's number.
+        protocol: u8,
+        /// Where the rule was declared.
+        provenance: Provenance,
+    },
+    /// More mirrors on one vSwitch than there may be.
+    #[error("network `{network}` ({provenance}) has {mirrors} mirrors, and {} is the most", crate::MAX_MIRRORS)]
+    TooManyMirrors {
+        /// The vSwitch.
+        network: NetworkName,
+        /// How many mirrors it has.
+        mirrors: usize,
+        /// Where the network was declared.
+        provenance: Provenance,
+    },
+    /// Two mirrors with one name on one vSwitch, or with one number.
+    #[error("mirror `{name}` is declared twice: at {first} and at {second}")]
+    DuplicateMirror {
+        /// The name of the second.
+        name: String,
+        /// Where the first was declared.
+        first: Provenance,
+        /// Where the second was declared.
+        second: Provenance,
+    },
+    /// A mirror of or to a port that its vSwitch does not have.
+    #[error("mirror `{mirror}` ({provenance}) is about port {port}, which is not on its network")]
+    MirrorElsewhere {
+        /// The mirror.
+        mirror: String,
+        /// The port.
+        port: PortId,
+        /// Where the mirror was declared.
+        provenance: Provenance,
+    },
+    /// A mirror whose copies would go where they come from, or where they would be forwarded again.
+    #[error("mirror `{mirror}` ({provenance}) cannot copy to `{port}`")]
+    MirrorTarget {
+        /// The mirror.
+        mirror: String,
+        /// The port.
+        port: PortName,
+        /// Where the mirror was declared.
+        provenance: Provenance,
+    },
     /// A second way out of a vSwitch (law 2).
     #[error("network `{vswitch}` has uplink `{first}`, and `{second}` ({provenance}) would be another")]
     SecondUplink {
@@ -131,6 +235,20 @@ impl ConfigError {
             }
             Self::DuplicateMac { .. } => "give one of the two another address, or leave the choice to Weft",
             Self::RangeTaken { .. } => "choose ranges that no other port of the network has addresses in",
+            Self::TooManyRules { .. } => "name groups and prefixes instead of one machine and one address a rule",
+            Self::DuplicateRuleName { .. } => "give every rule of a network a name of its own",
+            Self::UnknownRulePort { .. } => "declare the port, or take it out of the rule",
+            Self::NoPorts { .. } => "use tcp, udp, sctp or dccp, or leave the ports out",
+            Self::EmptyPortRange { .. } => "write the smaller port first, like 8000-8080",
+            Self::NotIcmp { .. } => "use icmp or icmpv6",
+            Self::TooManyMirrors { .. } => "mirror several ports or VLANs by one mirror",
+            Self::DuplicateMirror { .. } => "give every mirror a name and a number of its own",
+            Self::MirrorElsewhere { .. } => {
+                "mirror ports of one network, to a port of the same network or to a collector"
+            }
+            Self::MirrorTarget { .. } => {
+                "copy to a machine's port that is not mirrored itself; never to an uplink or a gateway"
+            }
             Self::SecondUplink { .. } => "team the pNICs behind one uplink, or give the second its own network",
         }
     }

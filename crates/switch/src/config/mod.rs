@@ -3,14 +3,16 @@
 mod acl;
 mod addresses;
 mod error;
+mod mirror;
 mod policy;
 mod vlans;
 
 use weft_types::{MacAddr, MacRange, NetworkName, PortId, PortName, Provenance};
 
-pub use acl::{Acl, Endpoint, Permission, Rule, Traffic};
+pub use acl::{Acl, Endpoint, MAX_RULES, Permission, Rule, Traffic};
 pub use addresses::Addresses;
 pub use error::ConfigError;
+pub use mirror::{Direction, MAX_MIRRORS, Mirror, MirrorFilter, MirrorId, MirrorTarget};
 pub use policy::Policy;
 pub use vlans::{Segment, Vlans};
 
@@ -40,6 +42,8 @@ pub struct VSwitchConfig {
     pub mode: Mode,
     /// Who may begin what with whom; without one, everybody everything.
     pub acl: Option<Acl>,
+    /// What is copied to whom.
+    pub mirrors: Vec<Mirror>,
     /// Where the network was declared.
     pub provenance: Provenance,
 }
@@ -47,7 +51,7 @@ pub struct VSwitchConfig {
 impl VSwitchConfig {
     /// A vSwitch with nothing special about it.
     pub fn new(id: VSwitchId, name: NetworkName, provenance: Provenance) -> Self {
-        Self { id, name, mode: Mode::Veb, acl: None, provenance }
+        Self { id, name, mode: Mode::Veb, acl: None, mirrors: Vec::new(), provenance }
     }
 }
 

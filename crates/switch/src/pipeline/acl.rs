@@ -94,7 +94,7 @@ fn rule(cx: &mut Context<'_>, rules: &Rules, target: PortIndex, answers: bool) -
     let query = query(cx.tables, cx.ingress, target, cx.frame.packet);
     let query = if answers { reversed(query) } else { query };
     let (permission, number) = permission(rules, &query);
-    cx.effects.rule = number;
+    cx.effects.ruling = Some(Ruling { receiver: target, permission, rule: number });
     let declared = number.map(|number| &rules.acl.rules[number]);
     let because = declared.map(|rule| &rule.provenance).unwrap_or(&cx.vswitch().config.provenance);
     let name = declared.map_or("the default", |rule| rule.name.as_str());
@@ -104,6 +104,7 @@ fn rule(cx: &mut Context<'_>, rules: &Rules, target: PortIndex, answers: bool) -
             Continue(())
         }
         Permission::Deny => cx.drop(DropReason::AclDenied, Some(because), || format!("`{name}` denies it")),
+        Permission::Reject => cx.drop(DropReason::AclRejected, Some(because), || format!("`{name}` rejects it")),
     }
 }
 
@@ -111,23 +112,36 @@ fn rule(cx: &mut Context<'_>, rules: &Rules, target: PortIndex, answers: bool) -
 /// in either direction.
 fn permission(rules: &Rules, query: &Query) -> (Permission, Option<usize>) {
     let (permission, number) = rules.permission(query);
-    if permission == Permission::Deny && query.addresses.is_some() && query.ports.is_none() {
+    if permission != Permission::Allow && query.addresses.is_some() && query.ports.is_none() {
         let answered = rules.permission(&reversed(*query));
         return if answered.0 == Permission::Allow { answered } else { (permission, number) };
     }
     (permission, number)
 }
 
+/// What was decided about a frame and one receiver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ruling {
+    pub(crate) receiver: PortIndex,
+    pub(crate) permission: Permission,
+    /// The rule that decided, if it was one.
+    pub(crate) rule: Option<usize>,
+}
+
 /// Whether one receiver of a group may hear it. Groups have no connections.
-pub(super) fn may_hear(tables: &Tables, ingress: PortIndex, frame: &Frame<'_>, receiver: PortIndex) -> bool {
+pub(super) fn ruling(tables: &Tables, ingress: PortIndex, frame: &Frame<'_>, receiver: PortIndex) -> Ruling {
+    let without_rule = |permission| Ruling { receiver, permission, rule: None };
     let vswitch = tables.vswitch(tables.port(ingress).vswitch);
-    let Some(rules) = vswitch.rules.as_ref().filter(|_| !is_free(frame.packet)) else { return true };
-    let packet = &frame.packet;
+    let Some(rules) = vswitch.rules.as_ref().filter(|_| !is_free(frame.packet)) else {
+        return without_rule(Permission::Allow);
+    };
+    let packet = frame.packet;
     let is_hidden = packet.addresses.is_some() && packet.transport_at == 0 && packet.fragment != Piece::Later;
     if packet.class == Class::Unreadable || is_hidden {
-        return false;
+        return without_rule(Permission::Deny);
     }
-    permission(rules, &query(tables, ingress, receiver, packet)).0 == Permission::Allow
+    let (permission, rule) = permission(rules, &query(tables, ingress, receiver, packet));
+    Ruling { receiver, permission, rule }
 }
 
 fn query(tables: &Tables, from: PortIndex, to: PortIndex, packet: &Packet) -> Query {

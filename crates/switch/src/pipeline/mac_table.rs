@@ -4,9 +4,9 @@ use std::ops::ControlFlow;
 
 use weft_types::{Instant, MacAddr};
 
-use super::{Action, Break, Context, Continue, acl, flooded, output, outputs};
+use super::{Action, Break, Context, Continue, acl, output, outputs, rulings};
 use crate::table::PortIndex;
-use crate::{DropReason, Mode, Output, Role};
+use crate::{DropReason, Mode, Output, Permission, Role};
 
 /// A bridge forwards nothing that is for the bridges themselves (IEEE 802.1Q, table 8-1).
 pub(super) fn reserved_group(cx: &mut Context<'_>) -> ControlFlow<Action> {
@@ -51,13 +51,15 @@ fn reflected_sender(cx: &mut Context<'_>) -> Option<PortIndex> {
 
 /// Frames for a group go to all ports that listen to it; where that is not known, they do (law 1).
 fn flood(cx: &mut Context<'_>, dst: MacAddr) -> ControlFlow<Action> {
-    let (segment, index) = (cx.segment, cx.ingress().vswitch);
+    let segment = cx.segment;
     let sender = reflected_sender(cx);
     let config = &cx.vswitch().config;
-    let audience = cx.tables.audience(index, segment, dst);
-    let audience = audience.filter(|port| Some(*port) != sender);
-    let others = outputs(cx.tables, cx.ingress, cx.frame, segment, audience).count();
-    let listeners = flooded(cx.tables, cx.ingress, cx.frame, segment, sender).count();
+    let (mut others, mut listeners) = (0, 0);
+    for (_, ruling) in rulings(cx.tables, cx.ingress, cx.frame, segment, sender) {
+        others += 1;
+        listeners += usize::from(ruling.permission == Permission::Allow);
+    }
+    cx.effects.group = Some((segment, sender));
     if cx.vswitch().rules.is_some() {
         // Each receiver has a verdict of its own, which no cached flow has room for.
         cx.until = Instant::ZERO;

@@ -8,6 +8,7 @@
 mod acl;
 mod guard;
 mod mac_table;
+pub(crate) mod mirror;
 mod source;
 mod vlan;
 
@@ -24,7 +25,7 @@ use crate::frame::Frame;
 use crate::learned::{Learned, Station};
 use crate::packet::Class;
 use crate::table::{Port, PortIndex, Tables, VSwitch};
-use crate::{Addresses, DropReason, Output, PortConfig, Segment, Step};
+use crate::{Addresses, DropReason, Output, Permission, PortConfig, Segment, Step};
 
 /// What is to be done with a frame; small, and free of pointers, so that the cache can hold it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -146,8 +147,10 @@ pub(crate) struct Effects {
     pub(crate) end: Option<Tuple>,
     /// None could begin: there was no room.
     pub(crate) full: bool,
-    /// The rule that decided.
-    pub(crate) rule: Option<usize>,
+    /// What the access list said about its one receiver.
+    pub(crate) ruling: Option<Ruling>,
+    /// It is for a group in this segment: the list says something about each receiver but this one.
+    pub(crate) group: Option<(Segment, Option<PortIndex>)>,
 }
 
 /// What the pipeline found.
@@ -281,7 +284,8 @@ impl<'a> Context<'a> {
     }
 }
 
-pub(crate) use acl::TCP_CONTROL;
+pub(crate) use acl::{Ruling, TCP_CONTROL};
+pub(crate) use mirror::Mirrors;
 
 /// The ways of a frame for a group: to all who listen and may.
 pub(crate) fn flooded<'a>(
@@ -291,11 +295,24 @@ pub(crate) fn flooded<'a>(
     segment: Segment,
     sender: Option<PortIndex>,
 ) -> impl Iterator<Item = Output> + 'a {
+    let rulings = rulings(tables, ingress, frame, segment, sender);
+    rulings.filter(|(_, ruling)| ruling.permission == Permission::Allow).map(|(output, _)| output)
+}
+
+/// What the access list says about each receiver of a frame for a group.
+pub(crate) fn rulings<'a>(
+    tables: &'a Tables,
+    ingress: PortIndex,
+    frame: &'a Frame<'_>,
+    segment: Segment,
+    sender: Option<PortIndex>,
+) -> impl Iterator<Item = (Output, Ruling)> + 'a {
     let audience = tables.audience(tables.port(ingress).vswitch, segment, frame.link.dst);
-    let may_hear = move |port: &PortIndex| {
-        Some(*port) != sender && *port != ingress && acl::may_hear(tables, ingress, frame, *port)
-    };
-    outputs(tables, ingress, frame, segment, audience.filter(may_hear))
+    let others = audience.filter(move |port| *port != ingress && Some(*port) != sender);
+    others.filter_map(move |port| {
+        let way = output(tables, frame, segment, port)?;
+        Some((way, acl::ruling(tables, ingress, frame, port)))
+    })
 }
 
 /// The frame's ways out of these ports: not back to where it came from, nor where the tag below its outermost would

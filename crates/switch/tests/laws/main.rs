@@ -1,7 +1,9 @@
 //! The laws of the virtual switch as properties, each named after its number in docs/ARCHITECTURE.md, and the switch
 //! against a model without cleverness.
 
+mod acl_cases;
 mod cases;
+mod mirror_cases;
 mod model;
 mod packet;
 mod world;
@@ -10,11 +12,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use weft_switch::{
-    Acl, Addresses, Config, ConfigError, DropReason, Endpoint, Outcome, Output, Permission, ReceiveFilter, Role, Rule,
-    Segment, Switch, Traffic, Verdict, Vlans,
+    Acl, Addresses, Config, ConfigError, DropReason, Endpoint, MirrorCopy, MirrorTarget, Outcome, Output, Permission,
+    ReceiveFilter, Role, Rule, Segment, Switch, Traffic, Verdict, Vlans,
 };
 use weft_types::{Instant, PortId};
 
+use crate::model::mirror::Copies;
 use crate::model::{Fate, Model};
 use crate::world::{Event, Frame, any_config, any_frame, any_life, any_ports, vswitches};
 
@@ -52,6 +55,21 @@ fn explained(switch: &Switch, now: Instant, frame: &Frame) -> Fate {
         Outcome::Drop(reason) => Err(reason),
         Outcome::Forward => Ok(trace.egress.iter().map(|egress| left(frame, egress.id, egress.edit)).collect()),
     }
+}
+
+/// The copies of the last frame, in the model's terms.
+fn copied(copies: &[MirrorCopy], frame: &Frame) -> Copies {
+    let copy = |copy: &MirrorCopy| {
+        let mut head = frame.head.clone();
+        copy.edit.apply(&mut head).expect("an edit that fits the frame");
+        match copy.to {
+            MirrorTarget::Port(port) => (copy.mirror, Some(port), head),
+            MirrorTarget::Outside => (copy.mirror, None, head),
+        }
+    };
+    let set: Copies = copies.iter().map(copy).collect();
+    assert_eq!(set.len(), copies.len(), "a mirror gets one copy");
+    set
 }
 
 /// What follows a frame's outermost tag.
@@ -95,6 +113,8 @@ proptest! {
                     let expected = model.decide(now, frame.ingress, &frame.head, frame.len);
                     prop_assert_eq!(&foretold, &expected, "{:?} {}", frame, switch.explain(now, frame.ingress, &frame.head, frame.len));
                     prop_assert_eq!(&decided_at(&mut switch, now, &frame), &expected, "{:?}", frame);
+                    let copies = model.copies(frame.ingress, &frame.head, &expected);
+                    prop_assert_eq!(copied(switch.copies(), &frame), copies, "{:?}", frame);
                 },
             }
         }
@@ -116,6 +136,8 @@ proptest! {
                     let expected = decided_at(plain, now, &frame);
                     prop_assert_eq!(&decided_at(cached, now, &frame), &expected, "{:?}", frame);
                     prop_assert_eq!(&decided_at(tiny, now, &frame), &expected, "{:?}", frame);
+                    prop_assert_eq!(cached.copies(), plain.copies());
+                    prop_assert_eq!(tiny.copies(), plain.copies());
                 },
             }
             let [cached, tiny, plain] = &switches;
@@ -265,6 +287,7 @@ proptest! {
             from: Endpoint::Ports(vec![PortId(1)]),
             to: Endpoint::Ports(vec![PortId(2)]),
             traffic: Traffic::Ports { protocol: weft_wire::Protocol(protocol), src: 0..=u16::MAX, dst: allowed..=allowed },
+            log: false,
             provenance: weft_types::Provenance::file("lab.toml", 7),
         };
         let mut vswitches = vswitches();
@@ -296,6 +319,99 @@ proptest! {
             switch.configure(config).unwrap();
             prop_assert_eq!(decided(&mut switch, &answer), Err(DropReason::AclDenied));
         }
+    }
+
+    #[test]
+    fn law_6_rules_count_and_log_what_they_decide(life in any_life()) {
+        // Without a cache, so that the switch thinks about every frame, as the model does.
+        let (mut switch, mut model, mut now) = (Switch::new(7).without_cache(), Model::default(), NOW);
+        let mut logged = 0;
+        for event in life {
+            happen(&mut switch, &event);
+            match event {
+                Event::Configure(config) => {
+                    model.configure(config);
+                    logged = switch.rule_log().decisions().count() as u64 + switch.rule_log().lost();
+                }
+                Event::Filter(port, filter) => model.set_filter(port, &filter),
+                Event::Wait(span) => now += span,
+                Event::Frame(frame) => {
+                    let expected = model.decide(now, frame.ingress, &frame.head, frame.len);
+                    prop_assert_eq!(decided_at(&mut switch, now, &frame), expected);
+                }
+            }
+            let vswitch = &model.config.vswitches[0];
+            let rules = vswitch.acl.as_ref().map_or(&[][..], |acl| &acl.rules);
+            let count = |rule: usize| model.rule_counts.get(&(vswitch.id, rule)).copied().unwrap_or(0);
+            let expected: Vec<_> = (0..rules.len()).map(count).collect();
+            prop_assert_eq!(switch.rule_counts(vswitch.id), expected);
+            let log = switch.rule_log();
+            let of_loggers: u64 = (0..rules.len()).filter(|rule| rules[*rule].log).map(count).sum();
+            prop_assert_eq!(log.decisions().count() as u64 + log.lost() - logged, of_loggers);
+            prop_assert!(log.decisions().count() <= 256);
+        }
+    }
+
+    #[test]
+    fn law_6_rejections_are_answered_as_hosts_expect(
+        config in any_config(), frames in prop::collection::vec(any_frame(), 1..80), waits in prop::collection::vec(0..40u64, 80),
+    ) {
+        let mut config = config;
+        config.vswitches.iter_mut().for_each(|vswitch| {
+            vswitch.acl = Some(Acl { rules: Vec::new(), default: Permission::Reject, connections: 9 });
+        });
+        let mut switch = configured(config);
+        let (mut now, mut answers) = (NOW, 0u64);
+        for (frame, wait) in frames.iter().zip(waits) {
+            now += std::time::Duration::from_millis(wait);
+            let decided = decided_at(&mut switch, now, frame);
+            let Some(answer) = switch.answer().filter(|_| decided == Err(DropReason::AclRejected)) else { continue };
+            answers += 1;
+            // It goes from where the frame was for to where it came from, in its VLAN, and says so rightly.
+            let (asked, answered) = (weft_wire::Headers::parse(&frame.head, frame.len), weft_wire::Headers::parse(answer, answer.len()));
+            let (asked, answered) = (asked.unwrap(), answered.unwrap());
+            prop_assert_eq!((answered.link.dst, answered.link.src, answered.link.tag), (asked.link.src, asked.link.dst, asked.link.tag));
+            prop_assert!(asked.link.dst.is_station());
+            let (from, to) = (asked.ip.unwrap().unwrap(), answered.ip.unwrap().unwrap());
+            prop_assert_eq!((to.src, to.dst), (from.dst, from.src));
+            prop_assert!(!from.src.is_multicast() && !from.dst.is_multicast() && !from.src.is_unspecified());
+            prop_assert!(from.fragment != weft_wire::Fragment::Later);
+            let is_reset = from.protocol == weft_wire::Protocol::TCP && from.fragment == weft_wire::Fragment::Whole;
+            prop_assert_eq!(to.protocol == weft_wire::Protocol::TCP, is_reset);
+            prop_assert!(answer.len() <= frame.head.len() + 48, "an answer is hardly longer than its frame");
+        }
+        prop_assert!(answers <= 12 * (20 + 1 + now.as_nanos() / 10_000_000), "{answers} answers to at most twelve ports");
+    }
+
+    #[test]
+    fn law_7_mirrors_change_nothing(life in any_life()) {
+        let (mut mirrored, mut plain, mut now) = (Switch::new(7), Switch::new(7), NOW);
+        let mut config = Config::default();
+        for event in life {
+            happen(&mut mirrored, &event);
+            match event {
+                Event::Configure(mut new) => {
+                    new.vswitches.iter_mut().for_each(|vswitch| vswitch.mirrors.clear());
+                    plain.configure(new.clone()).unwrap();
+                    config = new;
+                }
+                Event::Frame(frame) => {
+                    let decided = decided_at(&mut mirrored, now, &frame);
+                    prop_assert_eq!(&decided, &decided_at(&mut plain, now, &frame));
+                    prop_assert!(plain.copies().is_empty());
+                    for copy in mirrored.copies() {
+                        let MirrorTarget::Port(target) = copy.to else { continue };
+                        let is_there = |port: PortId| config.ports.iter().find(|known| known.id == port).unwrap().vswitch;
+                        prop_assert_eq!(is_there(target), is_there(frame.ingress), "no path joins two vSwitches");
+                        prop_assert!(target != frame.ingress, "nothing goes back");
+                        prop_assert!(decided.iter().flatten().all(|(port, _)| *port != target), "nothing goes twice");
+                    }
+                }
+                Event::Wait(span) => now += span,
+                Event::Filter(port, filter) => drop(plain.set_receive_filter(port, &filter)),
+            }
+        }
+        prop_assert_eq!(all_drops(&mirrored, &config), all_drops(&plain, &config));
     }
 
     #[test]

@@ -9,7 +9,11 @@ use crate::world::mac;
 
 /// Addresses by number: few, so that they meet.
 pub(crate) fn v4(number: u8) -> Ipv4Addr {
-    if number == 0 { Ipv4Addr::UNSPECIFIED } else { Ipv4Addr::new(10, 0, 0, number) }
+    match number {
+        0 => Ipv4Addr::UNSPECIFIED,
+        224 => Ipv4Addr::new(224, 0, 0, 1),
+        _ => Ipv4Addr::new(10, 0, 0, number),
+    }
 }
 
 /// The same; from 100 on they are made of the MAC address of that number less 100.
@@ -87,6 +91,29 @@ fn ipv6(src: u8, dst: u8, extensions: &[(u8, u8, u16)], protocol: u8, payload: &
 /// An IPv4 packet of a protocol with ports between the addresses of these numbers.
 pub(crate) fn between(src: u8, dst: u8, protocol: u8, ports: (u16, u16)) -> Vec<u8> {
     ipv4(src, dst, protocol, 0, 0, &transport(ports, 16))
+}
+
+/// The same over IPv6.
+pub(crate) fn between_v6(src: u8, dst: u8, protocol: u8, ports: (u16, u16)) -> Vec<u8> {
+    ipv6(src, dst, &[], protocol, &transport(ports, 16))
+}
+
+/// A TCP segment from port 5000 to 80 with these flags and numbers.
+pub(crate) fn segment(src: u8, dst: u8, flags: u8, seq: u8, ack: u8) -> Vec<u8> {
+    let mut segment = transport((5000, 80), flags);
+    (segment[7], segment[11]) = (seq, ack);
+    ipv4(src, dst, 6, 0, 0, &segment)
+}
+
+/// A fragment of a UDP datagram, so many times eight bytes behind its start.
+pub(crate) fn fragment(src: u8, dst: u8, place: u16) -> Vec<u8> {
+    ipv4(src, dst, 17, place, 0, &transport((5000, 53), 0))
+}
+
+/// An ICMP error about a packet of the other.
+pub(crate) fn icmp_error(src: u8, dst: u8) -> Vec<u8> {
+    let quote = &ipv4(dst, src, 17, 0, 0, &transport((53, 5000), 0)[..8])[2..];
+    ipv4(src, dst, 1, 0, 0, &[&[3, 3, 0, 0, 0, 0, 0, 0], quote].concat())
 }
 
 fn any_port() -> impl Strategy<Value = u16> {

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use weft_switch::{
-    Acl, Addresses, Config, Endpoint, Mode, Permission, Policy, PortConfig, ReceiveFilter, Role, Rule, Segment, Switch,
-    Traffic, VSwitchConfig, VSwitchId, Vlans,
+    Acl, Addresses, Config, Direction, Endpoint, Mirror, MirrorFilter, MirrorId, MirrorTarget, Mode, Permission,
+    Policy, PortConfig, ReceiveFilter, Role, Rule, Segment, Switch, Traffic, VSwitchConfig, VSwitchId, Vlans,
 };
 use weft_types::{IpNet, MacAddr, MacRange, PortId, Provenance, VlanId};
 
@@ -175,19 +175,21 @@ fn any_traffic() -> impl Strategy<Value = Traffic> {
 }
 
 fn any_acl() -> impl Strategy<Value = Acl> {
-    let permission = || prop::bool::ANY.prop_map(|deny| if deny { Permission::Deny } else { Permission::Allow });
-    let rule = (permission(), any_endpoint(), any_endpoint(), any_traffic());
+    let permission =
+        || prop::sample::select(vec![Permission::Allow, Permission::Allow, Permission::Deny, Permission::Reject]);
+    let rule = (permission(), any_endpoint(), any_endpoint(), any_traffic(), prop::bool::weighted(0.3));
     (prop::collection::vec(rule, 0..6), 0..70usize, permission(), 0..4u32).prop_map(
         |(rules, gap, default, connections)| {
             // Rules that fit nothing in between, so that there are more than fit into a word.
-            let nobody = (Permission::Deny, Endpoint::Ports(Vec::new()), Endpoint::Any, Traffic::Any);
+            let nobody = (Permission::Deny, Endpoint::Ports(Vec::new()), Endpoint::Any, Traffic::Any, false);
             let rules = rules.into_iter().flat_map(|rule| std::iter::repeat_n(nobody.clone(), gap / 3).chain([rule]));
-            let rule = |(line, (permission, from, to, traffic)): (u32, _)| Rule {
+            let rule = |(line, (permission, from, to, traffic, log)): (u32, _)| Rule {
                 name: format!("r{line}"),
                 permission,
                 from,
                 to,
                 traffic,
+                log,
                 provenance: Provenance::file("lab.toml", 1000 + line),
             };
             Acl { rules: (0..).zip(rules).map(rule).collect(), default, connections }
@@ -195,23 +197,76 @@ fn any_acl() -> impl Strategy<Value = Acl> {
     )
 }
 
+/// A mirror, of and to ports that are chosen by number among those of a vSwitch.
+#[derive(Clone, Debug)]
+struct RawMirror {
+    of: u16,
+    to: Option<usize>,
+    segments: Vec<Segment>,
+    direction: Direction,
+    filter: Option<MirrorFilter>,
+}
+
+fn any_mirror() -> impl Strategy<Value = RawMirror> {
+    let net = || prop::option::of(packet::any_address().prop_map(IpNet::from));
+    let filter = (net(), net(), any_traffic()).prop_map(|(from, to, traffic)| MirrorFilter { from, to, traffic });
+    let direction = prop::sample::select(vec![Direction::In, Direction::Out, Direction::Both]);
+    let segments = prop_oneof![2 => Just(vec![]), 1 => prop::collection::vec(any_segment(), 1..3)];
+    let of = prop_oneof![1 => Just(0), 3 => any::<u16>()];
+    (of, prop::option::of(0usize..12), segments, direction, prop::option::weighted(0.4, filter))
+        .prop_map(|(of, to, segments, direction, filter)| RawMirror { of, to, segments, direction, filter })
+}
+
+fn mirror(number: u32, raw: RawMirror, vswitch: VSwitchId, ports: &[PortConfig]) -> Mirror {
+    let members = || ports.iter().filter(|port| port.vswitch == vswitch);
+    let ports: Vec<_> = members().filter(|port| raw.of >> port.id.0 & 1 == 1).map(|port| port.id).collect();
+    let may_get = |port: &&PortConfig| !ports.contains(&port.id) && matches!(port.role, Role::Vnic | Role::HostAdapter);
+    let targets: Vec<_> = members().filter(may_get).collect();
+    let target = raw.to.and_then(|to| targets.get(to % targets.len().max(1)));
+    Mirror {
+        id: MirrorId(number),
+        name: format!("m{number}"),
+        to: target.map_or(MirrorTarget::Outside, |port| MirrorTarget::Port(port.id)),
+        ports,
+        segments: raw.segments,
+        direction: raw.direction,
+        filter: raw.filter,
+        snap_bytes: None,
+        provenance: Provenance::file("lab.toml", 2000 + number),
+    }
+}
+
 /// Worlds that are right: of two ports that cannot both be, the second gives way.
 pub(crate) fn any_config() -> impl Strategy<Value = Config> {
-    (any_ports(), prop::option::of(any_acl()), prop::bool::weighted(0.3)).prop_map(|(ports, acl, is_vepa)| {
-        let mut config = Config { vswitches: vswitches(), ..Config::default() };
-        config.vswitches[0].acl = acl;
-        config.vswitches[1].mode = if is_vepa { Mode::Vepa } else { Mode::Veb };
-        for port in ports {
-            config.ports.push(port);
-            if Switch::new(0).configure(config.clone()).is_err() {
-                let port = config.ports.last_mut().unwrap();
-                port.macs.clear();
-                port.mac_ranges.clear();
-                port.role = Role::Vnic;
+    let mirrors = prop::collection::vec((0..VSWITCHES, any_mirror()), 0..4);
+    (any_ports(), prop::option::of(any_acl()), prop::bool::weighted(0.3), mirrors).prop_map(
+        |(ports, mut acl, is_vepa, mirrors)| {
+            let mut config = Config { vswitches: vswitches(), ..Config::default() };
+            for rule in acl.iter_mut().flat_map(|acl| &mut acl.rules) {
+                for end in [&mut rule.from, &mut rule.to] {
+                    if let Endpoint::Ports(members) = end {
+                        members.retain(|id| ports.iter().any(|port| port.id == *id));
+                    }
+                }
             }
-        }
-        config
-    })
+            config.vswitches[1].mode = if is_vepa { Mode::Vepa } else { Mode::Veb };
+            for port in ports {
+                config.ports.push(port);
+                if Switch::new(0).configure(config.clone()).is_err() {
+                    let port = config.ports.last_mut().unwrap();
+                    port.macs.clear();
+                    port.mac_ranges.clear();
+                    port.role = Role::Vnic;
+                }
+            }
+            config.vswitches[0].acl = acl;
+            for (number, (vswitch, raw)) in (0..).zip(mirrors) {
+                let mirror = mirror(number, raw, VSwitchId(vswitch), &config.ports);
+                config.vswitches[vswitch as usize].mirrors.push(mirror);
+            }
+            config
+        },
+    )
 }
 
 prop_compose! {

@@ -85,14 +85,18 @@ fn fits(rule: &Rule, it: &Beginning<'_>) -> bool {
     traffic && is_end(&rule.from, it.from, src) && is_end(&rule.to, it.to, dst)
 }
 
-fn allows_one_way(acl: &Acl, it: &Beginning<'_>) -> bool {
-    let permission = acl.rules.iter().find(|rule| fits(rule, it)).map_or(acl.default, |rule| rule.permission);
-    permission == Permission::Allow
+/// What a list says, and by which rule.
+type Ruling = (Permission, Option<usize>);
+
+fn one_way(acl: &Acl, it: &Beginning<'_>) -> Ruling {
+    let rule = acl.rules.iter().position(|rule| fits(rule, it));
+    (rule.map_or(acl.default, |rule| acl.rules[rule].permission), rule)
 }
 
-fn allows(acl: &Acl, it: &Beginning<'_>) -> bool {
+fn ruling(acl: &Acl, it: &Beginning<'_>) -> Ruling {
     let is_later = it.ips.is_some() && it.ports.is_none();
-    allows_one_way(acl, it) || is_later && allows_one_way(acl, &it.reversed())
+    let (forth, back) = (one_way(acl, it), one_way(acl, &it.reversed()));
+    if forth.0 != Permission::Allow && is_later && back.0 == Permission::Allow { back } else { forth }
 }
 
 /// A packet as lists see it; `Err` when it hides what it is, `None` when it is free or none.
@@ -117,7 +121,7 @@ fn read(frame: &[u8]) -> Result<Option<Packet<'_>>, bool> {
     Ok((!is_free).then_some(packet))
 }
 
-fn ports(packet: &Packet<'_>) -> Option<(u16, u16)> {
+pub(super) fn ports(packet: &Packet<'_>) -> Option<(u16, u16)> {
     let transport = packet.transport.filter(|_| !packet.is_later)?;
     Some(match packet.protocol {
         6 | 17 | 132 | 33 | 136 => (be16(transport), be16(&transport[2..])),
@@ -131,7 +135,20 @@ impl Model {
         self.config.vswitches.iter().find(|vswitch| vswitch.id == port.vswitch)?.acl.clone()
     }
 
-    pub(crate) fn may_hear(&self, from: &PortConfig, to: &PortConfig, frame: &[u8]) -> bool {
+    /// What a list says, counted.
+    fn ask(&mut self, acl: &Acl, it: &Beginning<'_>) -> Result<(), DropReason> {
+        let (permission, rule) = ruling(acl, it);
+        if let Some(rule) = rule {
+            *self.rule_counts.entry((it.from.vswitch, rule)).or_default() += 1;
+        }
+        match permission {
+            Permission::Allow => Ok(()),
+            Permission::Deny => Err(DropReason::AclDenied),
+            Permission::Reject => Err(DropReason::AclRejected),
+        }
+    }
+
+    pub(crate) fn may_hear(&mut self, from: &PortConfig, to: &PortConfig, frame: &[u8]) -> bool {
         let Some(acl) = self.acl(from) else { return true };
         let it = match read(frame) {
             Ok(None) => return true,
@@ -142,7 +159,7 @@ impl Model {
                 Beginning { from, to, ips, protocol: packet.protocol, ports: ports(&packet) }
             }
         };
-        allows(&acl, &it)
+        self.ask(&acl, &it).is_ok()
     }
 
     fn live(&self, now: Instant, from: &PortConfig, segment: u16, protocol: u8, ends: (End, End)) -> Option<usize> {
@@ -162,16 +179,15 @@ impl Model {
         frame: &[u8],
     ) -> Result<(), DropReason> {
         let Some(acl) = self.acl(from) else { return Ok(()) };
-        let by_rule = |it: &Beginning<'_>| if allows(&acl, it) { Ok(()) } else { Err(DropReason::AclDenied) };
         let packet = match read(frame) {
             Ok(None) => return Ok(()),
             Err(true) => return Err(DropReason::Unreadable),
-            Err(false) => return by_rule(&Beginning { from, to, ips: None, protocol: 0, ports: None }),
+            Err(false) => return self.ask(&acl, &Beginning { from, to, ips: None, protocol: 0, ports: None }),
             Ok(Some(packet)) => packet,
         };
         let ips = packet.src.map(|src| (src, packet.dst)).unwrap();
         let it = Beginning { from, to, ips: Some(ips), protocol: packet.protocol, ports: ports(&packet) };
-        let (Some(mut numbers), Some(transport)) = (it.ports, packet.transport) else { return by_rule(&it) };
+        let (Some(mut numbers), Some(transport)) = (it.ports, packet.transport) else { return self.ask(&acl, &it) };
         if matches!(packet.protocol, 1 | 58) {
             let kind = transport[0];
             let is_v6 = packet.protocol == 58;
@@ -181,7 +197,7 @@ impl Model {
                 return Ok(());
             }
             if !is_echo || transport.len() < 6 {
-                return by_rule(&it);
+                return self.ask(&acl, &it);
             }
             numbers = (be16(&transport[4..]), be16(&transport[4..]));
         }
@@ -196,11 +212,12 @@ impl Model {
         let begun = self.live(now, from, segment, packet.protocol, ends).map(|at| (at, false));
         let answered = || self.live(now, from, segment, packet.protocol, (ends.1, ends.0)).map(|at| (at, true));
         if let Some((at, is_answer)) = begun.or_else(answered) {
-            if self.connections[at].generation != self.generation
-                && !allows(&acl, &if is_answer { it.reversed() } else { it })
-            {
-                self.connections.remove(at);
-                return Err(DropReason::AclDenied);
+            if self.connections[at].generation != self.generation {
+                let asked = self.ask(&acl, &if is_answer { it.reversed() } else { it });
+                if asked.is_err() {
+                    self.connections.remove(at);
+                    return asked;
+                }
             }
             let generation = self.generation;
             let known = &mut self.connections[at];
@@ -211,7 +228,7 @@ impl Model {
             known.generation = generation;
             return Ok(());
         }
-        by_rule(&it)?;
+        self.ask(&acl, &it)?;
         let own = self.connections.iter().filter(|known| known.owner == from.id && known.is_live(now)).count();
         if own >= acl.connections as usize {
             return Err(DropReason::ConnectionLimit);
@@ -248,6 +265,7 @@ impl Model {
     /// After a new configuration: each connection is looked at again when it is used.
     pub(crate) fn keep_connections(&mut self) {
         self.generation += 1;
+        self.rule_counts.clear();
         let ports = &self.config.ports;
         self.connections.retain(|known| {
             let owner = ports.iter().find(|port| port.id == known.owner);

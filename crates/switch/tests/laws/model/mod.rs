@@ -3,6 +3,7 @@
 
 mod acl;
 pub(crate) mod guard;
+pub(crate) mod mirror;
 pub(crate) mod vlan;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,6 +23,8 @@ pub(crate) struct Model {
     learned: Vec<Learned>,
     bindings: Vec<guard::Binding>,
     connections: Vec<acl::Connection>,
+    /// How often each rule decided, by its place in its list.
+    pub(crate) rule_counts: BTreeMap<(VSwitchId, usize), u64>,
     generation: u64,
 }
 
@@ -170,11 +173,11 @@ impl Model {
         let sender = owner_of(self, src).filter(|_| is_vepa);
         let others = || others().filter(|port| Some(port.id) != sender);
         if dst.is_group() {
-            let hearers = || others().filter(|port| self.hears(port, dst));
-            if hearers().filter_map(leaves).count() == 0 {
+            let hearers: Vec<_> = others().filter(|port| self.hears(port, dst) && leaves(port).is_some()).collect();
+            if hearers.is_empty() {
                 return Err(DropReason::NoReceiver);
             }
-            let allowed = hearers().filter(|port| self.may_hear(from, port, frame));
+            let allowed = hearers.into_iter().filter(|port| self.may_hear(from, port, frame));
             let all: BTreeSet<_> = allowed.filter_map(leaves).collect();
             return if all.is_empty() { Err(DropReason::AclDenied) } else { Ok(all) };
         }

@@ -7,7 +7,7 @@ pub(crate) fn is_tag(bytes: &[u8]) -> bool {
     bytes.starts_with(&[0x81, 0x00]) || bytes.starts_with(&[0x88, 0xa8])
 }
 
-fn number(segment: Segment) -> u16 {
+pub(crate) fn number(segment: Segment) -> u16 {
     match segment {
         Segment::Untagged => 0,
         Segment::Vlan(vlan) => vlan.into(),

@@ -1,16 +1,27 @@
-use weft_types::{Instant, PortId};
-use weft_wire::Headers;
+//! The switch itself: what it knows, and how it becomes another.
 
+mod captures;
+mod explanation;
+mod rulings;
+
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
+use weft_types::{Instant, PortId};
+
+use self::captures::{copy, selected};
+use crate::bucket::Bucket;
 use crate::cache::FlowCache;
 use crate::counters::Counters;
+use crate::drop_log::DropLog;
 use crate::filter::{Granted, MAX_FILTER_GROUPS, MAX_FILTER_STATIONS};
 use crate::frame::{FlowKey, Frame};
 use crate::packet::Packet;
-use crate::pipeline::{self, Action, Fields, Knowledge};
+use crate::pipeline::{self, Action, Knowledge, Mirrors};
+use crate::rejection::MAX_ANSWER_BYTES;
 use crate::table::{PortIndex, Tables};
 use crate::{
-    Config, ConfigError, Denial, DropReason, EgressPort, FilterReport, Outcome, Output, ReceiveFilter, Step, Trace,
-    VSwitchId, Verdict, validate,
+    Config, ConfigError, Denial, DropReason, DroppedFrame, FilterReport, MAX_MIRRORS, Mirror, MirrorCopy, Output,
+    ReceiveFilter, Rule, RuleLog, VSwitchId, Verdict, validate,
 };
 
 /// Flows that are remembered when nothing else is asked for: about 1 MiB.
@@ -32,8 +43,18 @@ pub struct Switch {
     misses: u64,
     /// By vSwitch and rule: what it decided under the configuration in force.
     rule_counts: Vec<Vec<u64>>,
+    rule_log: RuleLog,
+    drop_log: DropLog,
+    /// How many answers to rejected packets a port may still get.
+    answers_left: HashMap<PortId, Bucket, FixedState>,
+    /// What answers the frame that was rejected last; empty for nothing.
+    answer: Vec<u8>,
     /// By which ways the last frame left. It has room for the most.
     outputs: Vec<Output>,
+    /// Who gets a copy of the last frame.
+    copies: Vec<MirrorCopy>,
+    /// Mirrors that no configuration knows of.
+    captures: Vec<(VSwitchId, Mirror)>,
 }
 
 /// How the flow cache does.
@@ -65,7 +86,13 @@ impl Switch {
             hits: 0,
             misses: 0,
             rule_counts: Vec::new(),
+            rule_log: RuleLog::new(),
+            drop_log: DropLog::new(),
+            answers_left: HashMap::default(),
+            answer: Vec::with_capacity(MAX_ANSWER_BYTES),
             outputs: Vec::new(),
+            copies: Vec::with_capacity(MAX_MIRRORS),
+            captures: Vec::new(),
         }
     }
 
@@ -76,14 +103,19 @@ impl Switch {
     }
 
     /// Becomes `config`, whole. Ports that stay keep their counters, their receive filters as far as they still may
-    /// have them, and what was learned; what was cached counts no more.
+    /// have them, and what was learned; captures go on; what was cached counts no more.
     ///
     /// # Errors
     /// Every problem of the configuration; then nothing has changed.
-    pub fn configure(&mut self, config: Config) -> Result<(), Vec<ConfigError>> {
+    pub fn configure(&mut self, mut config: Config) -> Result<(), Vec<ConfigError>> {
         let problems = validate::problems(&config, self.generation);
         if !problems.is_empty() {
             return Err(problems);
+        }
+        self.captures.retain(|(home, _)| config.vswitches.iter().any(|vswitch| vswitch.id == *home));
+        for vswitch in &mut config.vswitches {
+            let captures = self.captures.iter().filter(|(home, _)| *home == vswitch.id);
+            vswitch.mirrors.extend(captures.map(|(_, mirror)| mirror.clone()));
         }
         self.generation = config.generation;
         let tables = Tables::new(config, self.seed, |id| {
@@ -92,6 +124,8 @@ impl Switch {
         });
         let (old, tables) = (std::mem::replace(&mut self.tables, tables), &self.tables);
         self.counters.retain(|port| tables.index(port).is_some());
+        self.drop_log.retain(|port| tables.index(port).is_some());
+        self.answers_left.retain(|port, _| tables.index(*port).is_some());
         self.knowledge.learned.retain(|id, station| {
             let port = tables.index(id).map(|index| tables.port(index));
             port.is_some_and(|port| {
@@ -167,46 +201,63 @@ impl Switch {
     /// Decides about a frame of `frame_len` bytes that came in by `ingress`; `head` is a private copy of its first
     /// 128 bytes, or of all when there are fewer. A drop is counted.
     pub fn forward(&mut self, now: Instant, ingress: PortId, head: &[u8], frame_len: usize) -> Verdict<'_> {
+        self.copies.clear();
         let Some(index) = self.tables.index(ingress) else { return Verdict::Drop(DropReason::UnknownPort) };
         let mut packet = Packet::default();
         let frame = match Frame::admit(head, frame_len, self.tables.port(index).fields, &mut packet) {
             Ok(frame) => frame,
             Err((reason, _)) => {
-                self.counters.add(ingress, reason, 1);
+                self.count_dropped(now, ingress, reason, head, frame_len);
                 return Verdict::Drop(reason);
             }
         };
-        let action = self.decide(now, index, &frame);
-        if let Action::Drop(reason) = action {
-            self.counters.add(ingress, reason, 1);
-            return Verdict::Drop(reason);
-        }
+        let (action, mirrors) = self.decide(now, index, &frame, frame_len);
         self.outputs.clear();
-        if let Action::Send(output) = action {
+        if let Action::Send(output) = action
+            && mirrors == 0
+        {
             self.outputs.push(output);
             return Verdict::Forward(&self.outputs[..1]); // a length that is known need not be read back
         }
         leave(&self.tables, index, &frame, action, &mut self.outputs);
+        if mirrors != 0 {
+            copy(&self.tables, index, &frame, mirrors, &self.outputs, &mut self.copies);
+        }
+        if let Action::Drop(reason) = action {
+            self.count_dropped(now, ingress, reason, head, frame_len);
+            return Verdict::Drop(reason);
+        }
         Verdict::Forward(&self.outputs)
     }
 
     #[inline]
-    fn decide(&mut self, now: Instant, ingress: PortIndex, frame: &Frame<'_>) -> Action {
+    fn decide(&mut self, now: Instant, ingress: PortIndex, frame: &Frame<'_>, frame_len: usize) -> (Action, Mirrors) {
         let port = self.tables.port(ingress);
         let key = FlowKey::new(port.config.id, frame, port.fields);
-        if let Some(action) = self.cache.as_ref().and_then(|cache| cache.get(now, &key)) {
+        if let Some(known) = self.cache.as_ref().and_then(|cache| cache.get(now, &key)) {
             self.hits += 1;
             if port.config.learn > 0 {
                 self.refresh(now, ingress, frame);
             }
-            return action;
+            return known;
         }
-        self.miss(now, ingress, frame, key)
+        self.miss(now, ingress, frame, frame_len, key)
     }
 
-    fn miss(&mut self, now: Instant, ingress: PortIndex, frame: &Frame<'_>, key: FlowKey) -> Action {
+    fn miss(
+        &mut self,
+        now: Instant,
+        ingress: PortIndex,
+        frame: &Frame<'_>,
+        frame_len: usize,
+        key: FlowKey,
+    ) -> (Action, Mirrors) {
         self.misses += 1;
         let decision = pipeline::decide(&self.tables, &self.knowledge, now, ingress, frame, None);
+        self.note_rulings(now, ingress, frame, frame_len, &decision.effects);
+        if decision.action == Action::Drop(DropReason::AclRejected) {
+            self.answer_rejected(now, ingress, frame, frame_len);
+        }
         let port = self.tables.port(ingress);
         let (vswitch, id, learn) = (port.vswitch.number(), port.config.id, port.config.learn);
         match decision.effects.learn {
@@ -223,11 +274,6 @@ impl Switch {
         {
             self.forget(vswitch);
         }
-        if let Some(rule) = decision.effects.rule
-            && let Some(count) = self.rule_counts.get_mut(vswitch).and_then(|counts| counts.get_mut(rule))
-        {
-            *count += 1;
-        }
         let connections = &mut self.knowledge.connections;
         if let Some(touch) = decision.effects.touch {
             connections.touch(now, touch);
@@ -238,20 +284,26 @@ impl Switch {
         if decision.effects.full {
             connections.look_again(now, id);
         }
+        self.outputs.clear();
+        let mirrors = selected(&self.tables, ingress, frame, decision.action, &mut self.outputs);
         if let Some(cache) = &mut self.cache
             && !matches!(decision.action, Action::Drop(_))
             && now < decision.until
         {
-            cache.insert(key, vswitch, decision.until, decision.action);
+            cache.insert(key, vswitch, decision.until, (decision.action, mirrors));
         }
-        decision.action
+        (decision.action, mirrors)
     }
 
-    /// The sender, which was learned, is still there.
+    /// The sender is still there, if it was learned and has not been registered since.
     fn refresh(&mut self, now: Instant, ingress: PortIndex, frame: &Frame<'_>) {
-        let config = &self.tables.port(ingress).config;
-        if let Ok(segment) = config.vlans.classify(frame.link.tag, frame.is_double()) {
-            let station = crate::learned::Station { vswitch: config.vswitch, segment, mac: frame.link.src };
+        let (port, src) = (self.tables.port(ingress), frame.link.src);
+        let config = &port.config;
+        if let Ok(segment) = config.vlans.classify(frame.link.tag, frame.is_double())
+            && !port.is_configured(src)
+            && self.tables.owner(port.vswitch, segment, src).is_none()
+        {
+            let station = crate::learned::Station { vswitch: config.vswitch, segment, mac: src };
             self.knowledge.learned.refresh(now, config.id, &station);
         }
     }
@@ -263,49 +315,19 @@ impl Switch {
         }
     }
 
-    /// What [`forward`](Self::forward) would decide, and why, told by the very code that decides. Changes nothing
-    /// and counts nothing.
-    pub fn explain(&self, now: Instant, ingress: PortId, head: &[u8], frame_len: usize) -> Trace {
-        let mut steps = Vec::new();
-        let mut tell = |stage, finding| steps.push(Step { stage, finding, because: None });
-        let dropped = |steps, reason| Trace { steps, outcome: Outcome::Drop(reason), egress: Vec::new() };
-        let fields = self.tables.index(ingress).map_or(Fields::default(), |index| self.tables.port(index).fields);
-        let mut packet = Packet::default();
-        let frame = Frame::admit(head, frame_len, fields, &mut packet);
-        match &frame {
-            Ok(_) => {
-                let headers =
-                    Headers::parse(head, frame_len).map_or_else(|problem| problem.to_string(), |h| h.to_string());
-                tell("frame", format!("{headers}, {frame_len} bytes"));
-            }
-            Err((_, problem)) => {
-                let problem = problem.map_or_else(String::new, |problem| format!(" ({problem})"));
-                tell("frame", format!("{frame_len} bytes, which is no frame that can be forwarded{problem}"));
-            }
-        }
-        let Some(port) = self.tables.index(ingress) else {
-            tell("ingress", format!("the switch has no port {ingress}"));
-            return dropped(steps, DropReason::UnknownPort);
-        };
-        let frame = match frame {
-            Ok(frame) => frame,
-            Err((reason, _)) => return dropped(steps, reason),
-        };
-        let decision = pipeline::decide(&self.tables, &self.knowledge, now, port, &frame, Some(&mut steps));
-        if let Action::Drop(reason) = decision.action {
-            return dropped(steps, reason);
-        }
-        let mut outputs = Vec::new();
-        leave(&self.tables, port, &frame, decision.action, &mut outputs);
-        let egress = outputs.into_iter().filter_map(|output| {
-            let port = &self.tables.port(self.tables.index(output.port)?).config;
-            let (name, provenance) = (port.name.clone(), port.provenance.clone());
-            Some(EgressPort { id: port.id, name, edit: output.edit, provenance })
-        });
-        Trace { steps, outcome: Outcome::Forward, egress: egress.collect() }
+    fn count_dropped(&mut self, now: Instant, ingress: PortId, reason: DropReason, head: &[u8], frame_len: usize) {
+        self.counters.add(ingress, reason, 1);
+        self.drop_log.note(now, ingress, reason, head, frame_len);
     }
 
-    /// Counts `frames` that came in by `ingress` and were dropped after the verdict.
+    /// Counts and keeps a frame that came in by `ingress` and was dropped after the verdict.
+    pub fn note_drop(&mut self, now: Instant, ingress: PortId, reason: DropReason, head: &[u8], frame_len: usize) {
+        if self.tables.index(ingress).is_some() {
+            self.count_dropped(now, ingress, reason, head, frame_len);
+        }
+    }
+
+    /// Counts `frames` that came in by `ingress` and were dropped, and of which nothing is known.
     pub fn count_drop(&mut self, ingress: PortId, reason: DropReason, frames: u64) {
         if self.tables.index(ingress).is_some() {
             self.counters.add(ingress, reason, frames);
@@ -317,15 +339,32 @@ impl Switch {
         self.counters.drops(port)
     }
 
+    /// For every reason the last frames that were dropped for it, the oldest first; of ports that are still there.
+    pub fn dropped(&self) -> impl Iterator<Item = &DroppedFrame> {
+        self.drop_log.iter()
+    }
+
     /// What the guest behind `port` asked for and was denied, none of them zero.
     pub fn denials(&self, port: PortId) -> impl Iterator<Item = (Denial, u64)> {
         self.counters.denials(port)
     }
 
     /// How often each rule of a vSwitch's access list decided under the configuration in force, in their order: about
-    /// a connection's first packet, or about a packet that belongs to none.
+    /// a connection's first packet, or about a packet that belongs to none; of one for a group, for each receiver.
     pub fn rule_counts(&self, vswitch: VSwitchId) -> &[u64] {
         self.tables.number(vswitch).and_then(|number| self.rule_counts.get(number)).map_or(&[], Vec::as_slice)
+    }
+
+    /// A vSwitch's access list, and how often each rule decided: as [`rule_counts`](Self::rule_counts) has it.
+    pub fn rules(&self, vswitch: VSwitchId) -> impl Iterator<Item = (&Rule, u64)> {
+        let rules = self.tables.number(vswitch).and_then(|number| self.tables.rules().nth(number).flatten());
+        let rules = rules.map_or(&[][..], |rules| &rules.acl.rules);
+        rules.iter().zip(self.rule_counts(vswitch).iter().copied())
+    }
+
+    /// What rules decided whose decisions are logged.
+    pub fn rule_log(&self) -> &RuleLog {
+        &self.rule_log
     }
 
     /// How the flow cache does.

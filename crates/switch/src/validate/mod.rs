@@ -1,11 +1,16 @@
 //! What must hold of a configuration, all of which is checked before any of it counts.
 
+mod acl;
+mod mirrors;
+
 use std::hash::Hash;
 
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use hashbrown::hash_map::Entry;
 use weft_types::MacRange;
+
+pub(crate) use mirrors::check_mirror;
 
 use crate::{Config, ConfigError, PortConfig, Role, VSwitchConfig};
 
@@ -23,6 +28,8 @@ pub(crate) fn problems(config: &Config, current: u64) -> Vec<ConfigError> {
     check_membership(config, &mut problems);
     check_macs(&config.ports, &mut problems);
     check_ranges(&config.ports, &mut problems);
+    acl::check(config, &mut problems);
+    mirrors::check(config, &mut problems);
     problems
 }
 

@@ -1,0 +1,79 @@
+use serde::{Deserialize, Serialize};
+use weft_types::{NetworkName, PortName, Provenance};
+
+/// What was decided lately.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct History {
+    /// For every reason the last frames that were dropped for it, the oldest first.
+    pub drops: Vec<DroppedFrame>,
+    /// Every rule of every network, in order.
+    pub rules: Vec<RuleStatus>,
+    /// The last decisions of the rules that have theirs logged, the oldest first.
+    pub log: Vec<LoggedDecision>,
+    /// How many decisions were logged before those.
+    pub log_lost: u64,
+    /// How each capture does.
+    pub captures: Vec<MirrorStatus>,
+}
+
+/// How a mirror does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MirrorStatus {
+    /// Its name.
+    pub name: String,
+    /// How many copies were handed over.
+    pub copies: u64,
+    /// How many were lost, because whoever takes them was slower than the traffic.
+    pub lost: u64,
+}
+
+/// A frame that was dropped.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DroppedFrame {
+    /// The port by which it came in.
+    pub port: PortName,
+    /// The reason's stable name, like `unknown-unicast`.
+    pub reason: String,
+    /// How long ago.
+    pub age_ms: u64,
+    /// The frame in a line.
+    pub summary: String,
+    /// How many bytes it had.
+    pub len: u64,
+    /// The first of them, at most 128: what an [`ExplainRequest`](crate::ExplainRequest) takes.
+    pub head: Vec<u8>,
+}
+
+/// How often a rule decided.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleStatus {
+    /// The network whose rule it is.
+    pub network: NetworkName,
+    /// The rule's name.
+    pub rule: String,
+    /// About how many first packets of connections, and other packets, it decided since the configuration is in force.
+    pub decisions: u64,
+    /// Where it was declared.
+    pub provenance: Provenance,
+}
+
+/// What a rule decided.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoggedDecision {
+    /// The network whose rule it is.
+    pub network: NetworkName,
+    /// The rule's name.
+    pub rule: String,
+    /// What it says: `allow`, `deny` or `reject`.
+    pub permission: String,
+    /// The port by which the packet came in.
+    pub from: PortName,
+    /// The port for which it was.
+    pub to: PortName,
+    /// How long ago.
+    pub age_ms: u64,
+    /// The packet in a line.
+    pub summary: String,
+    /// How many bytes its frame had.
+    pub len: u64,
+}

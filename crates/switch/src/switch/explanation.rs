@@ -1,0 +1,64 @@
+//! The same decision, told.
+
+use weft_types::{Instant, PortId};
+use weft_wire::Headers;
+
+use super::captures::{copy, selected};
+use super::{Switch, leave};
+use crate::frame::Frame;
+use crate::packet::Packet;
+use crate::pipeline::{self, Action, Fields};
+use crate::{DropReason, EgressPort, Outcome, Step, Trace};
+
+impl Switch {
+    /// What [`forward`](Self::forward) would decide, and why, told by the very code that decides. Changes nothing
+    /// and counts nothing.
+    pub fn explain(&self, now: Instant, ingress: PortId, head: &[u8], frame_len: usize) -> Trace {
+        let mut steps = Vec::new();
+        let mut tell = |stage, finding| steps.push(Step { stage, finding, because: None });
+        let dropped =
+            |steps, reason| Trace { steps, outcome: Outcome::Drop(reason), egress: Vec::new(), copies: Vec::new() };
+        let fields = self.tables.index(ingress).map_or(Fields::default(), |index| self.tables.port(index).fields);
+        let mut packet = Packet::default();
+        let frame = Frame::admit(head, frame_len, fields, &mut packet);
+        match &frame {
+            Ok(_) => {
+                let headers =
+                    Headers::parse(head, frame_len).map_or_else(|problem| problem.to_string(), |h| h.to_string());
+                tell("frame", format!("{headers}, {frame_len} bytes"));
+            }
+            Err((_, problem)) => {
+                let problem = problem.map_or_else(String::new, |problem| format!(" ({problem})"));
+                tell("frame", format!("{frame_len} bytes, which is no frame that can be forwarded{problem}"));
+            }
+        }
+        let Some(port) = self.tables.index(ingress) else {
+            tell("ingress", format!("the switch has no port {ingress}"));
+            return dropped(steps, DropReason::UnknownPort);
+        };
+        let frame = match frame {
+            Ok(frame) => frame,
+            Err((reason, _)) => return dropped(steps, reason),
+        };
+        let decision = pipeline::decide(&self.tables, &self.knowledge, now, port, &frame, Some(&mut steps));
+        let (mut outputs, mut copies) = (Vec::new(), Vec::new());
+        let mirrors = selected(&self.tables, port, &frame, decision.action, &mut outputs);
+        outputs.clear();
+        leave(&self.tables, port, &frame, decision.action, &mut outputs);
+        copy(&self.tables, port, &frame, mirrors, &outputs, &mut copies);
+        let vswitch = self.tables.vswitch(self.tables.port(port).vswitch);
+        for mirror in vswitch.mirrors().iter().filter(|mirror| copies.iter().any(|copy| copy.mirror == mirror.id)) {
+            let (finding, because) = (format!("`{}` gets a copy", mirror.name), Some(mirror.provenance.clone()));
+            steps.push(Step { stage: "mirror", finding, because });
+        }
+        if let Action::Drop(reason) = decision.action {
+            return Trace { copies, ..dropped(steps, reason) };
+        }
+        let egress = outputs.into_iter().filter_map(|output| {
+            let port = &self.tables.port(self.tables.index(output.port)?).config;
+            let (name, provenance) = (port.name.clone(), port.provenance.clone());
+            Some(EgressPort { id: port.id, name, edit: output.edit, provenance })
+        });
+        Trace { steps, outcome: Outcome::Forward, egress: egress.collect(), copies }
+    }
+}
