@@ -1,6 +1,9 @@
-use weft_types::{Instant, PortId};
+use std::net::IpAddr;
+
+use weft_types::{Instant, MacAddr, PortId};
 use weft_wire::Headers;
 
+use crate::bindings::{Claim, Place};
 use crate::cache::FlowCache;
 use crate::counters::Counters;
 use crate::filter::{Granted, MAX_FILTER_GROUPS, MAX_FILTER_STATIONS};
@@ -319,6 +322,31 @@ impl Switch {
     /// a connection's first packet, or about a packet that belongs to none.
     pub fn rule_counts(&self, vswitch: VSwitchId) -> &[u64] {
         self.tables.number(vswitch).and_then(|number| self.rule_counts.get(number)).map_or(&[], Vec::as_slice)
+    }
+
+    /// Notes that a DHCP server behind `server` has given `address` to the station `mac`, as its answer would have. Who
+    /// was given an address before this switch began need not ask again to be heard.
+    pub fn note_lease(&mut self, server: PortId, mac: MacAddr, address: IpAddr) {
+        let Some(index) = self.tables.index(server) else { return };
+        let port = self.tables.port(index);
+        let Ok(segment) = port.config.vlans.classify(None, false) else { return };
+        let Some(client) = self.tables.owner(port.vswitch, segment, mac).filter(|client| *client != index) else {
+            return;
+        };
+        let limit = self.tables.port(client).config.addresses.learn();
+        if limit == 0 || self.tables.is_fixed(port.vswitch, segment, address, client) {
+            return;
+        }
+        let place = Place { vswitch: port.config.vswitch, segment, address };
+        let (vswitch, port) = (port.vswitch.number(), self.tables.port(client).config.id);
+        if self.knowledge.bindings.insert(Claim { place, port, limit }) {
+            self.forget(vswitch);
+        }
+    }
+
+    /// The addresses that `port` got from DHCP servers and by duplicate address detection, oldest first.
+    pub fn learned_addresses(&self, port: PortId) -> impl Iterator<Item = IpAddr> {
+        self.knowledge.bindings.of(port).iter().map(|place| place.address)
     }
 
     /// How the flow cache does.
