@@ -187,6 +187,7 @@ impl Office {
         match request {
             Request::Apply(config) => self.apply(config, descriptors),
             Request::Status => self.desk.ask(Task::Status),
+            Request::Rules => self.desk.ask(Task::Rules),
             Request::Explain(request) => self.desk.ask(Task::Explain(request)),
             Request::Shutdown { .. } => Response::Done, // its caller does it
         }

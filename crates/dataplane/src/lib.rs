@@ -13,6 +13,7 @@ mod clock;
 mod control;
 mod error;
 mod host;
+mod law;
 mod lease_log;
 mod mailbox;
 mod signals;

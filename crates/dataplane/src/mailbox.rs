@@ -28,6 +28,8 @@ pub(crate) enum Task {
     Abort,
     /// Tell everything.
     Status,
+    /// Tell the access lists.
+    Rules,
     /// Tell what would happen to a frame.
     Explain(ExplainRequest),
     /// End.

@@ -244,6 +244,7 @@ impl Worker {
                 Response::Done
             }
             Task::Status => Response::Status(self.status(clock::now())),
+            Task::Rules => Response::Rules(self.rules()),
             Task::Explain(request) => {
                 self.explain(clock::now(), &request).map_or_else(Response::Refused, Response::Explained)
             }
