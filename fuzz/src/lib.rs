@@ -18,6 +18,7 @@ pub type Target = (&'static str, fn(&[u8]));
 /// Every target of every room.
 pub fn targets() -> Vec<Target> {
     vec![
+        ("acl_rule", model::acl_rule),
         ("agent_message", agent::agent_message),
         ("agent_port", agent::agent_port),
         ("agent_session", agent::agent_session),

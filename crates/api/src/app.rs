@@ -62,6 +62,8 @@ pub fn router(controller: Controller) -> Router {
         .route("/v1/networks", get(world::networks))
         .route("/v1/ports", get(world::ports))
         .route("/v1/leases", get(world::leases))
+        .route("/v1/rules", get(world::rules))
+        .route("/metrics", get(world::metrics))
         .route("/v1/explain", post(world::explain))
         .route("/v1/vms", get(vms::list))
         .route("/v1/vms/{name}", delete(vms::remove))

@@ -15,7 +15,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::sync::Mutex;
-use weft_model::view::{ApplyRequest, EventView, ImageView, OperationView, PlanView, ProblemView, WorldView};
+use weft_model::view::{AclView, ApplyRequest, EventView, ImageView, OperationView, PlanView, ProblemView, WorldView};
 use weft_types::VmName;
 
 use crate::message::{EventsQuery, LogQuery, StopQuery, WaitQuery};
@@ -125,6 +125,11 @@ impl Client {
     /// Everything at once.
     pub async fn world(&self) -> Result<WorldView> {
         self.get("/v1/world").await
+    }
+
+    /// The access lists in force.
+    pub async fn rules(&self) -> Result<Vec<AclView>> {
+        self.get("/v1/rules").await
     }
 
     /// What [`Self::apply`] would do.

@@ -21,6 +21,8 @@ use crate::routes::{events, images, operations, vms, world};
         world::networks,
         world::ports,
         world::leases,
+        world::rules,
+        world::metrics,
         world::explain,
         vms::list,
         vms::remove,

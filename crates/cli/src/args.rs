@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
-use weft_types::{PortName, VmName};
+use weft_model::parse_traffic;
+use weft_types::{NetworkName, PortName, Traffic, VmName};
 
 const EXIT_CODES: &str = "Exit codes: 0 it is done, 1 it failed, 2 the command line or the file is wrong. \
 `exec` exits as its command did, with 128 and the signal's number if one killed it, and with 125 if it could not run it.
@@ -16,6 +17,16 @@ const SWITCH_FILE: &str = r#"The file, with every key that there is:
   [switch]
   name = "lab"                    # `switch` if left out
   mtu = 1500                      # of TAP devices that the switch makes
+  mode = "veb"                    # "vepa": every frame leaves by the uplink, whose far end sends it back
+  rules = ["deny web -> db"]      # who may begin what with whom; the first that fits decides:
+                                  #   [NAME:] allow|deny END -> END [TRAFFIC], where
+                                  #   END is `any`, a port, a group, an address or a prefix, and
+                                  #   TRAFFIC is tcp, tcp/5432, udp/53 from 1024-65535, icmp/echo, proto/89 …
+  default = "allow"               # or "deny": what becomes of that which no rule fits
+  connections = 16384             # that each port may have begun at a time, where there are rules
+
+  [group.servers]                 # a name for several ports, for rules
+  members = ["db", "mail"]
 
   [port.web]                      # a port, and what plugs into it: one of
   vhost = "web.sock"              #   a VMM's vhost-user socket
@@ -29,11 +40,19 @@ const SWITCH_FILE: &str = r#"The file, with every key that there is:
                                   # udp: who is listened to and sent to, as ADDRESS:PORT
   mac = "02:00:5e:10:00:01"       # the address of the adapter behind the port;
   macs = ["02:00:5e:10:00:02"]    #   more of them
-  forged_macs = false             # it may send from other addresses, too
-  promiscuous = false             # it hears frames for other ports
+                                  #   or runs, "02:00:5e:10:01:00 to 02:00:5e:10:01:ff"
+  uplink = false                  # it leads out: to stations that nobody names; one a switch
+  vlan = 20                       # an access port: its frames have no tag, and are in VLAN 20; or
+  trunk = [10, "20-29"]           # a trunk port: it carries these VLANs, tagged,
+  native = 10                     #   and without a tag this one, or "untagged": the segment without VLAN
+  addresses = ["10.8.0.0/24"]     # the IP addresses that are its own; any, if left out
+  learn = 0                       # so many stations behind it are learned from what they send
+  allow = []                      # what is denied otherwise: "forged-mac", "forged-ip", "forged-arp",
+                                  #   "forged-nd", "mac-change", "promiscuous", "dhcp-server",
+                                  #   "router-advertisement"
 
-Paths count from the file's folder. The switch learns nothing: each port but the uplink needs its MAC address. What no port
-has, and all broadcasts, go to the uplink, too.
+Paths count from the file's folder. The switch learns nothing that no port asks for: each but the
+uplink needs its MAC address. What no port has, and all broadcasts, go to the uplink, too.
 
 Exit codes: 0 it was told to end, 1 it failed, 2 the file is wrong."#;
 
@@ -116,7 +135,12 @@ pub(crate) enum Command {
         from: String,
         /// Where to: a machine, or an IPv4 address.
         to: String,
+        /// What: `tcp/5432`, `udp/53 from 1024`, `icmp/8`, as rules say it; a ping if left out.
+        #[arg(value_parser = traffic)]
+        traffic: Option<Traffic>,
     },
+    /// Write every counter in the text format of Prometheus. The daemon serves the same at `/metrics`.
+    Metrics,
     /// Run one virtual switch on its own, for machines and namespaces that somebody else looks after.
     #[command(subcommand)]
     Switch(SwitchCommand),
@@ -178,6 +202,11 @@ pub(crate) enum NetworkCommand {
     /// List networks.
     #[command(visible_alias = "list")]
     Ls,
+    /// Show everything about one network: its rules, and how often each has decided.
+    Show {
+        /// The network.
+        name: NetworkName,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -237,6 +266,12 @@ pub(crate) enum SwitchCommand {
         /// Everything about this port only.
         port: Option<PortName>,
     },
+    /// Show the rules of a switch that runs, and how often each has decided.
+    Rules {
+        /// The file that it runs from.
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+    },
     /// The role that moves frames; started by the daemon.
     #[command(hide = true)]
     Serve {
@@ -271,6 +306,10 @@ pub(crate) struct ExecArgs {
     /// The command and its arguments; a shell if left out.
     #[arg(value_name = "CMD", trailing_var_arg = true, allow_hyphen_values = true)]
     pub(crate) argv: Vec<String>,
+}
+
+fn traffic(text: &str) -> Result<Traffic, String> {
+    parse_traffic(text).map_err(|error| format!("{error}: {}", error.hint))
 }
 
 fn variable(text: &str) -> Result<(String, String), String> {

@@ -12,7 +12,7 @@ use rustix::fs::{FlockOperation, flock};
 use weft_dataplane_protocol::{ExplainRequest, Explanation};
 use weft_machine::guest::ExecRequest;
 use weft_machine::{Exit, Running};
-use weft_model::view::{ApplyRequest, EventView, ImageView, OperationView, PlanView, ProblemView, WorldView};
+use weft_model::view::{AclView, ApplyRequest, EventView, ImageView, OperationView, PlanView, ProblemView, WorldView};
 use weft_store::{SqliteStore, Store, StoreError};
 use weft_types::{Label, VmName};
 
@@ -24,7 +24,7 @@ use crate::plan::plan;
 use crate::propose::no_such_vm;
 use crate::real_host::RealHost;
 use crate::state::Operation;
-use crate::{ControlError, Paths, operations, supervise};
+use crate::{ControlError, Paths, acl_view, operations, supervise};
 
 /// How much of the store's history is kept, in revisions.
 const HISTORY: u64 = 10_000;
@@ -156,6 +156,18 @@ impl Controller {
     /// Everything at once.
     pub fn view(&self) -> WorldView {
         self.inner.world_view()
+    }
+
+    /// The access lists in force, by network; none while no switch is wanted.
+    ///
+    /// # Errors
+    /// When the switch does not answer.
+    pub fn rules(&self) -> Result<Vec<AclView>, ProblemView> {
+        if self.inner.state().switch.is_none() {
+            return Ok(Vec::new());
+        }
+        let rules = self.inner.host.switch_rules().map_err(|trouble| trouble.problem())?;
+        Ok(rules.into_iter().map(acl_view).collect())
     }
 
     /// What [`Self::apply`] would do; changes nothing.

@@ -1,16 +1,18 @@
 //! What should be: the store's content as one value, and what follows from it purely.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
 use weft_dataplane_protocol::{
-    AccessConfig, DataplaneConfig, DhcpConfig, GatewayConfig, HostRecord, NetworkConfig, NetworkMode, PortConfig,
-    PortKind, Reservation,
+    AddressConfig, DataplaneConfig, DhcpConfig, GatewayConfig, HostRecord, NetworkConfig, NetworkMode, PortConfig,
+    PortKind, Reservation, Switching,
 };
 use weft_machine::{NicSetup, Process};
-use weft_model::{Image, Mode, Network, Vm, World};
+use weft_model::{Image, Mode, Network, Nic, Vm, World};
 use weft_store::{Entry, Snapshot};
 use weft_types::{ByteSize, Label, MacAddr, NetworkName, PortName, VmName};
 
+use crate::access::{acl_config, known_addresses};
 use crate::launch::{Launch, NicLaunch};
 use crate::objects::{self, Fate, Object, OperationRecord, Override, Wish};
 use crate::{ControlError, Paths};
@@ -192,15 +194,16 @@ impl Desired {
     /// What `vm` is to be started as.
     pub fn launch(&self, vm: &DesiredVm) -> Launch {
         let spec = &vm.spec;
-        let nic = |nic: &weft_model::Nic| {
+        let nic = |nic: &Nic| {
             let network = self.networks.get(&nic.network).map(|object| &object.spec);
+            let meets_services = nic.port.vlans.meets_services();
             let setup = match (network, nic.ip) {
-                (Some(network), _) if network.dhcp.is_some() => NicSetup::Dhcp,
+                _ if self.leases(nic) => NicSetup::Dhcp,
                 (Some(network), Some(address)) => NicSetup::Static {
                     address,
                     prefix_len: network.subnet.prefix_len(),
-                    router: (network.mode == Mode::Nat).then_some(network.gateway),
-                    dns: network.dns.then(|| (network.gateway, format!("{}.weft", nic.network))),
+                    router: (meets_services && network.mode == Mode::Nat).then_some(network.gateway),
+                    dns: (meets_services && network.dns).then(|| (network.gateway, format!("{}.weft", nic.network))),
                 },
                 _ => NicSetup::Nothing,
             };
@@ -223,9 +226,13 @@ impl Desired {
 
     /// The networks on which `vm` must hold a lease to be ready, with the adapter that holds it.
     pub fn lease_needs(&self, vm: &Vm) -> BTreeSet<(NetworkName, MacAddr)> {
-        let leased =
-            |nic: &&weft_model::Nic| self.networks.get(&nic.network).is_some_and(|network| network.spec.dhcp.is_some());
-        vm.nics.iter().filter(leased).map(|nic| (nic.network.clone(), nic.mac)).collect()
+        vm.nics.iter().filter(|nic| self.leases(nic)).map(|nic| (nic.network.clone(), nic.mac)).collect()
+    }
+
+    /// Whether an adapter gets its address from Weft's DHCP server: its network has one, and it is not in another VLAN.
+    pub fn leases(&self, nic: &Nic) -> bool {
+        let network = self.networks.get(&nic.network).map(|object| &object.spec);
+        nic.port.vlans.meets_services() && network.is_some_and(|network| network.dhcp.is_some())
     }
 
     /// What the machines of `names` take together.
@@ -245,9 +252,14 @@ pub fn dataplane_config(desired: &Desired, paths: &Paths) -> DataplaneConfig {
                 name: PortName::of_vnic(name, index),
                 network: nic.network.clone(),
                 kind: PortKind::VhostUser { socket: paths.port_socket(name, index), connect: false },
-                macs: vec![nic.mac],
+                macs: std::iter::once(nic.mac).chain(nic.port.macs.iter().copied()).collect(),
+                mac_ranges: nic.port.mac_ranges.clone(),
                 vm: Some(name.clone()),
-                access: AccessConfig::default(),
+                uplink: false,
+                vlans: nic.port.vlans.clone(),
+                learn: nic.port.learn,
+                addresses: addresses(desired, nic),
+                access: nic.port.allow.iter().copied().collect(),
                 provenance: nic.provenance.clone(),
             })
         })
@@ -256,12 +268,30 @@ pub fn dataplane_config(desired: &Desired, paths: &Paths) -> DataplaneConfig {
     DataplaneConfig { revision: desired.generation, networks, ports }
 }
 
+/// The ports of a network that rules mean by a name: a machine's, or the one that is called so.
+fn ports_of(desired: &Desired, network: &NetworkName, member: &PortName) -> Vec<PortName> {
+    let adapters = |(vm, spec): (&VmName, &DesiredVm)| -> Vec<_> {
+        let here = spec.spec.nics.iter().enumerate().filter(|(_, nic)| nic.network == *network);
+        here.map(|(index, _)| PortName::of_vnic(vm, index)).collect()
+    };
+    match member.as_str().parse::<VmName>().ok().and_then(|vm| desired.vms.get_key_value(&vm)) {
+        Some(vm) => adapters(vm),
+        None => vec![member.clone()],
+    }
+}
+
+/// Which IP addresses are an adapter's own: what its file says, and what Weft's DHCP server gives it.
+fn addresses(desired: &Desired, nic: &Nic) -> AddressConfig {
+    let fixed: Vec<_> = nic.ip.map(|ip| IpAddr::V4(ip).into()).into_iter().chain(nic.port.addresses.clone()).collect();
+    known_addresses(&fixed, desired.leases(nic))
+}
+
 fn network_config(desired: &Desired, name: &NetworkName, network: &Network) -> NetworkConfig {
     let adapters = || {
         let present = desired.vms.iter().filter(|(_, vm)| !vm.removed());
         present
             .flat_map(|(vm, object)| object.spec.nics.iter().map(move |nic| (vm, nic)))
-            .filter(|(_, nic)| nic.network == *name)
+            .filter(|(_, nic)| nic.network == *name && nic.port.vlans.meets_services())
     };
     let dhcp = network.dhcp.as_ref().map(|dhcp| DhcpConfig {
         first: dhcp.first,
@@ -287,6 +317,8 @@ fn network_config(desired: &Desired, name: &NetworkName, network: &Network) -> N
             host_access: network.host_access,
             records: names.filter_map(|(name, ip)| Some(HostRecord { name: name.parse().ok()?, ip })).collect(),
         }),
+        switching: Switching::Veb,
+        acl: acl_config(&network.acl, &PortName::of_gateway(name), |member| ports_of(desired, name, member)),
         provenance: network.provenance.clone(),
     }
 }

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use weft_dataplane_protocol::{DataplaneConfig, ExplainRequest, Explanation, SwitchStatus};
+use weft_dataplane_protocol::{AclStatus, DataplaneConfig, ExplainRequest, Explanation, SwitchStatus};
 use weft_machine::guest::ExecRequest;
 use weft_machine::{Exit, ImageInfo, Process, Running, StopOutcome};
 use weft_model::ImageSource;
@@ -54,6 +54,9 @@ pub trait Host: Send + Sync {
 
     /// What the running switch says of itself.
     fn switch_status(&self) -> Result<SwitchStatus, Trouble>;
+
+    /// The access lists that the running switch follows.
+    fn switch_rules(&self) -> Result<Vec<AclStatus>, Trouble>;
 
     /// What the running switch would do with a frame.
     fn explain(&self, request: &ExplainRequest) -> Result<Explanation, Trouble>;

@@ -15,6 +15,7 @@
 
 #![allow(clippy::result_large_err, reason = "a problem is told to a person, and costs a move once")]
 
+mod access;
 mod conflicts;
 mod controller;
 pub mod desired;
@@ -50,8 +51,9 @@ mod switch_process;
 mod view;
 mod watch;
 
+pub use access::{acl_config, known_addresses};
 pub use controller::{Controller, VmAction};
 pub use dormant::is_dormant;
 pub use error::ControlError;
 pub use paths::{Paths, PathsError};
-pub use view::port_view;
+pub use view::{acl_view, port_view};

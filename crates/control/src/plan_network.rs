@@ -1,15 +1,19 @@
-//! What a change of the switch's configuration means to people: a step for each network that they can tell apart.
+//! What a change of the switch's configuration means to people: a step for each network that they can tell apart, and
+//! for each machine whose ports do or may do something else.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 
-use weft_dataplane_protocol::{DataplaneConfig, GatewayConfig, NetworkConfig, NetworkMode, Reservation};
+use weft_dataplane_protocol::{
+    AclConfig, AddressConfig, DataplaneConfig, GatewayConfig, NetworkConfig, NetworkMode, PortConfig, Reservation,
+};
 use weft_model::view::{Impact, StepAction, StepView};
-use weft_types::{MacAddr, NetworkName};
+use weft_types::{IpNet, MacAddr, NetworkName, Provenance};
 
 use crate::desired::Desired;
 use crate::plan::step;
 
-/// The steps from `old` to `new`, networks first, then machines whose address changes on a network that stays.
+/// The steps from `old` to `new`, networks first, then machines whose address or port changes on a network that stays.
 ///
 /// Adapters that come and go are not among them: they come and go with their machine. Nor is a declaration that merely
 /// moved to another line.
@@ -17,6 +21,7 @@ pub(crate) fn network_steps(desired: &Desired, old: Option<&DataplaneConfig>, ne
     let by_name = |config: &DataplaneConfig| -> BTreeMap<NetworkName, NetworkConfig> {
         config.networks.iter().map(|network| (network.name.clone(), network.clone())).collect()
     };
+    let port_steps = old.map_or_else(Vec::new, |old| port_steps(desired, old, new));
     let (old, new) = (old.map(by_name).unwrap_or_default(), by_name(new));
     let mut steps = Vec::new();
     let mut moves = Vec::new();
@@ -40,6 +45,7 @@ pub(crate) fn network_steps(desired: &Desired, old: Option<&DataplaneConfig>, ne
         steps.push(step(StepAction::Remove, "network", name.as_str(), detail, Impact::Hitless, provenance));
     }
     steps.append(&mut moves);
+    steps.extend(port_steps);
     steps
 }
 
@@ -52,6 +58,7 @@ fn describe(network: &NetworkConfig) -> String {
         words.extend(absent.iter().filter(|(_, is)| *is).map(|(word, _)| (*word).to_owned()));
         words.extend(gateway.host_access.then(|| "host access".to_owned()));
     }
+    words.extend(network.acl.as_ref().map(|acl| access(Some(acl))));
     words.join(", ")
 }
 
@@ -94,8 +101,89 @@ fn changes(old: &NetworkConfig, new: &NetworkConfig) -> (Vec<String>, Impact) {
     differs("host access", host_access(old), host_access(new));
     differs("mode", mode(old.mode).to_owned(), mode(new.mode).to_owned());
     differs("mtu", old.mtu.to_string(), new.mtu.to_string());
+    let access_changed = differs("access", access(old.acl.as_ref()), access(new.acl.as_ref()));
+    if !access_changed && sense(old.acl.as_ref()) != sense(new.acl.as_ref()) {
+        words.push("rules changed".to_owned());
+    }
     let impact = if moved.contains(&true) { Impact::Release } else { Impact::Hitless };
     (words, impact)
+}
+
+/// An access list in a few words.
+fn access(acl: Option<&AclConfig>) -> String {
+    match acl {
+        None => "open".to_owned(),
+        Some(AclConfig { rules, default, .. }) => match rules.len() {
+            1 => format!("1 rule, else {default}"),
+            count => format!("{count} rules, else {default}"),
+        },
+    }
+}
+
+/// An access list without the places where it is declared.
+fn sense(acl: Option<&AclConfig>) -> Option<AclConfig> {
+    let mut acl = acl?.clone();
+    acl.rules.iter_mut().for_each(|rule| rule.provenance = Provenance::command(""));
+    Some(acl)
+}
+
+/// A step for each machine whose ports stay and are, or may do, something else.
+fn port_steps(desired: &Desired, old: &DataplaneConfig, new: &DataplaneConfig) -> Vec<StepView> {
+    let before: BTreeMap<_, _> = old.ports.iter().map(|port| (&port.name, port)).collect();
+    let reserved = |config: &DataplaneConfig| -> BTreeSet<(NetworkName, IpNet)> {
+        let adapters = |network: &NetworkConfig| -> Vec<_> {
+            let dhcp = network.gateway.as_ref().and_then(|gateway| gateway.dhcp.as_ref());
+            let kept = dhcp.into_iter().flat_map(|dhcp| &dhcp.reservations).filter_map(|kept| kept.ip);
+            kept.map(|ip| (network.name.clone(), IpAddr::V4(ip).into())).collect()
+        };
+        config.networks.iter().flat_map(adapters).collect()
+    };
+    // Another address from the DHCP server has a step of its own.
+    let (old_reserved, new_reserved) = (reserved(old), reserved(new));
+    let mut steps = Vec::new();
+    for port in &new.ports {
+        let (Some(vm), Some(before)) = (&port.vm, before.get(&port.name)) else { continue };
+        if before.network != port.network {
+            continue;
+        }
+        let changes = port_changes((before, &old_reserved), (port, &new_reserved));
+        if !changes.is_empty() {
+            let detail = format!("port {}: {}", port.name, changes.join(", "));
+            let provenance = desired.vms.get(vm).map(|_| port.provenance.clone());
+            steps.push(step(StepAction::Update, "vm", vm.as_str(), detail, Impact::Hitless, provenance));
+        }
+    }
+    steps
+}
+
+type WithReserved<'a> = (&'a PortConfig, &'a BTreeSet<(NetworkName, IpNet)>);
+
+fn port_changes((old, old_reserved): WithReserved<'_>, (new, new_reserved): WithReserved<'_>) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut compare = |what: &str, old: String, new: String| {
+        if old != new {
+            words.push(format!("{what} {old} -> {new}"));
+        }
+    };
+    let list = |items: Vec<String>| if items.is_empty() { "nothing".to_owned() } else { items.join(" ") };
+    compare("VLAN:", old.vlans.to_string(), new.vlans.to_string());
+    let allowed = |port: &PortConfig| list(port.access.allowances().iter().map(ToString::to_string).collect());
+    compare("may", allowed(old), allowed(new));
+    let addresses = |port: &PortConfig, reserved: &BTreeSet<_>| match &port.addresses {
+        AddressConfig::Any => "any".to_owned(),
+        AddressConfig::Known { fixed, .. } => {
+            let declared = fixed.iter().filter(|prefix| !reserved.contains(&(port.network.clone(), **prefix)));
+            list(declared.map(ToString::to_string).collect())
+        }
+    };
+    compare("addresses", addresses(old, old_reserved), addresses(new, new_reserved));
+    compare("learns", old.learn.to_string(), new.learn.to_string());
+    let macs = |port: &PortConfig| {
+        let ranges = port.mac_ranges.iter().map(ToString::to_string);
+        list(port.macs.iter().map(ToString::to_string).chain(ranges).collect())
+    };
+    compare("MAC addresses", macs(old), macs(new));
+    words
 }
 
 /// A step for each machine whose fixed address on a network differs.

@@ -110,6 +110,72 @@ fn what_the_switch_can_change_alone_is_hitless() {
 }
 
 #[test]
+fn policy_vlans_and_rules_are_hitless() {
+    let before = "[network.lab]\nsubnet = '10.20.0.0/24'\nrules = ['deny web -> db']\n\
+                  [vm.web]\nnics = [{ network = 'lab', vlan = 20, macs = ['02:00:00:00:00:01'] }]\n\
+                  [vm.db]\nnics = [{ network = 'lab', ip = '10.20.0.9' }]\n";
+    let after = "[network.lab]\nsubnet = '10.20.0.0/24'\ndefault = 'deny'\nrules = ['deny web -> db', 'allow any -> web']\n\
+                 [vm.web]\nnics = [{ network = 'lab', trunk = '10-20', allow = ['promiscuous'], learn = 9 }]\n\
+                 [vm.db]\nnics = [{ network = 'lab', ip = '10.20.0.8', addresses = ['10.8.0.0/24'] }]\n";
+    check_edit(
+        before,
+        after,
+        expect![[r#"
+        update network lab: access 1 rule, else allow -> 2 rules, else deny (hitless) @1
+        update vm db: address on lab 10.20.0.9 -> 10.20.0.8 (release) @7
+        update vm db: port db-0: addresses nothing -> 10.8.0.0/24 (hitless) @8
+        update vm web: port web-0: VLAN: access 20 -> trunk 10-20, may nothing -> promiscuous, learns 0 -> 9, MAC addresses be:c3:7a:10:81:ef 02:00:00:00:00:01 -> be:c3:7a:10:81:ef (hitless) @6
+    "#]],
+    );
+    check_edit(
+        before,
+        &before.replace("deny web", "allow web"),
+        expect![[r#"
+        update network lab: rules changed (hitless) @1
+    "#]],
+    );
+    check_edit(before, &before.replace("rules", "# a line\nrules"), expect![[""]]);
+    check_edit(
+        "[network.lab]\nsubnet = '10.20.0.0/24'\n[vm.web]\n[vm.db]\n",
+        before,
+        expect![[r#"
+        update network lab: access open -> 1 rule, else allow (hitless) @1
+        update vm db: restart: adapters changed (restart) @6
+        update vm web: restart: adapters changed (restart) @4
+    "#]],
+    );
+}
+
+/// What the switch enforces without being asked: whom Weft gives addresses speaks from these.
+#[test]
+fn addresses_are_known_where_weft_gives_them() {
+    let desired = desired(
+        "[network.lab]\nsubnet = '10.20.0.0/24'\n[network.own]\ndhcp = false\nsubnet = '10.30.0.0/24'\n\
+         [vm.leased]\nnics = ['lab']\n\
+         [vm.fixed]\nnics = [{ network = 'lab', ip = '10.20.0.9', addresses = ['10.8.0.0/24'] }]\n\
+         [vm.vlan]\nnics = [{ network = 'lab', vlan = 20 }]\n\
+         [vm.static]\nnics = [{ network = 'own', ip = '10.30.0.9' }]\n\
+         [vm.free]\nnics = ['own']\n",
+    );
+    let config = crate::desired::dataplane_config(&desired, &paths());
+    let known: Vec<_> = config.ports.iter().map(|port| format!("{}: {:?}", port.name, port.addresses)).collect();
+    expect![[r#"
+        fixed-0: Known { fixed: [10.20.0.9/32, 10.8.0.0/24], learn: 16 }
+        free-0: Any
+        leased-0: Known { fixed: [], learn: 16 }
+        static-0: Known { fixed: [10.30.0.9/32], learn: 16 }
+        vlan-0: Any
+    "#]]
+    .assert_eq(&(known.join("\n") + "\n"));
+    let kept = |network: usize| {
+        config.networks[network].gateway.as_ref().unwrap().dhcp.as_ref().map(|dhcp| dhcp.reservations.len())
+    };
+    assert_eq!((kept(0), kept(1)), (Some(2), None), "no server keeps an address for who does not hear it");
+    let waits = |vm: &str| desired.lease_needs(&desired.vms[&vm.parse::<VmName>().unwrap()].spec).len();
+    assert_eq!(["leased", "fixed", "vlan", "static", "free"].map(waits), [1, 1, 0, 0, 0]);
+}
+
+#[test]
 fn down_stops_everything_and_the_switch_last() {
     check_edit(
         THREE,

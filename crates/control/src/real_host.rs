@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use weft_dataplane_protocol::{DataplaneConfig, ExplainRequest, Explanation, SwitchStatus};
+use weft_dataplane_protocol::{AclStatus, DataplaneConfig, ExplainRequest, Explanation, SwitchStatus};
 use weft_machine::guest::{Agent, ExecRequest, GuestError, QemuGuestAgent};
 use weft_machine::{
     Boot, Exit, ImageInfo, Images, LaunchNic, LaunchSpec, Process, Running, Seed, SeedNic, StopOutcome, Uuid,
@@ -196,6 +196,10 @@ impl Host for RealHost {
 
     fn switch_status(&self) -> Result<SwitchStatus, Trouble> {
         self.switch.status()
+    }
+
+    fn switch_rules(&self) -> Result<Vec<AclStatus>, Trouble> {
+        self.switch.rules()
     }
 
     fn explain(&self, request: &ExplainRequest) -> Result<Explanation, Trouble> {

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use weft_dataplane_protocol::{
-    DataplaneConfig, ExplainRequest, Explanation, LeaseStatus, NetworkConfig, PortConfig, SwitchStatus,
+    AclStatus, DataplaneConfig, ExplainRequest, Explanation, LeaseStatus, NetworkConfig, PortConfig, SwitchStatus,
 };
 use weft_machine::guest::ExecRequest;
 use weft_machine::{Accelerator, Exit, ImageInfo, Process, Running, StopOutcome};
@@ -213,6 +213,10 @@ impl Host for SimulatedHost {
             leases: plugged.map(lease).collect(),
             ..SwitchStatus::default()
         })
+    }
+
+    fn switch_rules(&self) -> Result<Vec<AclStatus>, Trouble> {
+        Err(Trouble::new("simulated", "no rules", ""))
     }
 
     fn explain(&self, _: &ExplainRequest) -> Result<Explanation, Trouble> {

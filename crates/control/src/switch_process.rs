@@ -8,7 +8,9 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use weft_dataplane_protocol::{Client, DataplaneConfig, ExplainRequest, Explanation, Request, Response, SwitchStatus};
+use weft_dataplane_protocol::{
+    AclStatus, Client, DataplaneConfig, ExplainRequest, Explanation, Request, Response, SwitchStatus,
+};
 use weft_machine::Process;
 
 use crate::Paths;
@@ -151,6 +153,13 @@ impl SwitchProcess {
     pub(crate) fn apply(&self, config: &DataplaneConfig) -> Result<(), Trouble> {
         match self.call(&Request::Apply(config.clone()), None)? {
             Response::Done => Ok(()),
+            _ => Err(nonsense()),
+        }
+    }
+
+    pub(crate) fn rules(&self) -> Result<Vec<AclStatus>, Trouble> {
+        match self.call(&Request::Rules, None)? {
+            Response::Rules(rules) => Ok(rules),
             _ => Err(nonsense()),
         }
     }

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use weft_dataplane_protocol::{LeaseStatus, PortStatus, SwitchStatus};
+use weft_dataplane_protocol::{AclStatus, AddressConfig, LeaseStatus, PortStatus, RuleStatus, SwitchStatus};
 use weft_model::view::{
-    DaemonView, DropView, ImageView, LeaseView, NetworkView, NicView, PortView, ProblemView, SwitchView, VmState,
-    VmView, WorldView,
+    AclView, DaemonView, DropView, ImageView, LeaseView, NetworkView, NicView, PortView, ProblemView, RuleView,
+    SwitchView, VmState, VmView, WorldView,
 };
 use weft_model::{EngineKind, ImageSource, MICRO};
 use weft_types::{ByteSize, NetworkName, PortName, VmName};
@@ -98,8 +98,7 @@ fn vm_view(state: &State, desired: &Desired, name: &VmName, vm: &DesiredVm, leas
     let life = state.lives.get(name).filter(|life| !matches!(life.phase, Phase::Dead(_)));
     let ip = |nic: &weft_model::Nic| {
         let lease = leases.iter().find(|lease| lease.network == nic.network && lease.mac == nic.mac);
-        let leases = desired.networks.get(&nic.network).is_none_or(|network| network.spec.dhcp.is_some());
-        lease.map(|lease| lease.ip).or(nic.ip.filter(|_| !leases))
+        lease.map(|lease| lease.ip).or(nic.ip.filter(|_| !desired.leases(nic)))
     };
     let nic = |(index, nic): (usize, &weft_model::Nic)| NicView {
         network: nic.network.clone(),
@@ -165,6 +164,16 @@ pub fn port_view(port: &PortStatus) -> PortView {
         driver: port.driver.clone(),
         vm: port.vm.clone(),
         macs: port.macs.clone(),
+        mac_ranges: port.mac_ranges.clone(),
+        uplink: port.uplink,
+        vlans: port.vlans.clone(),
+        learn: port.learn,
+        addresses: match &port.addresses {
+            AddressConfig::Any => None,
+            AddressConfig::Known { fixed, .. } => Some(fixed.clone()),
+        },
+        learned: port.learned.clone(),
+        allow: port.access.allowances(),
         up: port.up,
         reason: port.reason.clone(),
         rx_frames: port.rx_frames,
@@ -172,9 +181,21 @@ pub fn port_view(port: &PortStatus) -> PortView {
         tx_frames: port.tx_frames,
         tx_bytes: port.tx_bytes,
         drops: port.drops.iter().map(drop).collect(),
+        denials: port.denials.iter().map(drop).collect(),
         refusals: port.refusals.iter().map(drop).collect(),
         provenance: port.provenance.clone(),
     }
+}
+
+/// An access list as the API shows it.
+pub fn acl_view(acl: AclStatus) -> AclView {
+    let rule = |rule: RuleStatus| RuleView {
+        name: rule.name,
+        permission: rule.permission,
+        hits: rule.hits,
+        provenance: rule.provenance,
+    };
+    AclView { network: acl.network, rules: acl.rules.into_iter().map(rule).collect(), default: acl.default }
 }
 
 fn switch_view(status: SwitchStatus) -> SwitchView {

@@ -2,7 +2,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use weft_types::{Ipv4Net, Label, MacAddr, NetworkName, PortName, Provenance, VmName};
+use weft_types::{Ipv4Net, Label, MacAddr, MacRange, NetworkName, PortName, PortVlans, Provenance, VmName};
+
+use crate::{AccessConfig, AclConfig, AddressConfig};
 
 /// Everything one data plane should be.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,8 +40,25 @@ pub struct NetworkConfig {
     pub mtu: u16,
     /// The services; `None` for a bare wire.
     pub gateway: Option<GatewayConfig>,
+    /// Where frames between its own ports are switched.
+    #[serde(default)]
+    pub switching: Switching,
+    /// Who may begin what with whom; without one, everybody everything.
+    #[serde(default)]
+    pub acl: Option<AclConfig>,
     /// Where it was declared.
     pub provenance: Provenance,
+}
+
+/// Where frames between the ports of a network are switched (IEEE 802.1Qbg).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Switching {
+    /// Here: a virtual Ethernet bridge.
+    #[default]
+    Veb,
+    /// By the switch at the other end of the uplink, which sends them back.
+    Vepa,
 }
 
 /// The services of a network, which answer at one address.
@@ -110,22 +129,27 @@ pub struct PortConfig {
     pub kind: PortKind,
     /// The MAC addresses registered for it, the first being the adapter's own.
     pub macs: Vec<MacAddr>,
+    /// Runs of MAC addresses registered for it, for a nested hypervisor.
+    #[serde(default)]
+    pub mac_ranges: Vec<MacRange>,
     /// The VM whose vNIC it is, if it is one.
     pub vm: Option<VmName>,
+    /// Whether it leads out of the switch, to stations that nobody registered.
+    #[serde(default)]
+    pub uplink: bool,
+    /// The VLANs of its frames.
+    #[serde(default)]
+    pub vlans: PortVlans,
+    /// How many stations behind it may be learned from the frames that they send; 0: none are.
+    #[serde(default)]
+    pub learn: u32,
+    /// The IP addresses that are its own.
+    #[serde(default)]
+    pub addresses: AddressConfig,
     /// What the port may do.
     pub access: AccessConfig,
     /// Where it was declared.
     pub provenance: Provenance,
-}
-
-/// What a port may do beyond the ordinary; everything is denied by default.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AccessConfig {
-    /// Whether it may send from MAC addresses that are not registered for it.
-    pub forged_macs: bool,
-    /// Whether it hears frames for other ports.
-    pub promiscuous: bool,
 }
 
 /// The drivers that a port can have.

@@ -1,13 +1,11 @@
 use serde::{Deserialize, Serialize};
-use weft_types::{NetworkName, PortName, Provenance};
+use weft_types::{NetworkName, Permission, PortName};
 
 /// What was decided lately.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct History {
     /// For every reason the last frames that were dropped for it, the oldest first.
     pub drops: Vec<DroppedFrame>,
-    /// Every rule of every network, in order.
-    pub rules: Vec<RuleStatus>,
     /// The last decisions of the rules that have theirs logged, the oldest first.
     pub log: Vec<LoggedDecision>,
     /// How many decisions were logged before those.
@@ -44,19 +42,6 @@ pub struct DroppedFrame {
     pub head: Vec<u8>,
 }
 
-/// How often a rule decided.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RuleStatus {
-    /// The network whose rule it is.
-    pub network: NetworkName,
-    /// The rule's name.
-    pub rule: String,
-    /// About how many first packets of connections, and other packets, it decided since the configuration is in force.
-    pub decisions: u64,
-    /// Where it was declared.
-    pub provenance: Provenance,
-}
-
 /// What a rule decided.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoggedDecision {
@@ -64,8 +49,8 @@ pub struct LoggedDecision {
     pub network: NetworkName,
     /// The rule's name.
     pub rule: String,
-    /// What it says: `allow`, `deny` or `reject`.
-    pub permission: String,
+    /// What it says.
+    pub permission: Permission,
     /// The port by which the packet came in.
     pub from: PortName,
     /// The port for which it was.

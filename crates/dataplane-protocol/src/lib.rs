@@ -7,6 +7,7 @@
 //! one changes only the difference, and ports that stay are not touched. The switch writes it to its own disk
 //! before it answers, so that a restarted switch is complete without the daemon.
 
+mod access;
 mod capture;
 mod client;
 mod config;
@@ -14,15 +15,16 @@ mod history;
 mod line;
 mod message;
 
+pub use access::{AccessConfig, AclConfig, AddressConfig, EndConfig, RuleConfig};
 pub use capture::{CaptureDirection, CaptureFilter, CaptureOf, CaptureRequest, CaptureTo};
 pub use client::{Client, ClientError, MAX_DESCRIPTORS};
 pub use config::{
-    AccessConfig, DataplaneConfig, DhcpConfig, GatewayConfig, HostRecord, NetworkConfig, NetworkMode, PortConfig,
-    PortKind, Reservation,
+    DataplaneConfig, DhcpConfig, GatewayConfig, HostRecord, NetworkConfig, NetworkMode, PortConfig, PortKind,
+    Reservation, Switching,
 };
-pub use history::{DroppedFrame, History, LoggedDecision, MirrorStatus, RuleStatus};
+pub use history::{DroppedFrame, History, LoggedDecision, MirrorStatus};
 pub use line::{LineBuffer, LineError, MAX_LINE_BYTES, to_line};
 pub use message::{
-    DropCount, ErrorCode, ExplainRequest, ExplainStep, Explanation, LeaseStatus, PortStatus, Refusal, Request,
-    Response, SwitchStatus,
+    AclStatus, DropCount, ErrorCode, ExplainRequest, ExplainStep, Explanation, LeaseStatus, PortStatus, Refusal,
+    Request, Response, RuleStatus, SwitchStatus,
 };

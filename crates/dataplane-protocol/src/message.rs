@@ -1,9 +1,9 @@
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
-use weft_types::{MacAddr, NetworkName, PortName, Provenance, VmName};
+use weft_types::{MacAddr, MacRange, NetworkName, Permission, PortName, PortVlans, Provenance, VmName};
 
-use crate::{CaptureRequest, DataplaneConfig, History};
+use crate::{AccessConfig, AddressConfig, CaptureRequest, DataplaneConfig, History};
 
 /// What the daemon asks of the switch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -13,6 +13,8 @@ pub enum Request {
     Apply(DataplaneConfig),
     /// Tell everything; answered with [`Response::Status`].
     Status,
+    /// Tell the access lists, which can be long; answered with [`Response::Rules`].
+    Rules,
     /// Tell what rules decided and which frames were dropped last; answered with [`Response::History`].
     History,
     /// Copy frames into the one descriptor that travels beside; answered with [`Response::Done`] once they are.
@@ -34,6 +36,8 @@ pub enum Response {
     Done,
     /// The state of everything.
     Status(SwitchStatus),
+    /// The access list of every network that has one, in name order.
+    Rules(Vec<AclStatus>),
     /// What was decided lately.
     History(History),
     /// What would happen, and why.
@@ -106,6 +110,27 @@ pub struct PortStatus {
     pub vm: Option<VmName>,
     /// Its registered addresses.
     pub macs: Vec<MacAddr>,
+    /// Its registered runs of addresses.
+    #[serde(default)]
+    pub mac_ranges: Vec<MacRange>,
+    /// Whether it leads out of the switch.
+    #[serde(default)]
+    pub uplink: bool,
+    /// The VLANs of its frames.
+    #[serde(default)]
+    pub vlans: PortVlans,
+    /// How many stations behind it may be learned.
+    #[serde(default)]
+    pub learn: u32,
+    /// The IP addresses that were configured as its own.
+    #[serde(default)]
+    pub addresses: AddressConfig,
+    /// The IP addresses that it got from a DHCP server or by duplicate address detection, oldest first.
+    #[serde(default)]
+    pub learned: Vec<IpAddr>,
+    /// What it may do.
+    #[serde(default)]
+    pub access: AccessConfig,
     /// Whether a peer is connected and ready.
     pub up: bool,
     /// Why it is not, when it is not.
@@ -120,11 +145,39 @@ pub struct PortStatus {
     pub tx_bytes: u64,
     /// Frames that came in and were dropped, per named reason, none of them zero.
     pub drops: Vec<DropCount>,
+    /// What its guest asked for and was denied, per named reason, none of them zero.
+    #[serde(default)]
+    pub denials: Vec<DropCount>,
     /// What the services behind a gateway's port dropped, refused or gave up, per named reason (those of the NAT
     /// device begin with `nat-`), none of them zero.
     #[serde(default)]
     pub refusals: Vec<DropCount>,
     /// Where the port was declared.
+    pub provenance: Provenance,
+}
+
+/// A network's access list, as it is in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AclStatus {
+    /// The network.
+    pub network: NetworkName,
+    /// Its rules in order.
+    pub rules: Vec<RuleStatus>,
+    /// What becomes of that which no rule fits.
+    pub default: Permission,
+}
+
+/// A rule, and how often it decided.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleStatus {
+    /// Its name.
+    pub name: String,
+    /// What it says.
+    pub permission: Permission,
+    /// How often it has decided under the configuration in force: about a connection's first packet, or about a packet
+    /// that belongs to none.
+    pub hits: u64,
+    /// Where it was declared.
     pub provenance: Provenance,
 }
 

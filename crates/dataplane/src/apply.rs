@@ -6,14 +6,13 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
-use weft_dataplane_protocol::{
-    DataplaneConfig, ErrorCode, GatewayConfig, NetworkConfig, NetworkMode, PortConfig, PortKind, Refusal,
-};
+use weft_dataplane_protocol::{DataplaneConfig, ErrorCode, NetworkConfig, NetworkMode, PortKind, Refusal};
 use weft_port::{PacketPort, Port, PortError, Side, TapPort, UdpPort, UnixDatagramPort, UnixStreamPort, VhostUserPort};
 use weft_services::{DhcpServer, NetworkId, NetworkServices, Reservation};
-use weft_switch::{Role, Switch, VSwitchConfig, VSwitchId};
-use weft_types::{Instant, NetworkName, PortId, PortName};
+use weft_switch::Switch;
+use weft_types::{Instant, NetworkName, PortId};
 
+use crate::law;
 use crate::slot::{About, Plug, Slot};
 use crate::validate::{self, Problems};
 use crate::worker::Worker;
@@ -79,7 +78,7 @@ impl Worker {
         let mut ports = Vec::new();
         for network in &config.networks {
             if let Some(gateway) = &network.gateway {
-                let about = about_gateway(network, gateway, networks[&network.name]);
+                let about = About::of_gateway(network, gateway, networks[&network.name]);
                 ports.push((self.number_for(&about), about, None));
             }
         }
@@ -95,7 +94,8 @@ impl Worker {
                 ),
             }
         }
-        let switch = self.switch_config(&config, &networks, &ports);
+        let abouts = ports.iter().map(|(id, about, _)| (*id, about));
+        let switch = law::switch_config(self.generation + 1, &config, &networks, abouts);
         // The law is the switch's own to judge: one that is empty tries the configuration first.
         for error in Switch::new(0).configure(switch.clone()).err().into_iter().flatten() {
             problems.push(error.to_string(), error.hint());
@@ -151,13 +151,27 @@ impl Worker {
             // The same configuration was accepted by an empty switch.
             tracing::error!(target: "weft::dataplane", ?errors, "the switch refused what it had accepted");
         }
+        // Whose lease ends by this configuration speaks from its old address until it has a new one.
+        self.note_leases(now);
         let services = config.networks.iter().filter_map(|network| services_of(network, networks[&network.name]));
         self.delivery.services.configure(now, services.collect());
         let unrestored = std::mem::take(&mut self.unrestored);
         self.delivery.services.restore_leases(now, unrestored);
+        self.note_leases(now);
         tracing::info!(target: "weft::dataplane", revision = config.revision, ports = self.slots.len(), "configured");
         self.start_notes.clear();
         self.config = config;
+    }
+
+    /// Has the switch know who holds which lease: after a restart nobody asks for what he has.
+    fn note_leases(&mut self, now: Instant) {
+        let gateways = self.slots.iter().filter(|slot| slot.about.kind.is_none());
+        let gateways: BTreeMap<_, _> = gateways.map(|slot| (&slot.about.network, slot.id)).collect();
+        for lease in self.delivery.services.leases(now) {
+            if let Some(gateway) = gateways.get(&lease.network) {
+                self.switch.note_lease(*gateway, lease.mac, lease.ip.into());
+            }
+        }
     }
 
     fn index_slots(&mut self) {
@@ -196,51 +210,6 @@ impl Worker {
         }
         self.next_network += 1;
         NetworkId(self.next_network - 1)
-    }
-
-    fn switch_config(
-        &self,
-        config: &DataplaneConfig,
-        networks: &BTreeMap<NetworkName, NetworkId>,
-        ports: &[(PortId, About, Option<Plug>)],
-    ) -> weft_switch::Config {
-        let access: BTreeMap<&PortName, &PortConfig> = config.ports.iter().map(|port| (&port.name, port)).collect();
-        let vswitches = config.networks.iter().map(|network| {
-            let id = VSwitchId(networks[&network.name].0);
-            VSwitchConfig::new(id, network.name.clone(), network.provenance.clone())
-        });
-        let ports = ports.iter().map(|(id, about, _)| {
-            let role = match &about.kind {
-                None => Role::Gateway,
-                Some(PortKind::Packet { .. }) => Role::Uplink,
-                Some(PortKind::Tap { .. }) if about.vm.is_none() => Role::HostAdapter,
-                Some(_) => Role::Vnic,
-            };
-            let vswitch = VSwitchId(about.network_id.0);
-            let mut port =
-                weft_switch::PortConfig::new(*id, about.name.clone(), vswitch, role, about.provenance.clone());
-            port.macs = about.macs.clone();
-            if let Some(PortConfig { access, .. }) = access.get(&about.name)
-                && about.kind.is_some()
-            {
-                port.policy.forged_macs = access.forged_macs;
-                port.policy.promiscuous = access.promiscuous;
-            }
-            port
-        });
-        weft_switch::Config { generation: self.generation + 1, vswitches: vswitches.collect(), ports: ports.collect() }
-    }
-}
-
-fn about_gateway(network: &NetworkConfig, gateway: &GatewayConfig, network_id: NetworkId) -> About {
-    About {
-        name: PortName::of_gateway(&network.name),
-        network: network.name.clone(),
-        network_id,
-        kind: None,
-        vm: None,
-        macs: vec![gateway.mac],
-        provenance: network.provenance.clone(),
     }
 }
 

@@ -187,6 +187,7 @@ impl Office {
         match request {
             Request::Apply(config) => self.apply(config, descriptors),
             Request::Status => self.desk.ask(Task::Status),
+            Request::Rules => self.desk.ask(Task::Rules),
             Request::History => self.desk.ask(Task::History),
             Request::Capture(request) => match <[OwnedFd; 1]>::try_from(descriptors) {
                 Ok([descriptor]) => self.desk.ask(Task::Capture { request, descriptor }),

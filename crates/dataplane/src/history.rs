@@ -1,7 +1,7 @@
 //! What was decided lately, with names.
 
-use weft_dataplane_protocol::{DroppedFrame, History, LoggedDecision, RuleStatus};
-use weft_switch::{Permission, VSwitchId};
+use weft_dataplane_protocol::{DroppedFrame, History, LoggedDecision};
+use weft_switch::VSwitchId;
 use weft_types::{Instant, NetworkName, PortId, PortName};
 use weft_wire::Headers;
 
@@ -26,7 +26,7 @@ impl Worker {
             Some(LoggedDecision {
                 network: self.network_name(logged.vswitch)?,
                 rule: logged.rule.to_string(),
-                permission: permission(logged.permission).to_owned(),
+                permission: logged.permission,
                 from: self.port_name(logged.from)?,
                 to: self.port_name(logged.to)?,
                 age_ms: age_ms(logged.at),
@@ -34,22 +34,8 @@ impl Worker {
                 len: logged.len as u64,
             })
         });
-        let mut vswitches: Vec<_> = self.slots.iter().map(|slot| VSwitchId(slot.about.network_id.0)).collect();
-        vswitches.sort_unstable();
-        vswitches.dedup();
-        let rules = vswitches.into_iter().flat_map(|vswitch| {
-            self.switch.rules(vswitch).filter_map(move |(rule, decisions)| {
-                Some(RuleStatus {
-                    network: self.network_name(vswitch)?,
-                    rule: rule.name.clone(),
-                    decisions,
-                    provenance: rule.provenance.clone(),
-                })
-            })
-        });
         History {
             drops: drops.collect(),
-            rules: rules.collect(),
             log: log.collect(),
             log_lost: self.switch.rule_log().lost(),
             captures: self.delivery.mirrors.status().collect(),
@@ -63,13 +49,5 @@ impl Worker {
 
     fn network_name(&self, id: VSwitchId) -> Option<NetworkName> {
         self.slots.iter().find(|slot| slot.about.network_id.0 == id.0).map(|slot| slot.about.network.clone())
-    }
-}
-
-fn permission(permission: Permission) -> &'static str {
-    match permission {
-        Permission::Allow => "allow",
-        Permission::Deny => "deny",
-        Permission::Reject => "reject",
     }
 }

@@ -14,6 +14,7 @@ mod control;
 mod error;
 mod history;
 mod host;
+mod law;
 mod lease_log;
 mod mailbox;
 mod mirror_sink;

@@ -28,6 +28,8 @@ pub(crate) enum Task {
     Abort,
     /// Tell everything.
     Status,
+    /// Tell the access lists.
+    Rules,
     /// Tell what rules decided and which frames were dropped.
     History,
     /// Copy frames into a descriptor.

@@ -78,6 +78,12 @@ mod tests {
             kind: None,
             vm: None,
             macs: Vec::new(),
+            mac_ranges: Vec::new(),
+            uplink: false,
+            vlans: Default::default(),
+            learn: 0,
+            addresses: Default::default(),
+            access: Default::default(),
             provenance: place(),
         };
         let mut sender = Slot::new(PortId(1), about, Plug::Port(Box::new(near)));

@@ -1,10 +1,11 @@
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 
 use rustix::event::epoll::{self, EventData, EventFlags};
-use weft_dataplane_protocol::{PortConfig, PortKind};
+use weft_dataplane_protocol::{AccessConfig, AddressConfig, GatewayConfig, NetworkConfig, PortConfig, PortKind};
 use weft_port::{Egress, Frame, Port, SendError};
 use weft_services::{NetworkId, Services};
-use weft_types::{Instant, MacAddr, NetworkName, PortId, PortName, Provenance, VmName};
+use weft_types::{Instant, MacAddr, MacRange, NetworkName, PortId, PortName, PortVlans, Provenance, VmName};
 use weft_wire::TagEdit;
 
 use crate::mirrors::Mirrors;
@@ -30,6 +31,12 @@ pub(crate) struct About {
     pub(crate) kind: Option<PortKind>,
     pub(crate) vm: Option<VmName>,
     pub(crate) macs: Vec<MacAddr>,
+    pub(crate) mac_ranges: Vec<MacRange>,
+    pub(crate) uplink: bool,
+    pub(crate) vlans: PortVlans,
+    pub(crate) learn: u32,
+    pub(crate) addresses: AddressConfig,
+    pub(crate) access: AccessConfig,
     pub(crate) provenance: Provenance,
 }
 
@@ -42,7 +49,32 @@ impl About {
             kind: Some(config.kind.clone()),
             vm: config.vm.clone(),
             macs: config.macs.clone(),
+            mac_ranges: config.mac_ranges.clone(),
+            uplink: config.uplink || matches!(config.kind, PortKind::Packet { .. }),
+            vlans: config.vlans.clone(),
+            learn: config.learn,
+            addresses: config.addresses.clone(),
+            access: config.access,
             provenance: config.provenance.clone(),
+        }
+    }
+
+    /// The gateway's port, which is trusted; nobody else gets its address.
+    pub(crate) fn of_gateway(network: &NetworkConfig, gateway: &GatewayConfig, network_id: NetworkId) -> Self {
+        Self {
+            name: PortName::of_gateway(&network.name),
+            network: network.name.clone(),
+            network_id,
+            kind: None,
+            vm: None,
+            macs: vec![gateway.mac],
+            mac_ranges: Vec::new(),
+            uplink: false,
+            vlans: PortVlans::Untagged,
+            learn: 0,
+            addresses: AddressConfig::Known { fixed: vec![IpAddr::V4(gateway.ip).into()], learn: 0 },
+            access: AccessConfig::default(),
+            provenance: network.provenance.clone(),
         }
     }
 }

@@ -1,11 +1,12 @@
 //! What the switch tells about itself.
 
 use weft_dataplane_protocol::{
-    DropCount, ErrorCode, ExplainRequest, ExplainStep, Explanation, LeaseStatus, PortKind, PortStatus, Refusal,
-    SwitchStatus,
+    AclStatus, DropCount, ErrorCode, ExplainRequest, ExplainStep, Explanation, LeaseStatus, NetworkConfig, PortKind,
+    PortStatus, Refusal, RuleStatus, SwitchStatus,
 };
 use weft_port::{HEAD_BYTES, Link, MAX_FRAME_BYTES};
 use weft_services::{NetworkId, Services};
+use weft_switch::VSwitchId;
 use weft_types::Instant;
 
 use crate::slot::{Counters, Plug, Slot};
@@ -43,6 +44,23 @@ impl Worker {
         }
     }
 
+    /// The access lists in force, with what each rule decided.
+    pub(crate) fn rules(&self) -> Vec<AclStatus> {
+        let acl = |network: &NetworkConfig| {
+            let acl = network.acl.as_ref()?;
+            let slot = self.slots.iter().find(|slot| slot.about.network == network.name);
+            let hits = slot.map_or(&[][..], |slot| self.switch.rule_counts(VSwitchId(slot.about.network_id.0)));
+            let rules = acl.rules.iter().enumerate().map(|(index, rule)| RuleStatus {
+                name: rule.name.clone(),
+                permission: rule.permission,
+                hits: hits.get(index).copied().unwrap_or(0),
+                provenance: rule.provenance.clone(),
+            });
+            Some(AclStatus { network: network.name.clone(), rules: rules.collect(), default: acl.default })
+        };
+        self.config.networks.iter().filter_map(acl).collect()
+    }
+
     fn port_status(&self, slot: &Slot) -> PortStatus {
         let (driver, link) = match &slot.plug {
             Plug::Port(port) => (port.driver(), port.link()),
@@ -50,13 +68,20 @@ impl Worker {
             Plug::Broken(why) => (driver_of(slot.about.kind.as_ref()), Link::Down(why.clone().into())),
         };
         let Counters { rx_frames, rx_bytes, tx_frames, tx_bytes } = slot.counters;
-        let drops = self.switch.drops(slot.id);
+        let (drops, denials) = (self.switch.drops(slot.id), self.switch.denials(slot.id));
         PortStatus {
             name: slot.about.name.clone(),
             network: slot.about.network.clone(),
             driver: driver.to_owned(),
             vm: slot.about.vm.clone(),
             macs: slot.about.macs.clone(),
+            mac_ranges: slot.about.mac_ranges.clone(),
+            uplink: slot.about.uplink,
+            vlans: slot.about.vlans.clone(),
+            learn: slot.about.learn,
+            addresses: slot.about.addresses.clone(),
+            learned: self.switch.learned_addresses(slot.id).collect(),
+            access: slot.about.access,
             up: link.is_up(),
             reason: match link {
                 Link::Up => None,
@@ -67,6 +92,9 @@ impl Worker {
             tx_frames,
             tx_bytes,
             drops: drops.map(|(reason, frames)| DropCount { reason: reason.name().to_owned(), frames }).collect(),
+            denials: denials
+                .map(|(denial, times)| DropCount { reason: denial.name().to_owned(), frames: times })
+                .collect(),
             refusals: match slot.plug {
                 Plug::Gateway => refusals(&self.delivery.services, slot.about.network_id),
                 _ => Vec::new(),

@@ -4,11 +4,19 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::Path;
 
-use weft_dataplane_protocol::{DataplaneConfig, ErrorCode, GatewayConfig, NetworkConfig, PortKind, Refusal};
-use weft_types::Ipv4Net;
+use weft_dataplane_protocol::{
+    AddressConfig, DataplaneConfig, ErrorCode, GatewayConfig, NetworkConfig, PortConfig, PortKind, Refusal,
+};
+use weft_types::{Ipv4Net, PortVlans};
 
 /// The smallest MTU that every IPv4 host must take (RFC 791).
 const MIN_MTU: u16 = 68;
+
+/// The most rules that an access list may have: an order of magnitude over what anybody writes.
+const MAX_RULES: usize = 100_000;
+
+/// The most stations or addresses that a port may learn.
+const MAX_LEARNED: u32 = 65_536;
 
 /// Problems and their ways out, in the order in which they were found.
 #[derive(Debug, Default)]
@@ -44,6 +52,14 @@ pub(crate) fn check(config: &DataplaneConfig, problems: &mut Problems) {
         if let Some(gateway) = &network.gateway {
             check_gateway(network, gateway, problems);
         }
+        if let Some(rules) = network.acl.as_ref().map(|acl| acl.rules.len()).filter(|rules| *rules > MAX_RULES) {
+            let NetworkConfig { name, provenance, .. } = network;
+            let message = format!("network `{name}` ({provenance}): {rules} rules are more than {MAX_RULES}");
+            problems.push(message, "say it with prefixes and groups");
+        }
+    }
+    for port in &config.ports {
+        check_port(port, problems);
     }
     check_places(config, problems);
 }
@@ -69,6 +85,24 @@ fn check_gateway(network: &NetworkConfig, gateway: &GatewayConfig, problems: &mu
             let message = format!("network `{name}` ({provenance}): the DHCP pool ends before it begins");
             problems.push(message, "swap its ends");
         }
+    }
+}
+
+fn check_port(port: &PortConfig, problems: &mut Problems) {
+    let PortConfig { name, provenance, .. } = port;
+    let addresses = match &port.addresses {
+        AddressConfig::Any => 0,
+        AddressConfig::Known { learn, .. } => *learn,
+    };
+    let most = port.learn.max(addresses);
+    if most > MAX_LEARNED {
+        let message = format!("port `{name}` ({provenance}): {most} are more than a port may learn");
+        problems.push(message, "choose 65536 or less");
+    }
+    if let PortVlans::Trunk { allowed, native: None } = &port.vlans
+        && allowed.is_empty()
+    {
+        problems.push(format!("trunk port `{name}` ({provenance}) carries no VLAN"), "name the VLANs that it allows");
     }
 }
 
@@ -103,7 +137,7 @@ fn check_places(config: &DataplaneConfig, problems: &mut Problems) {
 
 #[cfg(test)]
 mod tests {
-    use weft_dataplane_protocol::{AccessConfig, DhcpConfig, NetworkMode, PortConfig, Reservation};
+    use weft_dataplane_protocol::{AccessConfig, DhcpConfig, NetworkMode, Reservation, Switching};
     use weft_testkit::mac;
     use weft_types::Provenance;
 
@@ -130,6 +164,8 @@ mod tests {
             mode: NetworkMode::Nat,
             mtu: 1500,
             gateway: Some(gateway),
+            switching: Switching::Veb,
+            acl: None,
             provenance: Provenance::file("/w.toml", 3),
         }
     }
@@ -174,7 +210,12 @@ mod tests {
             network: "office".parse().unwrap(),
             kind,
             macs: vec![],
+            mac_ranges: vec![],
             vm: None,
+            uplink: false,
+            vlans: PortVlans::Untagged,
+            learn: 0,
+            addresses: AddressConfig::Any,
             access: AccessConfig::default(),
             provenance: Provenance::command("weft port add"),
         };

@@ -265,6 +265,7 @@ impl Worker {
                 Response::Done
             }
             Task::Status => Response::Status(self.status(clock::now())),
+            Task::Rules => Response::Rules(self.rules()),
             Task::Capture { request, descriptor } => done(self.capture(&request, descriptor)),
             Task::History => Response::History(self.history(clock::now())),
             Task::Explain(request) => {

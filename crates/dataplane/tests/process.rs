@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::path::Path;
 
 use common::{PATIENCE, SWITCH_AT, World, eventually, network_with_gateway, options, vhost_user};
@@ -10,7 +10,7 @@ use dhcproto::v4::{DhcpOption, Message, MessageType, Opcode, OptionCode};
 use dhcproto::{Decodable, Encodable};
 use rustix::process::Signal;
 use weft_dataplane::run;
-use weft_dataplane_protocol::DataplaneConfig;
+use weft_dataplane_protocol::{AddressConfig, DataplaneConfig};
 use weft_testkit::{FakeVm, ethernet, mac, udp4};
 use weft_types::MacAddr;
 
@@ -84,6 +84,40 @@ fn a_switch_that_is_killed_loses_no_lease_and_no_configuration() {
         a.send(&ethernet(mac(2), mac(1), 0x88b5, &[round; 50]));
         assert_eq!(b.recv(PATIENCE).unwrap().frame[14], round);
     }
+}
+
+/// Who was given an address before the kill does not ask again, and is heard all the same.
+#[test]
+fn a_switch_that_is_killed_knows_who_has_which_address() {
+    let mut world = World::in_process();
+    let mut config = office(&world);
+    for port in &mut config.ports {
+        port.addresses = AddressConfig::Known { fixed: vec![], learn: 4 };
+    }
+    world.apply(&config);
+    let [mut a, mut b] = ["a-0", "b-0"].map(|name| FakeVm::boot(&world.path(name)).unwrap());
+    let address = lease(&mut a, mac(1));
+    let packet = |from: Ipv4Addr| {
+        let [src, dst] = [from, Ipv4Addr::new(10, 20, 0, 9)].map(|ip| SocketAddrV4::new(ip, 9));
+        udp4(mac(2), mac(1), src, dst, b"hello")
+    };
+    a.send(&packet(address));
+    loop {
+        // What the other client said to everyone comes, too.
+        if b.recv(PATIENCE).expect("a lease is heard").frame == packet(address) {
+            break;
+        }
+    }
+    assert!(!world.signal(Signal::KILL));
+    world.start();
+    eventually("VMs come back", || a.reconnect().is_ok());
+    b.reconnect().unwrap();
+    a.send(&packet(Ipv4Addr::new(10, 20, 0, 77)));
+    a.send(&packet(address));
+    assert_eq!(b.recv(PATIENCE).unwrap().frame, packet(address), "and nothing but that");
+    let port = world.port("a-0");
+    assert_eq!(port.learned, [IpAddr::V4(address)]);
+    assert_eq!((port.drops[0].reason.as_str(), port.drops[0].frames), ("forged-ipv4", 1));
 }
 
 #[test]

@@ -1,10 +1,12 @@
 //! What must hold between the objects of a world, wherever it came from: a file or the API.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-use weft_types::{ByteSize, Ipv4Net, MacAddr, NetworkName, VmName};
+use weft_types::{ByteSize, Ipv4Net, MacAddr, NetworkName, PortName, VmName};
 
+use crate::acl::{Cast, check_groups, check_rules};
+use crate::port_keys::{MAX_LEARNED, Run, meetings};
 use crate::problem::Problem;
 use crate::read::{list, nearest};
 use crate::{ImageSource, MICRO, Mode, Network, Nic, Vm, World};
@@ -55,6 +57,7 @@ pub fn findings(world: &World, facts: &HostFacts) -> Vec<Finding> {
     for (name, vm) in &world.vms {
         check.vm(name, vm);
     }
+    check.rules();
     check.clashes();
     check.memory();
     check.findings
@@ -97,6 +100,29 @@ impl Check<'_> {
                 self.find(format!("{path}.host_access"), Problem::new("contradiction", message, hint));
             }
             self.dhcp(name, network);
+        }
+    }
+
+    fn rules(&mut self) {
+        let all: BTreeSet<_> = self.world.vms.keys().map(VmName::as_str).collect();
+        for (name, network) in &self.world.networks {
+            let vms = self.world.vms.iter();
+            let adapters =
+                vms.flat_map(|(vm, spec)| spec.nics.iter().enumerate().map(move |(index, nic)| (vm, index, nic)));
+            let here = adapters.filter(|(.., nic)| nic.network == *name);
+            let cast = Cast {
+                all: all.clone(),
+                what: "a VM",
+                here: here
+                    .flat_map(|(vm, index, _)| [vm.to_string(), PortName::of_vnic(vm, index).to_string()])
+                    .collect(),
+                place: format!("network `{name}`"),
+                gateway: true,
+            };
+            let findings = &mut self.findings;
+            let mut find = |path, problem| findings.push(Finding { path, rests_on: None, problem });
+            check_groups(&network.acl.groups, &all, cast.what, &mut find);
+            check_rules(&network.acl, &format!("network.{name}"), &cast, &mut find);
         }
     }
 
@@ -191,6 +217,18 @@ impl Check<'_> {
     }
 
     fn nic(&mut self, path: &str, nic: &Nic) {
+        for (index, mac) in nic.port.macs.iter().enumerate().filter(|(_, mac)| !mac.is_station()) {
+            let message = format!("{mac} is not the address of a single adapter");
+            let hint = "use one whose first octet is even, like 02:00:5e:10:00:01";
+            self.find(format!("{path}.macs[{index}]"), Problem::new("bad-value", message, hint));
+        }
+        if nic.port.learn > MAX_LEARNED {
+            let message = format!("`learn` cannot be {}", nic.port.learn);
+            self.find(
+                format!("{path}.learn"),
+                Problem::new("out-of-range", message, format!("choose 0 to {MAX_LEARNED}")),
+            );
+        }
         if !nic.mac.is_station() {
             let message = format!("{} is not the address of a single adapter", nic.mac);
             let hint = format!("{} would do, or leave `mac` out", MacAddr::derive(path));
@@ -241,7 +279,32 @@ impl Check<'_> {
                     let hint = "leave `mac` out, and Weft chooses one";
                     self.find(format!("{path}.mac"), Problem::new("duplicate-mac", message, hint));
                 }
+                for mac in &nic.port.macs {
+                    if let Some(holder) = macs.insert(*mac, name) {
+                        let message = format!("`{name}` and `{holder}` both have the MAC address {mac}");
+                        let problem = Problem::new("duplicate-mac", message, "remove it from one of the two");
+                        self.find(format!("{path}.macs"), problem);
+                    }
+                }
             }
+        }
+        self.range_clashes();
+    }
+
+    /// A run of MAC addresses that meets another one, or an address of another adapter.
+    fn range_clashes(&mut self) {
+        let mut runs = Vec::new();
+        for (name, vm) in &self.world.vms {
+            for (index, Nic { mac, port, .. }) in vm.nics.iter().enumerate() {
+                let owner = (name, index);
+                runs.extend(port.mac_ranges.iter().map(|range| Run::of_range(*range, owner)));
+                runs.extend(std::iter::once(mac).chain(&port.macs).map(|mac| Run::of(*mac, owner)));
+            }
+        }
+        for ((name, index), range, (other, _)) in meetings(runs) {
+            let message = format!("the MAC addresses {range} of `{name}` meet others of `{other}`");
+            let problem = Problem::new("duplicate-mac", message, "choose ranges that nobody else has addresses in");
+            self.find(format!("vm.{name}.nics[{index}].macs"), problem);
         }
     }
 

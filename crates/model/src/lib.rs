@@ -1,22 +1,27 @@
 //! What a user may ask for (file, API): plain data, validated once, every problem reported with its place.
 
+mod acl;
 mod check;
 mod disk;
 mod files;
 mod load;
+mod port_keys;
 mod problem;
 pub mod qcow2;
 mod read;
+mod rule;
 mod switch_file;
 pub mod view;
 mod world;
 
+pub use acl::{Acl, DeclaredRule};
 pub use check::{Finding, HostFacts, findings};
 pub use disk::{Disk, DiskFault};
 pub use load::{load, parse_world};
 pub use problem::{Problem, Report};
-pub use switch_file::{Plug, SwitchFile, SwitchPort, load_switch, parse_switch};
-pub use world::{Dhcp, DiskFormat, EngineKind, Image, ImageSource, Mode, Network, Nic, Ready, Vm, World};
+pub use rule::{End, Rule, RuleError, parse_traffic};
+pub use switch_file::{Plug, SwitchFile, SwitchMode, SwitchPort, load_switch, parse_switch};
+pub use world::{Dhcp, DiskFormat, EngineKind, Image, ImageSource, Mode, Network, Nic, PortRules, Ready, Vm, World};
 
 /// The name of the image that Weft builds itself.
 pub const MICRO: &str = "micro";

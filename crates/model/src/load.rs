@@ -11,12 +11,14 @@ use std::time::Duration;
 use toml::de::{DeTable, DeValue};
 use weft_types::{ByteSize, Ipv4Net, Label, MacAddr, NetworkName, Provenance, VmName};
 
+use crate::acl;
 use crate::check::{self, HostFacts};
 use crate::disk::Disk;
 use crate::files::{check_disk, check_initrd, check_kernel, read_ssh_key, read_user_data, resolve};
+use crate::port_keys;
 use crate::problem::{Problem, Report};
-use crate::read::{Notes, Section, items, list, nearest, parse, subtables, wrong_type};
-use crate::{Dhcp, DiskFormat, EngineKind, Image, ImageSource, MICRO, Mode, Network, Nic, Ready, Vm, World};
+use crate::read::{Lines, Notes, Section, items, list, nearest, parse, subtables, wrong_type};
+use crate::{Dhcp, DiskFormat, EngineKind, Image, ImageSource, MICRO, Mode, Network, Nic, PortRules, Ready, Vm, World};
 
 /// A world that a person writes has a few hundred lines; this many bytes are no such file.
 const MAX_FILE_BYTES: u64 = 4 << 20;
@@ -46,7 +48,14 @@ pub fn load(path: &Path) -> Result<World, Report> {
 /// Everything that is wrong with it, in one report.
 pub fn parse_world(source: &str, path: &Path, shown: &str, facts: &HostFacts) -> Result<World, Report> {
     let root = parse_toml(source, shown)?;
-    let mut loader = Loader { source, path, notes: Notes::default(), world: World::default(), disks: BTreeMap::new() };
+    let mut loader = Loader {
+        source,
+        path,
+        lines: Lines::new(source, path),
+        notes: Notes::default(),
+        world: World::default(),
+        disks: BTreeMap::new(),
+    };
     loader.world(&root);
     let Loader { mut notes, world, .. } = loader;
     for finding in check::findings(&world, facts) {
@@ -102,6 +111,7 @@ pub(crate) fn read_file(path: &Path, missing: &str) -> Result<String, Problem> {
 struct Loader<'a> {
     source: &'a str,
     path: &'a Path,
+    lines: Lines,
     notes: Notes,
     world: World,
     /// The disks of the images, as far as they can be used.
@@ -114,7 +124,9 @@ impl<'a> Loader<'a> {
         let networks = subtables(&mut self.notes, &mut section, "network");
         let images = subtables(&mut self.notes, &mut section, "image");
         let vms = subtables(&mut self.notes, &mut section, "vm");
+        let groups = subtables(&mut self.notes, &mut section, "group");
         section.finish(&mut self.notes);
+        let groups = acl::read_groups(&mut self.notes, groups, "the names of VMs");
         let mut automatic = Vec::new();
         for (name, span, table) in networks {
             let provenance = self.provenance(span.start);
@@ -127,6 +139,9 @@ impl<'a> Loader<'a> {
         }
         for name in automatic {
             self.choose_subnet(&name);
+        }
+        for network in self.world.networks.values_mut() {
+            network.acl.groups.clone_from(&groups);
         }
         for (name, span, table) in images {
             let provenance = self.provenance(span.start);
@@ -157,9 +172,10 @@ impl<'a> Loader<'a> {
         let dns = section.boolean(notes, "dns").unwrap_or(true);
         let mtu = section.integer(notes, "mtu", 576..=9000).unwrap_or(DEFAULT_MTU) as u16;
         let dhcp = read_dhcp(notes, &mut section, subnet);
+        let acl = acl::read(notes, &mut section, self.source, &self.lines);
         section.finish(notes);
         let gateway = gateway.unwrap_or_else(|| first_host(subnet));
-        let network = Network { mode, subnet, gateway, host_access, dhcp, dns, mtu, provenance };
+        let network = Network { mode, subnet, gateway, host_access, dhcp, dns, mtu, acl, provenance };
         self.world.networks.insert(name.clone(), network);
         written.is_some()
     }
@@ -300,7 +316,7 @@ impl<'a> Loader<'a> {
         match value {
             DeValue::String(name) => {
                 let network = parse(notes, path, name)?;
-                Some(Nic { mac: derived(&network), network, ip: None, provenance })
+                Some(Nic { mac: derived(&network), network, ip: None, port: PortRules::default(), provenance })
             }
             DeValue::Table(table) => {
                 let mut section = Section::new(table, path, "an adapter");
@@ -308,6 +324,7 @@ impl<'a> Loader<'a> {
                 let network = section.parsed(notes, "network", "office");
                 let ip = section.parsed(notes, "ip", "10.20.0.10");
                 let mac = section.parsed(notes, "mac", "02:00:5e:10:00:01");
+                let port = port_keys::read(notes, &mut section);
                 section.finish(notes);
                 if !given {
                     let known: Vec<_> = self.world.networks.keys().map(NetworkName::as_str).collect();
@@ -315,15 +332,14 @@ impl<'a> Loader<'a> {
                     notes.complain(path, Problem::new("missing-key", "the adapter names no network", hint));
                 }
                 let network = network?;
-                Some(Nic { mac: mac.unwrap_or_else(|| derived(&network)), network, ip, provenance })
+                Some(Nic { mac: mac.unwrap_or_else(|| derived(&network)), network, ip, port, provenance })
             }
             other => wrong_type(notes, path, other, "an adapter", "[{ network = \"office\" }]"),
         }
     }
 
     fn provenance(&self, at: usize) -> Provenance {
-        let line = self.source[..at].matches('\n').count() + 1;
-        Provenance::file(self.path.display().to_string(), line as u32)
+        self.lines.provenance(at)
     }
 }
 

@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Display;
 use std::ops::Range;
+use std::path::Path;
 use std::str::FromStr;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
+use weft_types::Provenance;
 
 use crate::problem::Problem;
 
@@ -57,6 +59,26 @@ impl Notes {
 
     pub(crate) fn into_problems(self) -> Vec<(Option<Range<usize>>, Problem)> {
         self.problems
+    }
+}
+
+/// Where the lines of a file begin.
+pub(crate) struct Lines {
+    source: String,
+    starts: Vec<usize>,
+}
+
+impl Lines {
+    /// Those of `text`, which is the file `path`.
+    pub(crate) fn new(text: &str, path: &Path) -> Self {
+        let ends = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at + 1);
+        Self { source: path.display().to_string(), starts: std::iter::once(0).chain(ends).collect() }
+    }
+
+    /// The line of a byte, as the place where something is declared.
+    pub(crate) fn provenance(&self, at: usize) -> Provenance {
+        let line = self.starts.partition_point(|start| *start <= at);
+        Provenance::file(&self.source, u32::try_from(line).unwrap_or(u32::MAX))
     }
 }
 

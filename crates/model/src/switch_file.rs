@@ -1,16 +1,19 @@
 //! One switch on its own: the file of `weft switch run`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
-use weft_types::{MacAddr, NetworkName, PortName, Provenance};
+use weft_types::{Allowance, MacAddr, NetworkName, PortName, PortVlans, Provenance};
 
+use crate::acl::{self, Cast, check_groups, check_rules};
 use crate::load::{parse_toml, read_file};
+use crate::port_keys::{self, Run, meetings};
 use crate::problem::{Problem, Report};
-use crate::read::{Notes, Section, items, list, parse, subtables, wrong_type};
+use crate::read::{Lines, Notes, Section, list, parse, subtables, wrong_type};
+use crate::{Acl, PortRules};
 
 const DEFAULT_NAME: &str = "switch";
 const DEFAULT_MTU: i64 = 1500;
@@ -31,10 +34,24 @@ pub struct SwitchFile {
     pub name: NetworkName,
     /// The largest IP packet, in bytes; TAP devices that the switch makes get it.
     pub mtu: u16,
+    /// Where frames between its ports are switched.
+    pub mode: SwitchMode,
+    /// Who may begin what with whom; its groups are of ports.
+    pub acl: Acl,
     /// Its ports.
     pub ports: BTreeMap<PortName, SwitchPort>,
     /// Where it is declared.
     pub provenance: Provenance,
+}
+
+/// Where frames between the ports of a switch are switched (IEEE 802.1Qbg).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SwitchMode {
+    /// Here: a virtual Ethernet bridge.
+    #[default]
+    Veb,
+    /// By the switch at the other end of the uplink, which sends them back.
+    Vepa,
 }
 
 /// A port of a switch.
@@ -42,12 +59,10 @@ pub struct SwitchFile {
 pub struct SwitchPort {
     /// What plugs into it.
     pub plug: Plug,
-    /// The MAC addresses of what stands behind it.
-    pub macs: Vec<MacAddr>,
-    /// Whether it may send from other MAC addresses, too.
-    pub forged_macs: bool,
-    /// Whether it hears frames for other ports.
-    pub promiscuous: bool,
+    /// Whether it leads out of the switch, to stations that nobody names.
+    pub uplink: bool,
+    /// What it may be and do; its MAC addresses are those of what stands behind it.
+    pub rules: PortRules,
     /// Where it is declared.
     pub provenance: Provenance,
 }
@@ -114,7 +129,14 @@ pub fn load_switch(path: &Path) -> Result<SwitchFile, Report> {
 /// Everything that is wrong with it, in one report.
 pub fn parse_switch(source: &str, path: &Path, shown: &str) -> Result<SwitchFile, Report> {
     let root = parse_toml(source, shown)?;
-    let mut loader = Loader { source, path, notes: Notes::default(), taken: BTreeMap::new() };
+    let mut loader = Loader {
+        source,
+        path,
+        lines: Lines::new(source, path),
+        notes: Notes::default(),
+        taken: BTreeMap::new(),
+        macs: BTreeMap::new(),
+    };
     let switch = loader.switch(&root);
     match loader.notes.into_problems() {
         problems if problems.is_empty() => Ok(switch),
@@ -125,9 +147,12 @@ pub fn parse_switch(source: &str, path: &Path, shown: &str) -> Result<SwitchFile
 struct Loader<'a> {
     source: &'a str,
     path: &'a Path,
+    lines: Lines,
     notes: Notes,
     /// What only one port can have, and which has it.
     taken: BTreeMap<String, PortName>,
+    /// Which ports have a MAC address, and in which VLANs.
+    macs: BTreeMap<MacAddr, Vec<(PortName, PortVlans)>>,
 }
 
 impl<'a> Loader<'a> {
@@ -135,55 +160,116 @@ impl<'a> Loader<'a> {
         let mut section = Section::new(root, "", "a switch's file");
         let about = section.value(&mut self.notes, "switch");
         let start = self.notes.span("switch").map_or(0, |span| span.start);
-        let (name, mtu) = match about.map(|value| (value, value.as_table())) {
-            Some((_, Some(table))) => self.about(table),
+        let mut switch = SwitchFile {
+            name: DEFAULT_NAME.parse().expect("`switch` is a name"),
+            mtu: DEFAULT_MTU as u16,
+            mode: SwitchMode::default(),
+            acl: Acl::default(),
+            ports: BTreeMap::new(),
+            provenance: self.lines.provenance(start),
+        };
+        match about.map(|value| (value, value.as_table())) {
+            Some((_, Some(table))) => self.about(table, &mut switch),
             Some((value, None)) => {
                 wrong_type::<()>(&mut self.notes, "switch", value, "a table", "{ name = \"lab\" }");
-                (None, None)
             }
-            None => (None, None),
-        };
+            None => {}
+        }
         let ports = subtables(&mut self.notes, &mut section, "port");
+        let groups = subtables(&mut self.notes, &mut section, "group");
         section.finish(&mut self.notes);
-        let mut switch = SwitchFile {
-            name: name.unwrap_or_else(|| DEFAULT_NAME.parse().expect("`switch` is a name")),
-            mtu: mtu.unwrap_or(DEFAULT_MTU) as u16,
-            ports: BTreeMap::new(),
-            provenance: self.provenance(start),
-        };
+        switch.acl.groups = acl::read_groups(&mut self.notes, groups, "the names of ports");
+        let declared: BTreeSet<_> = ports.iter().map(|(name, ..)| *name).collect();
         for (name, span, table) in ports {
-            let provenance = self.provenance(span.start);
+            let provenance = self.lines.provenance(span.start);
             if let Some(name) = parse::<PortName>(&mut self.notes, &format!("port.{name}"), name)
                 && let Some(port) = self.port(&name, table, provenance)
             {
                 switch.ports.insert(name, port);
             }
         }
+        self.check(&switch, &declared);
         switch
     }
 
-    fn about(&mut self, table: &'a DeTable<'a>) -> (Option<NetworkName>, Option<i64>) {
+    fn about(&mut self, table: &'a DeTable<'a>, switch: &mut SwitchFile) {
         let mut section = Section::new(table, "switch", "a switch");
-        let name = section.parsed(&mut self.notes, "name", "lab");
-        let mtu = section.integer(&mut self.notes, "mtu", 576..=9000);
-        section.finish(&mut self.notes);
-        (name, mtu)
+        let notes = &mut self.notes;
+        if let Some(name) = section.parsed(notes, "name", "lab") {
+            switch.name = name;
+        }
+        if let Some(mtu) = section.integer(notes, "mtu", 576..=9000) {
+            switch.mtu = mtu as u16;
+        }
+        match section.string(notes, "mode", "veb") {
+            None | Some("veb") => {}
+            Some("vepa") => switch.mode = SwitchMode::Vepa,
+            Some(other) => {
+                let message = format!("`{}` is not a value of `mode`", other.escape_debug());
+                let hint = "choose `veb`, or `vepa` where the switch behind the uplink sends frames back";
+                notes.complain("switch.mode", Problem::new("bad-value", message, hint));
+            }
+        }
+        switch.acl = acl::read(notes, &mut section, self.source, &self.lines);
+        section.finish(notes);
+    }
+
+    /// What must hold between the ports, the groups and the rules. `declared` are all ports, read or not.
+    fn check(&mut self, switch: &SwitchFile, declared: &BTreeSet<&str>) {
+        let mut uplink: Option<&PortName> = None;
+        for (name, _) in switch.ports.iter().filter(|(_, port)| port.uplink) {
+            if let Some(first) = uplink {
+                let message = format!("port `{first}` is the uplink already, and a switch has one way out");
+                let problem = Problem::new("second-uplink", message, "remove `uplink` from one of the two");
+                self.notes.complain(&format!("port.{name}.uplink"), problem);
+            }
+            uplink = uplink.or(Some(name));
+        }
+        if switch.mode == SwitchMode::Vepa && uplink.is_none() {
+            let message = "in mode `vepa` every frame leaves by the uplink, and there is none";
+            let problem = Problem::new("contradiction", message, "write `uplink = true` in the port that leads out");
+            self.notes.complain("switch.mode", problem);
+        }
+        let runs = switch.ports.iter().flat_map(|(name, port)| {
+            let ranges = port.rules.mac_ranges.iter().map(move |range| Run::of_range(*range, name));
+            ranges.chain(port.rules.macs.iter().map(move |mac| Run::of(*mac, name)))
+        });
+        for (name, range, other) in meetings(runs.collect()) {
+            let message = format!("the MAC addresses {range} meet others of port `{other}`");
+            let problem = Problem::new("taken", message, "choose ranges that no other port has addresses in");
+            self.notes.complain(&format!("port.{name}.macs"), problem);
+        }
+        let cast = Cast {
+            all: declared.clone(),
+            what: "a port",
+            here: declared.iter().map(|name| (*name).to_owned()).collect(),
+            place: "a switch on its own".to_owned(),
+            gateway: false,
+        };
+        let notes = &mut self.notes;
+        check_groups(&switch.acl.groups, declared, cast.what, |path, problem| notes.complain(&path, problem));
+        check_rules(&switch.acl, "switch", &cast, |path, problem| notes.complain(&path, problem));
     }
 
     /// Reads a port; `None` when what plugs into it cannot be told.
     fn port(&mut self, name: &PortName, table: &'a DeTable<'a>, provenance: Provenance) -> Option<SwitchPort> {
         let mut section = Section::new(table, format!("port.{name}"), "a port");
         let plug = self.plug(name, &mut section);
-        let macs = self.macs(name, &mut section);
-        let forged_macs = section.boolean(&mut self.notes, "forged_macs").unwrap_or(false);
-        let promiscuous = section.boolean(&mut self.notes, "promiscuous").unwrap_or(false);
-        if !section.has("mac") && !section.has("macs") && !section.has("nic") && !promiscuous {
+        let mac = section.parsed::<MacAddr>(&mut self.notes, "mac", "02:00:5e:10:00:01");
+        let mut rules = port_keys::read(&mut self.notes, &mut section);
+        if let Some(mac) = mac {
+            rules.macs.insert(0, mac);
+        }
+        self.check_macs(name, &section, &mut rules);
+        let uplink = section.boolean(&mut self.notes, "uplink").unwrap_or(false);
+        let hears = uplink || rules.learn > 0 || rules.allow.contains(&Allowance::Promiscuous);
+        if !section.has("mac") && !section.has("macs") && !section.has("nic") && !hears {
             let message = format!("port `{name}` has no MAC address, so nothing would ever be sent to it");
             let hint = "write `mac = \"…\"`, the address of the adapter behind it; a switch does not guess";
             self.notes.complain(&section.path_of("mac"), Problem::new("missing-mac", message, hint));
         }
         section.finish(&mut self.notes);
-        Some(SwitchPort { plug: plug?, macs, forged_macs, promiscuous, provenance })
+        Some(SwitchPort { plug: plug?, uplink, rules, provenance })
     }
 
     fn plug(&mut self, name: &PortName, section: &mut Section<'a>) -> Option<Plug> {
@@ -298,28 +384,27 @@ impl<'a> Loader<'a> {
         Some(interface.to_owned())
     }
 
-    fn macs(&mut self, name: &PortName, section: &mut Section<'a>) -> Vec<MacAddr> {
-        let one = section.string(&mut self.notes, "mac", "02:00:5e:10:00:01");
-        let mut texts: Vec<_> = one.map(|text| (section.path_of("mac"), text)).into_iter().collect();
-        for (path, value) in items(&mut self.notes, section, "macs", "[\"02:00:5e:10:00:01\"]") {
-            match value.as_str() {
-                Some(text) => texts.push((path, text)),
-                None => drop(wrong_type::<()>(&mut self.notes, &path, value, "a text", "02:00:5e:10:00:01")),
-            }
-        }
-        let mut macs = Vec::new();
-        for (path, text) in texts {
-            let Some(mac) = parse::<MacAddr>(&mut self.notes, &path, text) else { continue };
+    /// Each MAC address is one station's, and in each VLAN one port's.
+    fn check_macs(&mut self, name: &PortName, section: &Section<'_>, rules: &mut PortRules) {
+        let path = section.path_of(if section.has("mac") { "mac" } else { "macs" });
+        let PortRules { macs, vlans, .. } = rules;
+        macs.retain(|mac| {
             if !mac.is_station() {
                 let message = format!("{mac} is no address that an adapter can have");
                 let hint = "use one whose first octet is even, like 02:00:5e:10:00:01";
                 self.notes.complain(&path, Problem::new("bad-value", message, hint));
-            } else {
-                self.take(name, &path, format!("MAC address {mac}"));
-                macs.push(mac);
+                return false;
             }
-        }
-        macs
+            let owners = self.macs.entry(*mac).or_default();
+            match owners.iter().find(|(_, other)| other.overlaps(vlans)) {
+                Some((other, _)) => {
+                    let message = format!("port `{other}` has the MAC address {mac} already");
+                    self.notes.complain(&path, Problem::new("taken", message, "give each port its own"));
+                }
+                None => owners.push((name.clone(), vlans.clone())),
+            }
+            true
+        });
     }
 
     /// Notes that a port has what no other can have.
@@ -330,11 +415,5 @@ impl<'a> Loader<'a> {
         } else {
             self.taken.insert(what, name.clone());
         }
-    }
-
-    /// The line of a byte of the file.
-    fn provenance(&self, at: usize) -> Provenance {
-        let line = self.source[..at].matches('\n').count() + 1;
-        Provenance::file(self.path.display().to_string(), line as u32)
     }
 }

@@ -1,10 +1,13 @@
 //! What the API shows: the state of the world as plain data.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-use weft_types::{ByteSize, Ipv4Net, MacAddr, NetworkName, PortName, Provenance, VmName};
+use weft_types::{
+    Allowance, ByteSize, IpNet, Ipv4Net, MacAddr, MacRange, NetworkName, Permission, PortName, PortVlans, Provenance,
+    VmName,
+};
 
 use crate::{EngineKind, Mode, World};
 
@@ -230,6 +233,29 @@ pub struct PortView {
     pub vm: Option<VmName>,
     /// The addresses registered for it.
     pub macs: Vec<MacAddr>,
+    /// The runs of addresses registered for it.
+    #[serde(default)]
+    pub mac_ranges: Vec<MacRange>,
+    /// Whether it leads out of the switch.
+    #[serde(default)]
+    pub uplink: bool,
+    /// The VLANs of its frames.
+    #[serde(default)]
+    pub vlans: PortVlans,
+    /// How many stations behind it may be learned.
+    #[serde(default)]
+    pub learn: u32,
+    /// The IP addresses and prefixes that are its own; absent where that is not known, so that any could be.
+    #[serde(default)]
+    #[schema(value_type = Option<Vec<String>>)]
+    pub addresses: Option<Vec<IpNet>>,
+    /// The IP addresses that it was seen to get, by DHCP or by duplicate address detection.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub learned: Vec<IpAddr>,
+    /// What it is allowed beyond the ordinary.
+    #[serde(default)]
+    pub allow: Vec<Allowance>,
     /// Whether a peer is connected.
     pub up: bool,
     /// Why not.
@@ -244,9 +270,37 @@ pub struct PortView {
     pub tx_bytes: u64,
     /// Frames that came in here and were dropped, by reason.
     pub drops: Vec<DropView>,
+    /// What its guest asked for and was denied, by what it was.
+    #[serde(default)]
+    pub denials: Vec<DropView>,
     /// What the services behind a gateway dropped, refused or gave up, by reason; `nat-…` is the NAT device.
     #[serde(default)]
     pub refusals: Vec<DropView>,
+    /// Where it is declared.
+    pub provenance: Provenance,
+}
+
+/// A network's access list, as it is in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AclView {
+    /// The network.
+    pub network: NetworkName,
+    /// The rules in order.
+    pub rules: Vec<RuleView>,
+    /// What becomes of that which no rule fits.
+    pub default: Permission,
+}
+
+/// A rule of an access list, and how often it decided.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RuleView {
+    /// Its name; without one, its text.
+    pub name: String,
+    /// What it says.
+    pub permission: Permission,
+    /// How often it has decided since the switch's configuration changed last: about a connection's first packet, or
+    /// about a packet that belongs to none.
+    pub hits: u64,
     /// Where it is declared.
     pub provenance: Provenance,
 }

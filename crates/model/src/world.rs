@@ -1,13 +1,17 @@
 //! A world: the networks, machines and images that one file declares, validated.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-use weft_types::{ByteSize, Ipv4Net, Label, MacAddr, NetworkName, Provenance, VmName};
+use weft_types::{
+    Allowance, ByteSize, IpNet, Ipv4Net, Label, MacAddr, MacRange, NetworkName, PortVlans, Provenance, VmName,
+};
+
+use crate::Acl;
 
 /// Everything that one file declares.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -51,6 +55,9 @@ pub struct Network {
     pub dns: bool,
     /// The largest IP packet, in bytes.
     pub mtu: u16,
+    /// Who may begin what with whom.
+    #[serde(default)]
+    pub acl: Acl,
     /// Where it is declared.
     pub provenance: Provenance,
 }
@@ -109,8 +116,30 @@ pub struct Nic {
     pub ip: Option<Ipv4Addr>,
     /// Its MAC address: the file's, or one derived from the names of VM and network.
     pub mac: MacAddr,
+    /// What its port may be and do beyond the ordinary.
+    #[serde(default)]
+    pub port: PortRules,
     /// Where it is declared.
     pub provenance: Provenance,
+}
+
+/// What a port may be and do beyond the ordinary: by default it is in no VLAN, and speaks for itself only.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct PortRules {
+    /// The VLANs of its frames.
+    pub vlans: PortVlans,
+    /// Addresses and prefixes that are its own, besides those that it is known to have.
+    #[schema(value_type = Vec<String>, example = json!(["10.8.0.0/24", "fd00::/64"]))]
+    pub addresses: Vec<IpNet>,
+    /// MAC addresses that are its own, besides the adapter's.
+    pub macs: Vec<MacAddr>,
+    /// Runs of MAC addresses that are its own, for a nested hypervisor.
+    pub mac_ranges: Vec<MacRange>,
+    /// How many stations behind it may be learned from the frames that they send.
+    pub learn: u32,
+    /// What it is allowed.
+    pub allow: BTreeSet<Allowance>,
 }
 
 /// What runs a machine.

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use expect_test::{Expect, expect};
 use weft_model::{Plug, SwitchFile, parse_switch};
+use weft_types::Allowance;
 
 fn load(source: &str) -> Result<SwitchFile, String> {
     parse_switch(source, Path::new("/lab/lab.toml"), "lab.toml").map_err(|report| report.to_string())
@@ -22,8 +23,8 @@ fn ports_of_every_kind() {
         "[switch]\nname = 'lab'\nmtu = 9000\n\
          [port.a]\nvhost = 'a.sock'\nmac = '02:00:00:00:00:01'\n\
          [port.b]\nvhost = '/run/b.sock'\nconnect = true\nmac = '02:00:00:00:00:02'\nmacs = ['02:00:00:00:00:03']\n\
-         [port.c]\ntap = 'tap0'\nmac = '02:00:00:00:00:04'\nforged_macs = true\n\
-         [port.d]\nstream = 'd.sock'\npromiscuous = true\n\
+         [port.c]\ntap = 'tap0'\nmac = '02:00:00:00:00:04'\nallow = ['forged-mac']\n\
+         [port.d]\nstream = 'd.sock'\nallow = ['promiscuous']\n\
          [port.e]\ndgram = 'e.sock'\npeer = 'f.sock'\nmac = '02:00:00:00:00:05'\n\
          [port.g]\ndgram = 'g.sock'\nmac = '02:00:00:00:00:06'\n\
          [port.i]\nnic = 'eth1'\n\
@@ -47,8 +48,10 @@ fn ports_of_every_kind() {
         ]
     );
     let port = |name: &str| &switch.ports[&name.parse().unwrap()];
-    assert_eq!(port("b").macs.len(), 2);
-    assert!(port("c").forged_macs && port("d").promiscuous && port("d").macs.is_empty());
+    assert_eq!(port("b").rules.macs.len(), 2);
+    let allowed = |name: &str| port(name).rules.allow.iter().copied().collect::<Vec<_>>();
+    assert_eq!((allowed("c"), allowed("d")), (vec![Allowance::ForgedMac], vec![Allowance::Promiscuous]));
+    assert!(port("d").rules.macs.is_empty());
     assert_eq!(port("d").provenance.to_string(), "/lab/lab.toml:16");
     let empty = load("").unwrap();
     assert_eq!((empty.name.as_str(), empty.mtu, empty.ports.len()), ("switch", 1500, 0));
@@ -63,7 +66,7 @@ fn every_problem_in_one_go() {
          [port.c]\ntap = 'a/b'\nconnect = true\nmac = '01:00:00:00:00:01'\n\n\
          [port.d]\nudp = '127.0.0.1'\nmacs = ['02:00', 7]\n\n\
          [port.e]\nstraem = 'x.sock'\nvhost = 'x.sock'\n\n\
-         [port.f]\nudp = '127.0.0.1:1'\npromiscuous = true\n",
+         [port.f]\nudp = '127.0.0.1:1'\nallow = ['promiscuous']\n",
         expect![[r#"
             error: `The Lab` is not a host name: use a-z, 0-9 and `-` inside, for example `the-lab`
              --> lab.toml:2:8

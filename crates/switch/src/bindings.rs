@@ -47,6 +47,11 @@ impl Bindings {
         self.owners.get(place).copied()
     }
 
+    /// The addresses of a port, oldest first.
+    pub(crate) fn of(&self, port: PortId) -> &[Place] {
+        self.places.get(&port).map_or(&[], Vec::as_slice)
+    }
+
     /// Gives an address to a port; whether somebody lost one.
     pub(crate) fn insert(&mut self, claim: Claim) -> bool {
         let Claim { place, port, limit } = claim;

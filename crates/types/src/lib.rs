@@ -3,6 +3,7 @@
 //! A value of a type in this crate is legal by construction: parsing is the only way in, and each error
 //! names the value and the legal range. Nothing here does I/O or reads a clock.
 
+mod allowance;
 mod bytes;
 mod instant;
 mod mac;
@@ -10,11 +11,14 @@ mod mac_range;
 mod name;
 mod place;
 mod port;
+mod port_vlans;
 #[cfg(feature = "schema")]
 mod schema;
+mod traffic;
 mod vlan;
 mod vlan_set;
 
+pub use allowance::{Allowance, AllowanceError};
 pub use bytes::{ByteSize, ByteSizeError};
 pub use instant::Instant;
 pub use ipnet::{IpNet, Ipv4Net, Ipv6Net};
@@ -23,5 +27,7 @@ pub use mac_range::{MacRange, MacRangeError};
 pub use name::{Label, LabelError, NetworkName, PortName, VmName};
 pub use place::Provenance;
 pub use port::PortId;
+pub use port_vlans::{Native, PortVlans};
+pub use traffic::{Permission, Traffic};
 pub use vlan::{VlanId, VlanIdError};
-pub use vlan_set::VlanSet;
+pub use vlan_set::{VlanSet, VlanSetError};

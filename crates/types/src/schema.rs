@@ -6,9 +6,15 @@ use utoipa::openapi::RefOr;
 use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaType, Type};
 use utoipa::{PartialSchema, ToSchema};
 
-use crate::{ByteSize, Label, MacAddr, NetworkName, PortName, Provenance, VmName};
+use crate::{
+    Allowance, ByteSize, Label, MacAddr, MacRange, NetworkName, Permission, PortName, PortVlans, Provenance, VmName,
+};
 
 const LABEL: &str = "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$";
+
+const MAC_RANGE: &str = "^[0-9a-fA-F:]{17}( to |-)[0-9a-fA-F:]{17}$";
+const ALLOWANCE: &str =
+    "^(forged-mac|forged-ip|forged-arp|forged-nd|mac-change|promiscuous|dhcp-server|router-advertisement)$";
 
 macro_rules! text {
     ($($name:ident: $description:literal, $pattern:expr, $example:literal;)*) => {$(
@@ -38,6 +44,43 @@ text! {
     VmName: "A virtual machine's name, which is also its host name.", LABEL, "web";
     NetworkName: "A network's name, which is also its DNS zone under `weft`.", LABEL, "office";
     PortName: "A port's name.", LABEL, "web-0";
+    MacRange: "A run of MAC addresses, both ends included.", MAC_RANGE, "02:00:5e:10:00:00 to 02:00:5e:10:00:ff";
+    Allowance: "One thing beyond the ordinary that a port may do.", ALLOWANCE, "forged-ip";
+    Permission: "What becomes of a connection.", "^(allow|deny|reject)$", "deny";
+}
+
+impl PartialSchema for PortVlans {
+    fn schema() -> RefOr<Schema> {
+        let text = |description: &str, example: &str| {
+            let text = ObjectBuilder::new().schema_type(SchemaType::new(Type::String));
+            text.description(Some(description)).examples([example]).build()
+        };
+        let vlan = ObjectBuilder::new()
+            .schema_type(SchemaType::new(Type::Integer))
+            .description(Some("The VLAN of an access port."))
+            .minimum(Some(1))
+            .maximum(Some(4094));
+        ObjectBuilder::new()
+            .description(Some("Which VLANs a port's frames are in (IEEE 802.1Q)."))
+            .property("mode", text("`untagged`, `access` or `trunk`.", "trunk"))
+            .property("vlan", vlan)
+            .property("allowed", text("The VLANs that a trunk carries.", "10-20,30"))
+            .property(
+                "native",
+                ObjectBuilder::new()
+                    .schema_type(SchemaType::from_iter([Type::String, Type::Object, Type::Null]))
+                    .description(Some("Where a trunk's frames without a tag are; absent where they are dropped."))
+                    .examples(["untagged"]),
+            )
+            .required("mode")
+            .into()
+    }
+}
+
+impl ToSchema for PortVlans {
+    fn name() -> Cow<'static, str> {
+        "PortVlans".into()
+    }
 }
 
 impl PartialSchema for Provenance {

@@ -5,7 +5,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
 use weft_dataplane_protocol::ExplainRequest;
-use weft_model::view::{ApplyRequest, LeaseView, NetworkView, OperationView, PlanView, PortView, WorldView};
+use weft_model::view::{AclView, ApplyRequest, LeaseView, NetworkView, OperationView, PlanView, PortView, WorldView};
 
 use crate::Problem;
 use crate::app::App;
@@ -71,6 +71,22 @@ pub(crate) async fn ports(State(app): State<App>) -> Result<Json<Vec<PortView>>,
 #[utoipa::path(get, path = "/v1/leases", tag = "world", responses((status = 200, body = Vec<LeaseView>)))]
 pub(crate) async fn leases(State(app): State<App>) -> Result<Json<Vec<LeaseView>>, Problem> {
     app.call(|controller| Json(controller.view().leases)).await
+}
+
+/// The access lists of the networks that have one, with how often each rule has decided.
+#[utoipa::path(get, path = "/v1/rules", tag = "world",
+    responses((status = 200, body = Vec<AclView>), (status = "5XX", body = Problem)))]
+pub(crate) async fn rules(State(app): State<App>) -> Result<Json<Vec<AclView>>, Problem> {
+    Ok(Json(app.call(|controller| controller.rules()).await??))
+}
+
+/// Every counter, in the text format of Prometheus.
+#[utoipa::path(get, path = "/metrics", tag = "world",
+    responses((status = 200, body = String, content_type = "text/plain; version=0.0.4")))]
+pub(crate) async fn metrics(State(app): State<App>) -> Result<impl IntoResponse, Problem> {
+    // A switch that does not answer has no rules to count; the rest is still worth showing.
+    let (world, rules) = app.call(|controller| (controller.view(), controller.rules().unwrap_or_default())).await?;
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], crate::metrics(&world, &rules)))
 }
 
 /// What the switch would do with a frame, and which declarations make it so. No frame is sent.

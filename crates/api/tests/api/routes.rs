@@ -27,7 +27,7 @@ fn check(bed: &Bed, (method, path, headers, body): (&str, &str, &str, &str), exp
 #[test]
 fn an_empty_world_has_empty_lists() {
     let bed = Bed::new();
-    for path in ["/v1/networks", "/v1/vms", "/v1/ports", "/v1/leases", "/v1/operations", "/v1/events"] {
+    for path in ["/v1/networks", "/v1/vms", "/v1/ports", "/v1/leases", "/v1/rules", "/v1/operations", "/v1/events"] {
         check(
             &bed,
             ("GET", path, "", ""),

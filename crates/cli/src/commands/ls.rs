@@ -74,16 +74,20 @@ pub(crate) async fn leases(context: &Context) -> Result {
     output::data(&table.render())
 }
 
+/// How a network reaches the outside, in a word.
+pub(crate) fn mode(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Nat => "nat",
+        Mode::Internal => "internal",
+    }
+}
+
 fn network_table(world: &WorldView) -> Table {
     let mut table = Table::new(&["NETWORK", "MODE", "SUBNET", "GATEWAY", "HOST ACCESS", "VMS", "FROM"]);
     for network in &world.networks {
-        let mode = match network.mode {
-            Mode::Nat => "nat",
-            Mode::Internal => "internal",
-        };
         table.row([
             network.name.to_string(),
-            mode.to_owned(),
+            mode(network.mode).to_owned(),
             network.subnet.to_string(),
             network.gateway.to_string(),
             if network.host_access { "yes" } else { "no" }.to_owned(),

@@ -9,6 +9,7 @@ mod generate;
 mod image;
 mod logs;
 mod ls;
+mod network;
 mod plan;
 mod port;
 mod roles;
@@ -21,12 +22,13 @@ mod why;
 use std::process::ExitCode;
 
 use weft_control::Paths;
-use weft_model::view::WorldView;
+use weft_model::view::{AclView, WorldView};
 use weft_types::VmName;
 
 use crate::args::{Cli, Command, SwitchCommand};
 use crate::failure::{Failure, Result};
 use crate::link::Link;
+use crate::output;
 
 /// What every command knows.
 pub(crate) struct Context {
@@ -52,6 +54,15 @@ impl Context {
             }
             None => Link::open(&self.paths).await,
         }
+    }
+
+    /// The access lists in force; of a world without objects, without starting a daemon.
+    async fn rules(&self) -> Result<Vec<AclView>> {
+        if Link::to_running(&self.paths).await.is_none() && self.is_dormant() {
+            return Ok(Vec::new());
+        }
+        let mut link = Link::open(&self.paths).await?;
+        link.ask(async |client| client.rules().await).await
     }
 
     /// Everything at once; of a world without objects, without starting a daemon.
@@ -92,13 +103,14 @@ async fn talk(context: &Context, command: Command) -> Result {
         Command::Down { file, all } => down::run(context, file, all).await,
         Command::Ls => ls::everything(context).await,
         Command::Vm(command) => vm::run(context, command).await,
-        Command::Network(_) => ls::networks(context).await,
+        Command::Network(command) => network::run(context, command).await,
         Command::Port(command) => port::run(context, command).await,
         Command::Lease(_) => ls::leases(context).await,
         Command::Image(command) => image::run(context, command).await,
         Command::Logs { vm, follow, lines } => logs::run(context, &vm, follow, lines).await,
         Command::Events { follow } => events::run(context, follow).await,
-        Command::Why { from, to } => why::run(context, &from, &to).await,
+        Command::Why { from, to, traffic } => why::run(context, &from, &to, traffic).await,
+        Command::Metrics => output::data(&weft_api::metrics(&context.world().await?, &context.rules().await?)),
         Command::Completions { .. }
         | Command::Man { .. }
         | Command::Switch(_)

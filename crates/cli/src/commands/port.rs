@@ -1,7 +1,7 @@
 //! `weft port …`: where machines plug into networks, and what passes there.
 
 use weft_model::view::PortView;
-use weft_types::PortName;
+use weft_types::{IpNet, PortName};
 
 use crate::args::PortCommand;
 use crate::commands::Context;
@@ -50,18 +50,47 @@ pub(crate) fn show(port: &PortView) -> String {
     row("network", port.network.to_string());
     row("driver", port.driver.clone());
     row("machine", port.vm.as_ref().map(ToString::to_string).unwrap_or_default());
-    row("MAC addresses", output::list(&port.macs));
+    let macs = port.macs.iter().map(ToString::to_string);
+    row(
+        "MAC addresses",
+        output::list(&macs.chain(port.mac_ranges.iter().map(ToString::to_string)).collect::<Vec<_>>()),
+    );
+    row("VLANs", port.vlans.to_string());
+    row("IP addresses", addresses(port));
+    if port.uplink {
+        row("uplink", "yes".to_owned());
+    }
+    if port.learn > 0 {
+        row("learns", format!("{} stations", port.learn));
+    }
+    row("may", output::list(&port.allow));
     row("state", format!("{}{}", state(port), port.reason.as_ref().map(|why| format!(": {why}")).unwrap_or_default()));
     row("in", traffic(port.rx_frames, port.rx_bytes));
     row("out", traffic(port.tx_frames, port.tx_bytes));
     for drop in &port.drops {
         row(&format!("dropped, {}", drop.reason), format!("{} frames", drop.frames));
     }
+    for denial in &port.denials {
+        row(&format!("denied, {}", denial.reason), denial.frames.to_string());
+    }
     for refusal in &port.refusals {
         row(&format!("refused, {}", refusal.reason), refusal.frames.to_string());
     }
     row("from", port.provenance.to_string());
     table.render()
+}
+
+/// The addresses that are a port's own: those that were configured, and those that it was seen to get.
+fn addresses(port: &PortView) -> String {
+    let Some(fixed) = &port.addresses else { return "any".to_owned() };
+    let host = |prefix: &IpNet| match prefix.prefix_len() == prefix.max_prefix_len() {
+        true => prefix.addr().to_string(),
+        false => prefix.to_string(),
+    };
+    let fixed: Vec<_> = fixed.iter().map(host).collect();
+    let learned = port.learned.iter().map(ToString::to_string).filter(|address| !fixed.contains(address));
+    let learned: Vec<_> = learned.map(|address| format!("{address} (seen)")).collect();
+    output::list(&[fixed, learned].concat())
 }
 
 fn state(port: &PortView) -> String {

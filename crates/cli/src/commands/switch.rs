@@ -13,17 +13,17 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::inotify;
 use signal_hook::consts::SIGHUP;
 use signal_hook::low_level::pipe;
-use weft_control::port_view;
+use weft_control::{acl_config, acl_view, known_addresses, port_view};
 use weft_dataplane::{Options, Standalone};
 use weft_dataplane_protocol::{
-    AccessConfig, Client, DataplaneConfig, NetworkConfig, NetworkMode, PortConfig, PortKind, Refusal, Request, Response,
+    Client, DataplaneConfig, NetworkConfig, NetworkMode, PortConfig, PortKind, Refusal, Request, Response, Switching,
 };
 use weft_model::view::ProblemView;
-use weft_model::{Plug, SwitchFile, load_switch};
+use weft_model::{Plug, SwitchFile, SwitchMode, load_switch};
 use weft_types::PortName;
 
 use crate::args::SwitchCommand;
-use crate::commands::{Context, port, roles};
+use crate::commands::{Context, network, port, roles};
 use crate::failure::{Failure, Result};
 use crate::{file, output};
 
@@ -31,6 +31,7 @@ pub(crate) fn run(context: &Context, command: SwitchCommand) -> Result {
     match command {
         SwitchCommand::Run { file } => serve(context, &file),
         SwitchCommand::Show { file, port } => show(context, &file, port.as_ref()),
+        SwitchCommand::Rules { file } => rules(context, &file),
         SwitchCommand::Serve { control, state } => roles::switch(control, state),
     }
 }
@@ -108,9 +109,14 @@ fn config(switch: &SwitchFile, revision: u64) -> DataplaneConfig {
             Plug::Udp { local, peer } => PortKind::Udp { local, peer },
             Plug::Nic { name } => PortKind::Packet { name },
         },
-        macs: port.macs.clone(),
+        macs: port.rules.macs.clone(),
+        mac_ranges: port.rules.mac_ranges.clone(),
         vm: None,
-        access: AccessConfig { forged_macs: port.forged_macs, promiscuous: port.promiscuous },
+        uplink: port.uplink,
+        vlans: port.rules.vlans.clone(),
+        learn: port.rules.learn,
+        addresses: known_addresses(&port.rules.addresses, false),
+        access: port.rules.allow.iter().copied().collect(),
         provenance: port.provenance.clone(),
     });
     let network = NetworkConfig {
@@ -118,6 +124,12 @@ fn config(switch: &SwitchFile, revision: u64) -> DataplaneConfig {
         mode: NetworkMode::Internal,
         mtu: switch.mtu,
         gateway: None,
+        switching: match switch.mode {
+            SwitchMode::Veb => Switching::Veb,
+            SwitchMode::Vepa => Switching::Vepa,
+        },
+        // Rules of a switch on its own name no gateway.
+        acl: acl_config(&switch.acl, &PortName::of_gateway(&switch.name), |port| vec![port.clone()]),
         provenance: switch.provenance.clone(),
     };
     DataplaneConfig { revision, networks: vec![network], ports: ports.collect() }
@@ -139,7 +151,8 @@ fn refused(refusal: Refusal) -> Failure {
     Failure::Problems(problems)
 }
 
-fn show(context: &Context, path: &Path, only: Option<&PortName>) -> Result {
+/// Asks the switch that runs from a file.
+fn ask(context: &Context, path: &Path, request: &Request) -> Result<Response> {
     let (_, control) = place(context, path);
     let mut client = Client::connect(&control).map_err(|error| match error.is_absent() {
         true => {
@@ -148,9 +161,32 @@ fn show(context: &Context, path: &Path, only: Option<&PortName>) -> Result {
         }
         false => Failure::of("switch", &error, ""),
     })?;
-    let status = match client.call(&Request::Status).map_err(|error| Failure::of("switch", &error, ""))? {
+    client.call(request).map_err(|error| Failure::of("switch", &error, ""))
+}
+
+fn nonsense(answer: &Response) -> Failure {
+    Failure::new("switch", format!("the switch says something else: {answer:?}"), "")
+}
+
+fn rules(context: &Context, path: &Path) -> Result {
+    let acls: Vec<_> = match ask(context, path, &Request::Rules)? {
+        Response::Rules(acls) => acls.into_iter().map(acl_view).collect(),
+        other => return Err(nonsense(&other)),
+    };
+    match acls.first() {
+        acl if context.json => output::json(&acl),
+        Some(acl) => output::data(&network::rules(acl)),
+        None => {
+            output::say("there are no rules: everybody may begin everything");
+            Ok(())
+        }
+    }
+}
+
+fn show(context: &Context, path: &Path, only: Option<&PortName>) -> Result {
+    let status = match ask(context, path, &Request::Status)? {
         Response::Status(status) => status,
-        other => return Err(Failure::new("switch", format!("the switch says something else: {other:?}"), "")),
+        other => return Err(nonsense(&other)),
     };
     let ports: Vec<_> = status.ports.iter().map(port_view).collect();
     let Some(name) = only else {

@@ -1,10 +1,12 @@
 //! `weft why`: what the switch would do with a packet, and which declarations make it so.
 
+use std::fmt;
 use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
 
 use weft_api::{ExplainBody, ExplanationView};
 use weft_model::view::{NetworkView, NicView, PortView, WorldView};
-use weft_types::MacAddr;
+use weft_types::{MacAddr, Traffic};
 
 use crate::commands::Context;
 use crate::failure::{Failure, Result};
@@ -12,9 +14,15 @@ use crate::link::Link;
 use crate::output::{self, Style};
 use crate::table::Table;
 
-pub(crate) async fn run(context: &Context, from: &str, to: &str) -> Result {
+/// The port that a sender has who chose none (RFC 6335: the first dynamic one).
+const SENDERS_PORT: u16 = 49_152;
+
+/// The port that is meant where none is named (RFC 863).
+const DISCARD: u16 = 9;
+
+pub(crate) async fn run(context: &Context, from: &str, to: &str, traffic: Option<Traffic>) -> Result {
     let world = context.world().await?;
-    let question = Question::find(&world, from, to)?;
+    let question = Question::find(&world, from, to, Packet::of(traffic.as_ref()))?;
     let body = ExplainBody { port: question.nic.port.clone(), frame: hex(&question.frame()) };
     let mut link = Link::open(&context.paths).await?;
     let explanation = link.ask(async |client| client.explain(&body).await).await?;
@@ -28,12 +36,13 @@ pub(crate) async fn run(context: &Context, from: &str, to: &str) -> Result {
     output::data(&render(&explanation))
 }
 
-/// An ICMP echo request that somebody would send, and how it would leave its machine.
+/// A packet that somebody would send, and how it would leave its machine.
 #[derive(Debug)]
 struct Question<'a> {
     nic: &'a NicView,
     source: Ipv4Addr,
     target: Ipv4Addr,
+    packet: Packet,
     /// Whom the frame is for.
     next_hop: MacAddr,
     /// Who that is, in words.
@@ -43,7 +52,7 @@ struct Question<'a> {
 }
 
 impl<'a> Question<'a> {
-    fn find(world: &'a WorldView, from: &str, to: &str) -> Result<Self> {
+    fn find(world: &'a WorldView, from: &str, to: &str, packet: Packet) -> Result<Self> {
         let nics = source_nics(world, from)?;
         let targets = target_addresses(world, to)?;
         // Directly where there is a common network, through a gateway otherwise.
@@ -77,30 +86,92 @@ impl<'a> Question<'a> {
         };
         let shares_no_network = direct.is_none() && to.parse::<Ipv4Addr>().is_err();
         let source = nic.ip.unwrap_or(Ipv4Addr::UNSPECIFIED);
-        Ok(Self { nic, source, target, next_hop, next_hop_is, shares_no_network })
+        Ok(Self { nic, source, target, packet, next_hop, next_hop_is, shares_no_network })
     }
 
     fn sentence(&self) -> String {
-        let Self { nic, source, target, next_hop, next_hop_is, .. } = self;
-        format!("a ping from {source} to {target} leaves by {} for {next_hop} ({next_hop_is}):", nic.port)
+        let Self { nic, source, target, packet, next_hop, next_hop_is, .. } = self;
+        format!("{packet} from {source} to {target} leaves by {} for {next_hop} ({next_hop_is}):", nic.port)
     }
 
-    /// The frame: Ethernet II, IPv4 (RFC 791), ICMP echo request (RFC 792).
+    /// The frame: Ethernet II, IPv4 (RFC 791), and the packet.
     fn frame(&self) -> Vec<u8> {
-        let icmp = with_checksum(vec![8, 0, 0, 0, 0, 1, 0, 1], 2);
-        let length = (20 + icmp.len()) as u16;
+        let body = self.packet.body(self.source, self.target);
+        let length = (20 + body.len()) as u16;
         let mut ip = vec![0x45, 0];
         ip.extend(length.to_be_bytes());
-        ip.extend([0, 0, 0x40, 0, 64, 1, 0, 0]);
+        ip.extend([0, 0, 0x40, 0, 64, self.packet.protocol, 0, 0]);
         ip.extend(self.source.octets());
         ip.extend(self.target.octets());
         let mut frame = Vec::from(self.next_hop.octets());
         frame.extend(self.nic.mac.octets());
         frame.extend([8, 0]);
         frame.extend(with_checksum(ip, 10));
-        frame.extend(icmp);
+        frame.extend(body);
         frame.resize(frame.len().max(60), 0);
         frame
+    }
+}
+
+/// What is in an IPv4 packet, as the first of a conversation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Packet {
+    protocol: u8,
+    /// Of a protocol with ports: the sender's, and the receiver's.
+    ports: (u16, u16),
+    /// Of ICMP.
+    kind: u8,
+}
+
+impl Packet {
+    /// One that is such traffic; a ping if nothing is said.
+    fn of(traffic: Option<&Traffic>) -> Self {
+        let packet = Self { protocol: 1, ports: (SENDERS_PORT, DISCARD), kind: 8 };
+        // Of a range, its first is as good as any; a port of 0 says nothing.
+        let first =
+            |range: &RangeInclusive<u16>, default| if range.contains(&default) { default } else { *range.start() };
+        match traffic {
+            None | Some(Traffic::Any) => packet,
+            Some(Traffic::Protocol { protocol }) => Self { protocol: *protocol, ..packet },
+            Some(Traffic::Icmp { protocol, kind }) => Self { protocol: *protocol, kind: *kind, ..packet },
+            Some(Traffic::Ports { protocol, src, dst }) => {
+                Self { protocol: *protocol, ports: (first(src, SENDERS_PORT), first(dst, DISCARD)), ..packet }
+            }
+        }
+    }
+
+    /// The bytes behind the IP header.
+    fn body(self, source: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
+        let (src, dst) = (self.ports.0.to_be_bytes(), self.ports.1.to_be_bytes());
+        let ports = [src, dst].concat();
+        // RFC 9293, RFC 768: the checksum is over the addresses, too.
+        let transport = |body: Vec<u8>, at: usize| {
+            let length = (body.len() as u16).to_be_bytes();
+            let pseudo = [&source.octets()[..], &target.octets(), &[0, self.protocol], &length].concat();
+            let head = pseudo.len();
+            with_checksum([pseudo, body].concat(), head + at).split_off(head)
+        };
+        match self.protocol {
+            6 => transport([&ports[..], &[0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x02, 0xff, 0xff, 0, 0, 0, 0]].concat(), 16),
+            17 => transport([&ports[..], &[0, 8, 0, 0]].concat(), 6),
+            1 => with_checksum(vec![self.kind, 0, 0, 0, 0, 1, 0, 1], 2), // RFC 792
+            protocol if Traffic::has_ports(protocol) => [&ports[..], &[0; 8]].concat(),
+            _ => vec![0; 8],
+        }
+    }
+}
+
+impl fmt::Display for Packet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.protocol {
+            1 if self.kind == 8 => f.write_str("a ping"),
+            1 => write!(f, "an ICMP message of type {}", self.kind),
+            protocol if Traffic::has_ports(protocol) => {
+                let traffic = Traffic::Ports { protocol, src: Traffic::ALL_PORTS, dst: self.ports.1..=self.ports.1 };
+                write!(f, "{traffic}")
+            }
+            protocol => write!(f, "a packet of {}", Traffic::Protocol { protocol }),
+        }
     }
 }
 
@@ -187,6 +258,7 @@ mod tests {
             nic: &nic,
             source: Ipv4Addr::new(10, 20, 0, 10),
             target: Ipv4Addr::new(10, 20, 0, 11),
+            packet: Packet::of(None),
             next_hop: MacAddr::new([2, 0, 0, 0, 0, 2]),
             next_hop_is: String::new(),
             shares_no_network: false,
@@ -200,5 +272,23 @@ mod tests {
         assert_eq!(hex(&frame[..14]), "0200000000020200000000010800");
         assert!(sums_up(&frame[14..34]) && sums_up(&frame[34..42]));
         assert_eq!(frame[26..34], [10, 20, 0, 10, 10, 20, 0, 11]);
+    }
+
+    #[test]
+    fn what_rules_can_say_can_be_asked() {
+        let check = |text: &str, bytes: usize, sentence: &str| {
+            let packet = Packet::of(Some(&weft_model::parse_traffic(text).unwrap()));
+            let body = packet.body(Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2));
+            assert_eq!((body.len(), packet.to_string().as_str()), (bytes, sentence));
+            (packet, body)
+        };
+        let (packet, body) = check("tcp/5432", 20, "tcp/5432");
+        assert_eq!((packet.ports, &body[..4], body[13]), ((49_152, 5432), &[0xc0, 0, 0x15, 0x38][..], 2));
+        assert_eq!(check("udp/1000-2000 from 53", 8, "udp/1000").0.ports, (53, 1000));
+        check("udp", 8, "udp/9");
+        check("icmp/echo", 8, "a ping");
+        check("icmp/3", 8, "an ICMP message of type 3");
+        check("gre", 8, "a packet of gre");
+        check("sctp/9", 12, "sctp/9");
     }
 }

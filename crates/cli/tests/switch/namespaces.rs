@@ -104,3 +104,50 @@ fn a_pnic_is_the_uplink() {
         assert!(ip("link show cable"), "the pNIC stays the host's");
     });
 }
+
+/// VLANs, addresses and a rule, with real kernels behind the ports: the very file that is the example.
+#[test]
+fn three_hosts_two_vlans_and_a_rule() {
+    in_netns("namespaces::three_hosts_two_vlans_and_a_rule", || {
+        if std::fs::File::options().read(true).write(true).open("/dev/net/tun").is_err() {
+            return skipped("three_hosts_two_vlans_and_a_rule", "/dev/net/tun is closed to us");
+        }
+        let mut bed = Bed::run(include_str!("../../../../examples/switch/vlans.toml"));
+        let hosts = [Netns::new(), Netns::new(), Netns::new()];
+        let run = |host: usize, program: &str, args: &str| {
+            let mut command = hosts[host].command(program);
+            command.args(args.split(' ')).stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().success()
+        };
+        for (index, name) in ["web", "db", "lab"].into_iter().enumerate() {
+            let last = index + 1;
+            assert!(ip(&format!("link set {name} netns {}", hosts[index].pid())));
+            for args in [
+                format!("link set {name} address 02:00:00:00:00:0{last}"),
+                format!("addr add 10.9.0.{last}/24 dev {name}"),
+                format!("link set {name} up"),
+            ] {
+                assert!(run(index, "ip", &args), "{args}");
+            }
+        }
+        let [web, db, lab] = [0, 1, 2];
+        eventually("db reaches web", || run(db, "ping", "-c1 -W1 10.9.0.1"));
+        assert!(!run(web, "ping", "-c1 -W1 10.9.0.2"), "`deny web -> db`");
+        assert!(!run(lab, "ping", "-c1 -W1 10.9.0.1"), "another VLAN");
+        let rules = bed.said(&["switch", "rules", "lab.toml"]);
+        let counted = |rule: &str| rules.lines().find(|line| line.starts_with(rule)).map(str::to_owned).unwrap();
+        assert!(counted("deny web -> db").contains("LAB/lab.toml:20"), "{rules}");
+        let drops = |port: &str, reason: &str| {
+            let port = bed.port(port);
+            let drop = port["drops"].as_array().unwrap().iter().find(|drop| drop["reason"] == reason).cloned();
+            drop.map_or(0, |drop| drop["frames"].as_u64().unwrap())
+        };
+        assert!(drops("web", "acl-denied") > 0);
+        // An address that is not its own: nobody hears the packet, and nobody believes the ARP.
+        assert!(run(db, "ip", "addr add 10.9.0.77/24 dev db"));
+        assert!(!run(db, "ping", "-c1 -W1 -I 10.9.0.77 10.9.0.1"));
+        assert!(drops("db", "forged-arp") + drops("db", "forged-ipv4") > 0);
+        assert!(run(db, "ping", "-c1 -W5 -I 10.9.0.2 10.9.0.1"), "and with its own it goes on");
+        assert!(bed.said(&["switch", "show", "lab.toml", "db"]).contains("access 10"));
+        assert!(bed.end(Signal::TERM).success());
+    });
+}

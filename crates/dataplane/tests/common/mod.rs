@@ -10,11 +10,11 @@ use rustix::process::{Pid, Signal};
 use tempfile::TempDir;
 use weft_dataplane::{DataplaneError, Options, run};
 use weft_dataplane_protocol::{
-    AccessConfig, Client, DataplaneConfig, DhcpConfig, GatewayConfig, NetworkConfig, NetworkMode, PortConfig, PortKind,
-    PortStatus, Request, Response, SwitchStatus,
+    AccessConfig, AddressConfig, Client, DataplaneConfig, DhcpConfig, GatewayConfig, NetworkConfig, NetworkMode,
+    PortConfig, PortKind, PortStatus, Request, Response, SwitchStatus, Switching,
 };
 use weft_testkit::mac;
-use weft_types::{MacAddr, Provenance};
+use weft_types::{MacAddr, PortVlans, Provenance};
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -169,6 +169,8 @@ pub(crate) fn bare_network(name: &str) -> NetworkConfig {
         mode: NetworkMode::Internal,
         mtu: 1500,
         gateway: None,
+        switching: Switching::Veb,
+        acl: None,
         provenance: Provenance::file("/w.toml", 1),
     }
 }
@@ -198,7 +200,12 @@ pub(crate) fn port(name: &str, network: &str, mac: MacAddr, kind: PortKind) -> P
         network: network.parse().unwrap(),
         kind,
         macs: vec![mac],
+        mac_ranges: vec![],
         vm: None,
+        uplink: false,
+        vlans: PortVlans::Untagged,
+        learn: 0,
+        addresses: AddressConfig::Any,
         access: AccessConfig::default(),
         provenance: Provenance::file("/w.toml", 7),
     }

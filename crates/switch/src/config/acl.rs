@@ -1,6 +1,6 @@
 use std::ops::RangeInclusive;
 
-use weft_types::{IpNet, PortId, Provenance};
+use weft_types::{IpNet, Permission, PortId, Provenance};
 use weft_wire::Protocol;
 
 /// The most rules that an access list can have.
@@ -15,17 +15,6 @@ pub struct Acl {
     pub default: Permission,
     /// How many connections each port may have begun at a time.
     pub connections: u32,
-}
-
-/// What a rule says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Permission {
-    /// It may pass, and what answers it.
-    Allow,
-    /// It may not.
-    Deny,
-    /// It may not, and its sender is told: by a TCP reset, or by ICMP; about groups, nobody is.
-    Reject,
 }
 
 /// A rule.

@@ -9,7 +9,9 @@ mod vlans;
 
 use weft_types::{MacAddr, MacRange, NetworkName, PortId, PortName, Provenance};
 
-pub use acl::{Acl, Endpoint, MAX_RULES, Permission, Rule, Traffic};
+pub use weft_types::Permission;
+
+pub use acl::{Acl, Endpoint, MAX_RULES, Rule, Traffic};
 pub use addresses::Addresses;
 pub use error::ConfigError;
 pub use mirror::{Direction, MAX_MIRRORS, Mirror, MirrorFilter, MirrorId, MirrorTarget};

@@ -4,11 +4,14 @@ mod captures;
 mod explanation;
 mod rulings;
 
+use std::net::IpAddr;
+
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
-use weft_types::{Instant, PortId};
+use weft_types::{Instant, MacAddr, PortId};
 
 use self::captures::{copy, selected};
+use crate::bindings::{Claim, Place};
 use crate::bucket::Bucket;
 use crate::cache::FlowCache;
 use crate::counters::Counters;
@@ -21,7 +24,7 @@ use crate::rejection::MAX_ANSWER_BYTES;
 use crate::table::{PortIndex, Tables};
 use crate::{
     Config, ConfigError, Denial, DropReason, DroppedFrame, FilterReport, MAX_MIRRORS, Mirror, MirrorCopy, Output,
-    ReceiveFilter, Rule, RuleLog, VSwitchId, Verdict, validate,
+    ReceiveFilter, RuleLog, VSwitchId, Verdict, validate,
 };
 
 /// Flows that are remembered when nothing else is asked for: about 1 MiB.
@@ -355,16 +358,34 @@ impl Switch {
         self.tables.number(vswitch).and_then(|number| self.rule_counts.get(number)).map_or(&[], Vec::as_slice)
     }
 
-    /// A vSwitch's access list, and how often each rule decided: as [`rule_counts`](Self::rule_counts) has it.
-    pub fn rules(&self, vswitch: VSwitchId) -> impl Iterator<Item = (&Rule, u64)> {
-        let rules = self.tables.number(vswitch).and_then(|number| self.tables.rules().nth(number).flatten());
-        let rules = rules.map_or(&[][..], |rules| &rules.acl.rules);
-        rules.iter().zip(self.rule_counts(vswitch).iter().copied())
-    }
-
     /// What rules decided whose decisions are logged.
     pub fn rule_log(&self) -> &RuleLog {
         &self.rule_log
+    }
+
+    /// Notes that a DHCP server behind `server` has given `address` to the station `mac`, as its answer would have. Who
+    /// was given an address before this switch began need not ask again to be heard.
+    pub fn note_lease(&mut self, server: PortId, mac: MacAddr, address: IpAddr) {
+        let Some(index) = self.tables.index(server) else { return };
+        let port = self.tables.port(index);
+        let Ok(segment) = port.config.vlans.classify(None, false) else { return };
+        let Some(client) = self.tables.owner(port.vswitch, segment, mac).filter(|client| *client != index) else {
+            return;
+        };
+        let limit = self.tables.port(client).config.addresses.learn();
+        if limit == 0 || self.tables.is_fixed(port.vswitch, segment, address, client) {
+            return;
+        }
+        let place = Place { vswitch: port.config.vswitch, segment, address };
+        let (vswitch, port) = (port.vswitch.number(), self.tables.port(client).config.id);
+        if self.knowledge.bindings.insert(Claim { place, port, limit }) {
+            self.forget(vswitch);
+        }
+    }
+
+    /// The addresses that `port` got from DHCP servers and by duplicate address detection, oldest first.
+    pub fn learned_addresses(&self, port: PortId) -> impl Iterator<Item = IpAddr> {
+        self.knowledge.bindings.of(port).iter().map(|place| place.address)
     }
 
     /// How the flow cache does.

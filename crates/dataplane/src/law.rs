@@ -1,0 +1,123 @@
+//! What the daemon says about networks and ports, in the words of the switch's law.
+
+use std::collections::BTreeMap;
+
+use weft_dataplane_protocol::{
+    AccessConfig, AclConfig, AddressConfig, DataplaneConfig, EndConfig, NetworkConfig, PortKind, RuleConfig, Switching,
+};
+use weft_services::NetworkId;
+use weft_switch::{
+    Acl, Addresses, Config, Endpoint, Mode, Policy, PortConfig, Role, Rule, Segment, VSwitchConfig, VSwitchId, Vlans,
+};
+use weft_types::{Native, NetworkName, PortId, PortName, PortVlans, Traffic};
+use weft_wire::Protocol;
+
+use crate::slot::About;
+
+/// The configuration of a switch with these networks and ports, the gateways' among them.
+pub(crate) fn switch_config<'a>(
+    generation: u64,
+    config: &DataplaneConfig,
+    networks: &BTreeMap<NetworkName, NetworkId>,
+    ports: impl Iterator<Item = (PortId, &'a About)>,
+) -> Config {
+    let ports: Vec<_> = ports.collect();
+    let ids: BTreeMap<_, _> = ports.iter().map(|(id, about)| (&about.name, *id)).collect();
+    let vswitches = config.networks.iter().map(|network| vswitch(network, networks[&network.name], &ids));
+    Config {
+        generation,
+        vswitches: vswitches.collect(),
+        ports: ports.iter().map(|(id, about)| port(*id, about)).collect(),
+    }
+}
+
+fn vswitch(network: &NetworkConfig, id: NetworkId, ports: &BTreeMap<&PortName, PortId>) -> VSwitchConfig {
+    VSwitchConfig {
+        mode: match network.switching {
+            Switching::Veb => Mode::Veb,
+            Switching::Vepa => Mode::Vepa,
+        },
+        acl: network.acl.as_ref().map(|acl| access_list(acl, ports)),
+        ..VSwitchConfig::new(VSwitchId(id.0), network.name.clone(), network.provenance.clone())
+    }
+}
+
+fn port(id: PortId, about: &About) -> PortConfig {
+    let role = match &about.kind {
+        None => Role::Gateway,
+        Some(_) if about.uplink => Role::Uplink,
+        Some(PortKind::Tap { .. }) if about.vm.is_none() => Role::HostAdapter,
+        Some(_) => Role::Vnic,
+    };
+    let vswitch = VSwitchId(about.network_id.0);
+    PortConfig {
+        macs: about.macs.clone(),
+        mac_ranges: about.mac_ranges.clone(),
+        vlans: vlans(&about.vlans),
+        learn: about.learn,
+        addresses: match &about.addresses {
+            AddressConfig::Any => Addresses::Any,
+            AddressConfig::Known { fixed, learn } => Addresses::Known { fixed: fixed.clone(), learn: *learn },
+        },
+        policy: policy(about.access),
+        ..PortConfig::new(id, about.name.clone(), vswitch, role, about.provenance.clone())
+    }
+}
+
+fn vlans(vlans: &PortVlans) -> Vlans {
+    match vlans {
+        PortVlans::Untagged => Vlans::Access(Segment::Untagged),
+        PortVlans::Access { vlan } => Vlans::Access(Segment::Vlan(*vlan)),
+        PortVlans::Trunk { allowed, native } => Vlans::Trunk {
+            allowed: allowed.clone(),
+            native: native.map(|native| match native {
+                Native::Untagged => Segment::Untagged,
+                Native::Vlan(vlan) => Segment::Vlan(vlan),
+            }),
+        },
+    }
+}
+
+fn policy(access: AccessConfig) -> Policy {
+    Policy {
+        forged_macs: access.forged_macs,
+        forged_ips: access.forged_ips,
+        forged_arp: access.forged_arp,
+        forged_neighbours: access.forged_neighbours,
+        mac_changes: access.mac_changes,
+        promiscuous: access.promiscuous,
+        dhcp_server: access.dhcp_server,
+        router_advertisements: access.router_advertisements,
+    }
+}
+
+fn access_list(acl: &AclConfig, ports: &BTreeMap<&PortName, PortId>) -> Acl {
+    let end = |end: &EndConfig| match end {
+        EndConfig::Any => Endpoint::Any,
+        EndConfig::Ports { names } => {
+            Endpoint::Ports(names.iter().filter_map(|name| ports.get(name)).copied().collect())
+        }
+        EndConfig::Prefix { prefix } => Endpoint::Prefix(*prefix),
+    };
+    let rule = |rule: &RuleConfig| Rule {
+        name: rule.name.clone(),
+        permission: rule.permission,
+        from: end(&rule.from),
+        to: end(&rule.to),
+        traffic: traffic(&rule.traffic),
+        log: rule.log,
+        provenance: rule.provenance.clone(),
+    };
+    Acl { rules: acl.rules.iter().map(rule).collect(), default: acl.default, connections: acl.connections }
+}
+
+fn traffic(traffic: &Traffic) -> weft_switch::Traffic {
+    match traffic {
+        Traffic::Any => weft_switch::Traffic::Any,
+        Traffic::Protocol { protocol } => weft_switch::Traffic::Protocol(Protocol(*protocol)),
+        Traffic::Ports { protocol, src, dst } => {
+            weft_switch::Traffic::Ports { protocol: Protocol(*protocol), src: src.clone(), dst: dst.clone() }
+        }
+        Traffic::Icmp { protocol, kind } => weft_switch::Traffic::Icmp { protocol: Protocol(*protocol), kind: *kind },
+    }
+}

@@ -1,0 +1,71 @@
+//! Leases from before the switch began: who holds one is heard at once.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use weft_switch::{Addresses, Config, DropReason, PortConfig, Role, Switch, VSwitchConfig, VSwitchId, Verdict};
+use weft_types::{Instant, MacAddr, PortId, Provenance};
+
+const GATEWAY: PortId = PortId(0);
+const WEB: PortId = PortId(1);
+const DB: PortId = PortId(2);
+
+fn mac(port: PortId) -> MacAddr {
+    MacAddr::new([2, 0, 0, 0, 0, port.0 as u8])
+}
+
+fn ip(last: u8) -> IpAddr {
+    Ipv4Addr::new(10, 0, 0, last).into()
+}
+
+fn switch() -> Switch {
+    let place = || Provenance::command("test");
+    let known =
+        |fixed: &[u8], learn| Addresses::Known { fixed: fixed.iter().map(|last| ip(*last).into()).collect(), learn };
+    let port = |id: PortId, name: &str, role, addresses| PortConfig {
+        macs: vec![mac(id)],
+        addresses,
+        ..PortConfig::new(id, name.parse().unwrap(), VSwitchId(0), role, place())
+    };
+    let ports = vec![
+        port(GATEWAY, "gateway", Role::Gateway, known(&[1], 0)),
+        port(WEB, "web", Role::Vnic, known(&[], 2)),
+        port(DB, "db", Role::Vnic, known(&[20], 2)),
+    ];
+    let vswitches = vec![VSwitchConfig::new(VSwitchId(0), "office".parse().unwrap(), place())];
+    let mut switch = Switch::new(7);
+    switch.configure(Config { generation: 1, vswitches, ports }).unwrap();
+    switch
+}
+
+/// Whether a packet from an address of 10.0.0.0/24 passes from `from` to the gateway.
+fn passes(switch: &mut Switch, from: PortId, last: u8) -> bool {
+    let mut frame =
+        [&mac(GATEWAY).octets()[..], &mac(from).octets(), &[8, 0, 0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17, 0, 0]].concat();
+    frame.extend([10, 0, 0, last, 10, 0, 0, 1, 0, 9, 0, 9, 0, 8, 0, 0]);
+    match switch.forward(Instant::ZERO, from, &frame, frame.len()) {
+        Verdict::Forward(_) => true,
+        Verdict::Drop(reason) => {
+            assert_eq!(reason, DropReason::ForgedIpv4);
+            false
+        }
+    }
+}
+
+#[test]
+fn a_lease_is_the_ports_own_unless_it_is_fixed_elsewhere() {
+    let mut switch = switch();
+    assert!(!passes(&mut switch, WEB, 10));
+    for (who, last) in [(WEB, 10), (WEB, 20), (WEB, 1), (GATEWAY, 11), (PortId(9), 12)] {
+        switch.note_lease(GATEWAY, mac(who), ip(last));
+    }
+    assert_eq!(switch.learned_addresses(WEB).collect::<Vec<_>>(), [ip(10)]);
+    assert!(passes(&mut switch, WEB, 10) && !passes(&mut switch, WEB, 20) && !passes(&mut switch, WEB, 1));
+    assert!(!passes(&mut switch, DB, 10) && passes(&mut switch, DB, 20));
+    // What somebody loses is not heard from there any more, cached or not.
+    switch.note_lease(GATEWAY, mac(DB), ip(10));
+    assert!(!passes(&mut switch, WEB, 10) && passes(&mut switch, DB, 10));
+    for last in [31, 32, 31] {
+        switch.note_lease(GATEWAY, mac(DB), ip(last));
+    }
+    assert_eq!(switch.learned_addresses(DB).collect::<Vec<_>>(), [ip(31), ip(32)], "the oldest gave way");
+}
