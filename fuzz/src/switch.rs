@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use weft_switch::{
     Acl, Addresses, Config, Direction, DropReason, Endpoint, Mirror, MirrorCopy, MirrorFilter, MirrorId, MirrorTarget,
-    Mode, Outcome, Output, Permission, Policy, PortConfig, ReceiveFilter, Role, Rule, Segment, Switch, Traffic,
-    VSwitchConfig, VSwitchId, Verdict, Vlans,
+    Mode, Outcome, Output, Permission, Policy, PortConfig, Rate, Rates, ReceiveFilter, Role, Rule, Segment, Switch,
+    Traffic, VSwitchConfig, VSwitchId, Verdict, Vlans,
 };
 use weft_types::{Instant, IpNet, MacAddr, MacRange, PortId, Provenance, VlanId};
 use weft_wire::{Protocol, TagEdit};
@@ -92,7 +92,7 @@ impl World {
     fn send(&mut self, ingress: u8, frame: &[u8]) {
         let (ingress, now) = (PortId(u32::from(ingress % (MAX_PORTS + 1))), self.now);
         let traces = self.switches.each_ref().map(|switch| switch.explain(now, ingress, frame, frame.len()));
-        let expected = self.model.decide(now, ingress, frame, frame.len());
+        let (expected, copies) = self.model.decide(now, ingress, frame, frame.len());
         let is_port = self.model.config.ports.iter().any(|port| port.id == ingress);
         let left = |port: PortId, edit: TagEdit| {
             let mut frame = frame.to_vec();
@@ -121,7 +121,6 @@ impl World {
                 MirrorTarget::Port(port) => (copy.mirror, Some(port), left(port, copy.edit).1),
                 MirrorTarget::Outside => (copy.mirror, None, frame.to_vec()),
             };
-            let copies = self.model.copies(ingress, frame, &expected);
             assert_eq!(switch.copies().iter().map(copy).collect::<Copies>(), copies, "{trace}");
             assert_eq!(trace.copies, switch.copies(), "{trace}");
             if expected == Err(DropReason::AclRejected) {
@@ -153,6 +152,13 @@ fn configuration(bytes: &mut Bytes<'_>) -> Config {
     if let Some(first) = config.vswitches.first_mut() {
         let [mirrors] = bytes.take();
         first.mirrors = (0..mirrors % 5).map(|number| mirror(number, bytes.take())).collect();
+    }
+    let [index, from_port, to_port, burst] = bytes.take();
+    if let Some(port) = config.ports.get_mut(usize::from(index)) {
+        let rate = |kilobits: u8| {
+            (kilobits != 0).then_some(Rate { bits_per_s: u64::from(kilobits) * 1000, burst_bytes: burst.into() })
+        };
+        port.rates = Rates { from_port: rate(from_port), to_port: rate(to_port) };
     }
     config
 }

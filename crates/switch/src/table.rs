@@ -394,6 +394,11 @@ impl Tables {
         &self.ports[index.0 as usize]
     }
 
+    /// Every port.
+    pub(crate) fn ports(&self) -> impl Iterator<Item = &Port> {
+        self.ports.iter()
+    }
+
     /// How many vSwitches there are.
     pub(crate) fn vswitches(&self) -> usize {
         self.vswitches.len()

@@ -124,6 +124,10 @@ drop_reasons! {
     EgressFull = "egress-full",
     /// The ports by which it should leave have no peer.
     EgressDown = "egress-down",
+    /// The port by which it came in sends faster than it may.
+    OverRate = "over-rate",
+    /// The ports by which it should leave are sent to faster than they may be.
+    EgressOverRate = "egress-over-rate",
     /// It is longer than the ports by which it should leave can send.
     EgressTooLong = "egress-too-long",
 }

@@ -5,6 +5,7 @@ mod addresses;
 mod error;
 mod mirror;
 mod policy;
+mod rates;
 mod vlans;
 
 use weft_types::{MacAddr, MacRange, NetworkName, PortId, PortName, Provenance};
@@ -14,6 +15,7 @@ pub use addresses::Addresses;
 pub use error::ConfigError;
 pub use mirror::{Direction, MAX_MIRRORS, Mirror, MirrorFilter, MirrorId, MirrorTarget};
 pub use policy::Policy;
+pub use rates::{Rate, Rates};
 pub use vlans::{Segment, Vlans};
 
 /// A vSwitch inside the host's switch, unique within one `weft switch` process.
@@ -101,6 +103,8 @@ pub struct PortConfig {
     pub addresses: Addresses,
     /// What it may do.
     pub policy: Policy,
+    /// How fast it may be.
+    pub rates: Rates,
     /// Where it was declared.
     pub provenance: Provenance,
 }
@@ -119,6 +123,7 @@ impl PortConfig {
             learn: 0,
             addresses: Addresses::Any,
             policy: Policy::default(),
+            rates: Rates::default(),
             provenance,
         }
     }

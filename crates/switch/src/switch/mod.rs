@@ -15,12 +15,13 @@ use crate::counters::Counters;
 use crate::drop_log::DropLog;
 use crate::filter::{Granted, MAX_FILTER_GROUPS, MAX_FILTER_STATIONS};
 use crate::frame::{FlowKey, Frame};
+use crate::meters::{Meters, Way};
 use crate::pipeline::{self, Action, Knowledge, Mirrors};
 use crate::rejection::MAX_ANSWER_BYTES;
 use crate::table::{PortIndex, Tables};
 use crate::{
     Config, ConfigError, Denial, DropReason, DroppedFrame, FilterReport, MAX_MIRRORS, Mirror, MirrorCopy, Output,
-    ReceiveFilter, Rule, RuleLog, VSwitchId, Verdict, validate,
+    Rates, ReceiveFilter, Rule, RuleLog, VSwitchId, Verdict, validate,
 };
 
 /// Flows that are remembered when nothing else is asked for: about 1 MiB.
@@ -48,6 +49,7 @@ pub struct Switch {
     answers_left: HashMap<PortId, Bucket, FixedState>,
     /// What answers the frame that was rejected last; empty for nothing.
     answer: Vec<u8>,
+    meters: Meters,
     /// By which ways the last frame left. It has room for the most.
     outputs: Vec<Output>,
     /// Who gets a copy of the last frame.
@@ -89,6 +91,7 @@ impl Switch {
             drop_log: DropLog::new(),
             answers_left: HashMap::default(),
             answer: Vec::with_capacity(MAX_ANSWER_BYTES),
+            meters: Meters::default(),
             outputs: Vec::new(),
             copies: Vec::with_capacity(MAX_MIRRORS),
             captures: Vec::new(),
@@ -124,6 +127,8 @@ impl Switch {
         let (old, tables) = (std::mem::replace(&mut self.tables, tables), &self.tables);
         self.counters.retain(|port| tables.index(port).is_some());
         self.drop_log.retain(|port| tables.index(port).is_some());
+        let has_rate = tables.ports().any(|port| port.config.rates != Rates::default());
+        self.meters.configure(has_rate, |port| tables.index(port).map(|index| &tables.port(index).config.rates));
         self.answers_left.retain(|port, _| tables.index(*port).is_some());
         self.knowledge.learned.retain(|id, station| {
             let port = tables.index(id).map(|index| tables.port(index));
@@ -209,6 +214,12 @@ impl Switch {
                 return Verdict::Drop(reason);
             }
         };
+        if self.meters.is_used()
+            && !self.meters.pass(now, ingress, Way::From, &self.tables.port(index).config.rates, frame_len)
+        {
+            self.count_dropped(now, ingress, DropReason::OverRate, head, frame_len);
+            return Verdict::Drop(DropReason::OverRate);
+        }
         let (action, mirrors) = self.decide(now, index, &frame, frame_len);
         self.outputs.clear();
         leave(&self.tables, index, &frame, action, &mut self.outputs);
@@ -218,6 +229,17 @@ impl Switch {
         if let Action::Drop(reason) = action {
             self.count_dropped(now, ingress, reason, head, frame_len);
             return Verdict::Drop(reason);
+        }
+        if self.meters.is_used() {
+            let (tables, meters) = (&self.tables, &mut self.meters);
+            self.outputs.retain(|output| {
+                let rates = tables.index(output.port).map(|index| &tables.port(index).config.rates);
+                rates.is_some_and(|rates| meters.pass(now, output.port, Way::To, rates, frame_len))
+            });
+            if self.outputs.is_empty() {
+                self.count_dropped(now, ingress, DropReason::EgressOverRate, head, frame_len);
+                return Verdict::Drop(DropReason::EgressOverRate);
+            }
         }
         Verdict::Forward(&self.outputs)
     }

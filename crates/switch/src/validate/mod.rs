@@ -12,7 +12,7 @@ use weft_types::MacRange;
 
 pub(crate) use mirrors::check_mirror;
 
-use crate::{Config, ConfigError, PortConfig, Role, VSwitchConfig};
+use crate::{Config, ConfigError, PortConfig, Rate, Role, VSwitchConfig};
 
 /// Configurations come from the daemon, not from guests: no seed is needed.
 type Map<K, V> = HashMap<K, V, FixedState>;
@@ -28,6 +28,7 @@ pub(crate) fn problems(config: &Config, current: u64) -> Vec<ConfigError> {
     check_membership(config, &mut problems);
     check_macs(&config.ports, &mut problems);
     check_ranges(&config.ports, &mut problems);
+    check_rates(&config.ports, &mut problems);
     acl::check(config, &mut problems);
     mirrors::check(config, &mut problems);
     problems
@@ -137,6 +138,20 @@ fn check_ranges(ports: &[PortConfig], problems: &mut Vec<ConfigError>) {
             && highest.is_none_or(|(before, owner)| owner.vswitch != vswitch || before.last() < range.last())
         {
             highest = Some((range, port));
+        }
+    }
+}
+
+/// Rates are such that something passes, and not everything (law 9).
+fn check_rates(ports: &[PortConfig], problems: &mut Vec<ConfigError>) {
+    for port in ports {
+        for rate in [port.rates.from_port, port.rates.to_port].into_iter().flatten() {
+            let Rate { bits_per_s, burst_bytes } = rate;
+            let is_rate = (1..=Rate::MAX_BITS_PER_S).contains(&bits_per_s);
+            if !is_rate || !(1..=Rate::MAX_BURST_BYTES).contains(&burst_bytes) {
+                let (port, provenance) = (port.name.clone(), port.provenance.clone());
+                problems.push(ConfigError::Rate { port, bits_per_s, burst_bytes, provenance });
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 
 mod acl_cases;
 mod cases;
+mod meter_cases;
 mod mirror_cases;
 mod model;
 mod packet;
@@ -13,7 +14,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 use weft_switch::{
     Acl, Addresses, Config, ConfigError, DropReason, Endpoint, MirrorCopy, MirrorTarget, Outcome, Output, Permission,
-    ReceiveFilter, Role, Rule, Segment, Switch, Traffic, Verdict, Vlans,
+    Rates, ReceiveFilter, Role, Rule, Segment, Switch, Traffic, Verdict, Vlans,
 };
 use weft_types::{Instant, PortId};
 
@@ -110,10 +111,10 @@ proptest! {
                 // Twice: undecided, and decided before.
                 Event::Frame(frame) => for _ in 0..2 {
                     let foretold = explained(&switch, now, &frame);
-                    let expected = model.decide(now, frame.ingress, &frame.head, frame.len);
-                    prop_assert_eq!(&foretold, &expected, "{:?} {}", frame, switch.explain(now, frame.ingress, &frame.head, frame.len));
+                    let trace = switch.explain(now, frame.ingress, &frame.head, frame.len);
+                    let (expected, copies) = model.decide(now, frame.ingress, &frame.head, frame.len);
+                    prop_assert_eq!(&foretold, &expected, "{:?} {}", frame, trace);
                     prop_assert_eq!(&decided_at(&mut switch, now, &frame), &expected, "{:?}", frame);
-                    let copies = model.copies(frame.ingress, &frame.head, &expected);
                     prop_assert_eq!(copied(switch.copies(), &frame), copies, "{:?}", frame);
                 },
             }
@@ -155,7 +156,7 @@ proptest! {
         // Addresses and connections are learned too, by laws 5 and 6.
         config.vswitches[0].acl = None;
         config.vswitches[1].mode = weft_switch::Mode::Veb;
-        config.ports.iter_mut().for_each(|port| (port.learn, port.addresses) = (0, Addresses::Any));
+        config.ports.iter_mut().for_each(|port| (port.learn, port.addresses, port.rates) = (0, Addresses::Any, Rates::default()));
         let mut fresh = configured(config.clone());
         let mut experienced = configured(config);
         for earlier in &past {
@@ -336,7 +337,7 @@ proptest! {
                 Event::Filter(port, filter) => model.set_filter(port, &filter),
                 Event::Wait(span) => now += span,
                 Event::Frame(frame) => {
-                    let expected = model.decide(now, frame.ingress, &frame.head, frame.len);
+                    let (expected, _) = model.decide(now, frame.ingress, &frame.head, frame.len);
                     prop_assert_eq!(decided_at(&mut switch, now, &frame), expected);
                 }
             }
@@ -465,7 +466,7 @@ proptest! {
     ) {
         // In one segment, where a frame's way can be told in a few lines.
         let mut config = config;
-        config.ports.iter_mut().for_each(|port| (port.vlans, port.learn) = (Vlans::default(), 0));
+        config.ports.iter_mut().for_each(|port| (port.vlans, port.learn, port.rates) = (Vlans::default(), 0, Rates::default()));
         config.vswitches[0].acl = None;
         config.vswitches[1].mode = weft_switch::Mode::Veb;
         if Switch::new(0).configure(config.clone()).is_err() {

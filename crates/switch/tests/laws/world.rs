@@ -6,7 +6,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 use weft_switch::{
     Acl, Addresses, Config, Direction, Endpoint, Mirror, MirrorFilter, MirrorId, MirrorTarget, Mode, Permission,
-    Policy, PortConfig, ReceiveFilter, Role, Rule, Segment, Switch, Traffic, VSwitchConfig, VSwitchId, Vlans,
+    Policy, PortConfig, Rate, Rates, ReceiveFilter, Role, Rule, Segment, Switch, Traffic, VSwitchConfig, VSwitchId,
+    Vlans,
 };
 use weft_types::{IpNet, MacAddr, MacRange, PortId, Provenance, VlanId};
 
@@ -110,6 +111,13 @@ fn any_addresses() -> impl Strategy<Value = Addresses> {
     prop_oneof![Just(Addresses::Any), (fixed, 0..3u32).prop_map(|(fixed, learn)| Addresses::Known { fixed, learn })]
 }
 
+fn any_rates() -> impl Strategy<Value = Rates> {
+    let rate = (prop::sample::select(vec![1000u64, 9_999, 1_000_000]), prop::sample::select(vec![1u64, 200, 70_000]));
+    let rate = rate.prop_map(|(bits_per_s, burst_bytes)| Rate { bits_per_s, burst_bytes });
+    let rate = || prop::option::weighted(0.15, rate.clone());
+    (rate(), rate()).prop_map(|(from_port, to_port)| Rates { from_port, to_port })
+}
+
 prop_compose! {
     fn any_port(id: u32)(
         vswitch in 0..VSWITCHES,
@@ -120,6 +128,7 @@ prop_compose! {
         learn in prop_oneof![3 => Just(0), 1 => 1u32..4],
         policy in any_policy(),
         addresses in any_addresses(),
+        rates in any_rates(),
     ) -> PortConfig {
         let provenance = Provenance::file("lab.toml", id);
         PortConfig {
@@ -129,6 +138,7 @@ prop_compose! {
             learn,
             policy,
             addresses,
+            rates,
             ..PortConfig::new(PortId(id), format!("p{id}").parse().unwrap(), VSwitchId(vswitch), role, provenance)
         }
     }
