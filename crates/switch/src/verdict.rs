@@ -116,6 +116,10 @@ drop_reasons! {
     UnknownUnicast = "unknown-unicast",
     /// All frames of the network leave by its uplink, and none carries the frame's VLAN.
     NoUplink = "no-uplink",
+    /// It came in by an uplink of a team that is not the active one.
+    StandbyUplink = "standby-uplink",
+    /// It came in by an uplink of a team, and was sent from here.
+    Returned = "returned",
     /// Its destination is registered for the very port by which it came in.
     SamePort = "same-port",
     /// It is for a group, and there is no other port.

@@ -80,7 +80,7 @@ impl Switch {
         Self {
             seed,
             generation: 0,
-            tables: Tables::new(Config::default(), seed, |_| None),
+            tables: Tables::new(Config::default(), seed, |_| None, |_| true),
             knowledge: Knowledge::new(seed),
             cache: Some(FlowCache::new(seed, flows)),
             counters: Counters::default(),
@@ -120,10 +120,9 @@ impl Switch {
             vswitch.mirrors.extend(captures.map(|(_, mirror)| mirror.clone()));
         }
         self.generation = config.generation;
-        let tables = Tables::new(config, self.seed, |id| {
-            let before = self.tables.index(id)?;
-            self.tables.port(before).filter.clone()
-        });
+        let before = |id| self.tables.index(id).map(|index| self.tables.port(index));
+        let filters = |id| before(id)?.filter.clone();
+        let tables = Tables::new(config, self.seed, filters, |id| before(id).is_none_or(|port| port.is_up));
         let (old, tables) = (std::mem::replace(&mut self.tables, tables), &self.tables);
         self.counters.retain(|port| tables.index(port).is_some());
         self.drop_log.retain(|port| tables.index(port).is_some());
@@ -200,6 +199,16 @@ impl Switch {
         self.counters.deny(port, Denial::Promiscuous, promiscuous_denied.into());
         registered.shrink_to_fit();
         Some(FilterReport { registered, denied, promiscuous_denied })
+    }
+
+    /// Notes whether the link of `port` is up; at first every link is. A team fails over at once. `false` when there is
+    /// no such port.
+    pub fn set_link(&mut self, port: PortId, is_up: bool) -> bool {
+        let Some(index) = self.tables.index(port) else { return false };
+        if self.tables.set_link(index, is_up) {
+            self.forget(self.tables.port(index).vswitch.number());
+        }
+        true
     }
 
     /// Decides about a frame of `frame_len` bytes that came in by `ingress`; `head` is a private copy of its first

@@ -5,6 +5,7 @@ mod acl;
 pub(crate) mod guard;
 mod meter;
 pub(crate) mod mirror;
+mod team;
 pub(crate) mod vlan;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,6 +30,8 @@ pub(crate) struct Model {
     /// How often each rule decided, by its place in its list.
     pub(crate) rule_counts: BTreeMap<(VSwitchId, usize), u64>,
     generation: u64,
+    /// Of uplinks whose link is down.
+    down: BTreeSet<PortId>,
     meters: BTreeMap<(PortId, bool), meter::Meter>,
 }
 
@@ -61,6 +64,8 @@ impl Model {
             })
         });
         self.keep_bindings();
+        let ports = &self.config.ports;
+        self.down.retain(|id| ports.iter().any(|port| port.id == *id));
         self.keep_connections();
         self.keep_meters();
     }
@@ -165,6 +170,7 @@ impl Model {
         let (dst, src) = (mac(0), mac(6));
         let segment = vlan::classify(&from.vlans, frame)?;
 
+        self.check_team(from, segment, frame, src)?;
         if src.is_group() || src == MacAddr::ZERO {
             return Err(DropReason::InvalidSource);
         }
@@ -185,7 +191,11 @@ impl Model {
         }
 
         let members = || ports.iter().filter(|port| port.vswitch == from.vswitch);
-        let others = || members().filter(|port| port.id != ingress && vlan::carries(&port.vlans, segment));
+        let uplink = self.uplink(from.vswitch, segment, frame);
+        let is_way =
+            |port: &PortConfig| port.role != Role::Uplink || from.role != Role::Uplink && Some(port.id) == uplink;
+        let others =
+            || members().filter(|port| port.id != ingress && vlan::carries(&port.vlans, segment) && is_way(port));
         let leaves = |port: &PortConfig| vlan::leaves(&port.vlans, segment, frame).map(|frame| (port.id, frame));
         let is_vepa = self.config.vswitches.iter().any(|it| it.id == from.vswitch && it.mode == Mode::Vepa);
         let uplink = others().find(|port| port.role == Role::Uplink);
@@ -212,10 +222,14 @@ impl Model {
             return if all.is_empty() { Err(DropReason::AclDenied) } else { Ok(all) };
         }
         let owner = owner_of(self, dst).and_then(|id| members().find(|port| port.id == id));
+        let is_same = |owner: &PortConfig| owner.role == Role::Uplink && from.role == Role::Uplink;
+        if owner.is_some_and(is_same) {
+            return Err(DropReason::SamePort);
+        }
         if owner.is_some_and(|owner| owner.id == ingress || Some(owner.id) == sender) {
             return Err(DropReason::SamePort);
         }
-        let target = owner.or(uplink).ok_or(DropReason::UnknownUnicast)?;
+        let target = owner.filter(|owner| owner.role != Role::Uplink).or(uplink).ok_or(DropReason::UnknownUnicast)?;
         let way = leaves(target).ok_or(DropReason::DoubleTagged)?;
         self.admit(now, from, target, segment, frame)?;
         let listeners = others().filter(|port| self.is_promiscuous(port)).filter_map(leaves);
