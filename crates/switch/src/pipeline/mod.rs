@@ -333,6 +333,7 @@ pub(crate) fn outputs<'a>(
 }
 
 /// The frame's way out of `port`, if it may take it.
+#[inline]
 fn output(tables: &Tables, frame: &Frame<'_>, segment: Segment, port: PortIndex) -> Option<Output> {
     let config = &tables.port(port).config;
     let edit = config.vlans.edit(segment, frame.link.tag);

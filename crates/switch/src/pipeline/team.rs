@@ -46,6 +46,7 @@ pub(super) fn choose(tables: &Tables, vswitch: VSwitchIndex, segment: Segment, f
 }
 
 /// Whether a frame may leave by `port`: by any that is no uplink, and by one uplink, if it did not come in by one.
+#[inline]
 pub(super) fn may_leave(
     tables: &Tables,
     ingress: PortIndex,
@@ -54,7 +55,8 @@ pub(super) fn may_leave(
 ) -> impl Fn(PortIndex) -> bool {
     let from = tables.port(ingress);
     let is_uplink = |port: PortIndex| tables.port(port).config.role == Role::Uplink;
-    let has_team = tables.vswitch(from.vswitch).config.team.is_some();
+    // One uplink alone is neither chosen nor, where the frame comes from, left by.
+    let has_team = tables.vswitch(from.vswitch).uplinks.len() > 1;
     let way = if has_team && !is_uplink(ingress) { choose(tables, from.vswitch, segment, frame) } else { None };
     move |port| !has_team || !is_uplink(port) || way == Some(port)
 }

@@ -229,42 +229,71 @@ impl Switch {
             self.count_dropped(now, ingress, DropReason::OverRate, head, frame_len);
             return Verdict::Drop(DropReason::OverRate);
         }
-        let (action, mirrors) = self.decide(now, index, &frame, frame_len);
+        let port = self.tables.port(index);
+        let key = FlowKey::new(ingress, &frame, port.fields);
+        let known = self.cache.as_ref().and_then(|cache| cache.get(now, &key));
+        // What almost all frames do: they go to one port, and nobody looks.
+        if let Some((Action::Send(output), 0)) = known
+            && port.config.learn == 0
+            && !self.meters.is_used()
+        {
+            self.hits += 1;
+            self.outputs.clear();
+            self.outputs.push(*output);
+            return Verdict::Forward(&self.outputs);
+        }
+        let known = known.copied();
+        self.forward_others(now, index, &frame, frame_len, key, known)
+    }
+
+    /// Decides about all other frames: those of which is not known what to do, and those with which there is more to do.
+    #[inline(never)]
+    fn forward_others(
+        &mut self,
+        now: Instant,
+        index: PortIndex,
+        frame: &Frame<'_>,
+        frame_len: usize,
+        key: FlowKey,
+        known: Option<(Action, Mirrors)>,
+    ) -> Verdict<'_> {
+        let config = &self.tables.port(index).config;
+        let (ingress, learns) = (config.id, config.learn > 0);
+        let (action, mirrors) = match known {
+            Some(known) => {
+                self.hits += 1;
+                if learns {
+                    self.refresh(now, index, frame);
+                }
+                known
+            }
+            None => self.miss(now, index, frame, frame_len, key),
+        };
         self.outputs.clear();
-        leave(&self.tables, index, &frame, action, &mut self.outputs);
+        leave(&self.tables, index, frame, action, &mut self.outputs);
         if mirrors != 0 {
-            copy(&self.tables, index, &frame, mirrors, &self.outputs, &mut self.copies);
+            copy(&self.tables, index, frame, mirrors, &self.outputs, &mut self.copies);
         }
         if let Action::Drop(reason) = action {
-            self.count_dropped(now, ingress, reason, head, frame_len);
+            self.count_dropped(now, ingress, reason, frame.head, frame_len);
             return Verdict::Drop(reason);
         }
-        if self.meters.is_used() {
-            let (tables, meters) = (&self.tables, &mut self.meters);
-            self.outputs.retain(|output| {
-                let rates = tables.index(output.port).map(|index| &tables.port(index).config.rates);
-                rates.is_some_and(|rates| meters.pass(now, output.port, Way::To, rates, frame_len))
-            });
-            if self.outputs.is_empty() {
-                self.count_dropped(now, ingress, DropReason::EgressOverRate, head, frame_len);
-                return Verdict::Drop(DropReason::EgressOverRate);
-            }
+        if self.meters.is_used() && !self.police(now, frame_len) {
+            self.count_dropped(now, ingress, DropReason::EgressOverRate, frame.head, frame_len);
+            return Verdict::Drop(DropReason::EgressOverRate);
         }
         Verdict::Forward(&self.outputs)
     }
 
-    #[inline]
-    fn decide(&mut self, now: Instant, ingress: PortIndex, frame: &Frame<'_>, frame_len: usize) -> (Action, Mirrors) {
-        let port = self.tables.port(ingress);
-        let key = FlowKey::new(port.config.id, frame, port.fields);
-        if let Some(known) = self.cache.as_ref().and_then(|cache| cache.get(now, &key)) {
-            self.hits += 1;
-            if port.config.learn > 0 {
-                self.refresh(now, ingress, frame);
-            }
-            return known;
-        }
-        self.miss(now, ingress, frame, frame_len, key)
+    /// Takes those ways out that are too fast already; whether any is left.
+    #[inline(never)]
+    fn police(&mut self, now: Instant, frame_len: usize) -> bool {
+        let (tables, meters) = (&self.tables, &mut self.meters);
+        self.outputs.retain(|output| {
+            let rates = tables.index(output.port).map(|index| &tables.port(index).config.rates);
+            rates.is_some_and(|rates| meters.pass(now, output.port, Way::To, rates, frame_len))
+        });
+        !self.outputs.is_empty()
     }
 
     fn miss(
@@ -338,6 +367,7 @@ impl Switch {
         }
     }
 
+    #[inline(never)]
     fn count_dropped(&mut self, now: Instant, ingress: PortId, reason: DropReason, head: &[u8], frame_len: usize) {
         self.counters.add(ingress, reason, 1);
         self.drop_log.note(now, ingress, reason, head, frame_len);
@@ -398,7 +428,6 @@ impl Switch {
 }
 
 /// Puts the ways that `action` sends a frame into `outputs`.
-#[inline]
 fn leave(tables: &Tables, ingress: PortIndex, frame: &Frame<'_>, action: Action, outputs: &mut Vec<Output>) {
     let vswitch = tables.port(ingress).vswitch;
     match action {
