@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use weft_switch::{
     Acl, Addresses, Config, Direction, DropReason, Endpoint, Mirror, MirrorCopy, MirrorFilter, MirrorId, MirrorTarget,
-    Mode, Outcome, Output, Permission, Policy, PortConfig, ReceiveFilter, Role, Rule, Segment, Switch, Traffic,
-    VSwitchConfig, VSwitchId, Verdict, Vlans,
+    Mode, Outcome, Output, Permission, Policy, PortConfig, Rate, Rates, ReceiveFilter, Role, Rule, Segment, Switch,
+    Team, TeamMode, Traffic, VSwitchConfig, VSwitchId, Verdict, Vlans,
 };
 use weft_types::{Instant, IpNet, MacAddr, MacRange, PortId, Provenance, VlanId};
 use weft_wire::{Protocol, TagEdit};
@@ -29,7 +29,8 @@ struct World {
 }
 
 /// Actions, each a byte and what it takes. `0`: become another configuration. `1`: a frame of numbered addresses,
-/// most of which are known. `2`: the same with a tag. `3`: a receive filter. `4`: time passes. All others: a frame of
+/// most of which are known. `2`: the same with a tag. `3`: a receive filter. `4`: time passes. `5`: a link
+/// goes up or down. All others: a frame of
 /// any bytes.
 pub(crate) fn switch_life(data: &[u8]) {
     let mut bytes = Bytes(data);
@@ -65,6 +66,13 @@ pub(crate) fn switch_life(data: &[u8]) {
                 let [seconds] = bytes.take();
                 world.now += Duration::from_secs(seconds.into());
             }
+            5 => {
+                let [port] = bytes.take();
+                let (port, is_up) = (PortId(u32::from(port % MAX_PORTS)), port < 128);
+                let known = world.switches.each_mut().map(|switch| switch.set_link(port, is_up));
+                assert!(known.iter().all(|is_known| *is_known == known[0]));
+                world.model.set_link(port, is_up);
+            }
             len => {
                 let [ingress] = bytes.take();
                 let frame = bytes.slice(len.into());
@@ -92,7 +100,7 @@ impl World {
     fn send(&mut self, ingress: u8, frame: &[u8]) {
         let (ingress, now) = (PortId(u32::from(ingress % (MAX_PORTS + 1))), self.now);
         let traces = self.switches.each_ref().map(|switch| switch.explain(now, ingress, frame, frame.len()));
-        let expected = self.model.decide(now, ingress, frame, frame.len());
+        let (expected, copies) = self.model.decide(now, ingress, frame, frame.len());
         let is_port = self.model.config.ports.iter().any(|port| port.id == ingress);
         let left = |port: PortId, edit: TagEdit| {
             let mut frame = frame.to_vec();
@@ -121,7 +129,6 @@ impl World {
                 MirrorTarget::Port(port) => (copy.mirror, Some(port), left(port, copy.edit).1),
                 MirrorTarget::Outside => (copy.mirror, None, frame.to_vec()),
             };
-            let copies = self.model.copies(ingress, frame, &expected);
             assert_eq!(switch.copies().iter().map(copy).collect::<Copies>(), copies, "{trace}");
             assert_eq!(trace.copies, switch.copies(), "{trace}");
             if expected == Err(DropReason::AclRejected) {
@@ -153,6 +160,20 @@ fn configuration(bytes: &mut Bytes<'_>) -> Config {
     if let Some(first) = config.vswitches.first_mut() {
         let [mirrors] = bytes.take();
         first.mirrors = (0..mirrors % 5).map(|number| mirror(number, bytes.take())).collect();
+    }
+    let [index, from_port, to_port, burst] = bytes.take();
+    if let Some(port) = config.ports.get_mut(usize::from(index)) {
+        let rate = |kilobits: u8| {
+            (kilobits != 0).then_some(Rate { bits_per_s: u64::from(kilobits) * 1000, burst_bytes: burst.into() })
+        };
+        port.rates = Rates { from_port: rate(from_port), to_port: rate(to_port) };
+    }
+    let [team] = bytes.take();
+    if let Some(first) = config.vswitches.first_mut().filter(|_| team & 1 != 0) {
+        let mode = if team & 2 == 0 { TeamMode::ActiveStandby } else { TeamMode::FlowHash };
+        let is_uplink = |port: &&PortConfig| port.role == Role::Uplink && port.vswitch == first.id;
+        let members = config.ports.iter().filter(is_uplink).map(|port| port.id).collect();
+        first.team = Some(Team { mode, members });
     }
     config
 }

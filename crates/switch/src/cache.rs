@@ -24,8 +24,8 @@ struct Entry {
     epoch: u64,
     until: Instant,
     vswitch: u32,
-    mirrors: Mirrors,
-    action: Action,
+    /// What was decided, and who gets a copy.
+    decided: (Action, Mirrors),
 }
 
 const _: () = assert!(size_of::<Entry>() + size_of::<u16>() < 128, "memory per cached flow");
@@ -55,14 +55,8 @@ impl FlowCache {
     /// An empty cache for at least `flows` flows; `seed` keys it.
     pub(crate) fn new(seed: u64, flows: usize) -> Self {
         let sets = flows.div_ceil(WAYS).max(1).next_power_of_two();
-        let blank = Entry {
-            key: FlowKey::default(),
-            epoch: 0,
-            until: Instant::ZERO,
-            vswitch: 0,
-            mirrors: 0,
-            action: Action::BLANK,
-        };
+        let blank =
+            Entry { key: FlowKey::default(), epoch: 0, until: Instant::ZERO, vswitch: 0, decided: (Action::BLANK, 0) };
         Self {
             tags: vec![[0; WAYS]; sets].into(),
             entries: vec![[blank; WAYS]; sets].into(),
@@ -97,25 +91,19 @@ impl FlowCache {
 
     /// What was decided for such a frame, and who gets a copy.
     #[inline]
-    pub(crate) fn get(&self, now: Instant, key: &FlowKey) -> Option<(Action, Mirrors)> {
+    pub(crate) fn get(&self, now: Instant, key: &FlowKey) -> Option<&(Action, Mirrors)> {
         let (set, tag) = self.place(key);
         for (way, _) in self.tags[set].iter().enumerate().filter(|(_, known)| **known == tag) {
             let entry = &self.entries[set][way];
             if entry.key.is(key) && self.is_current(entry) && now < entry.until {
-                return Some((entry.action, entry.mirrors));
+                return Some(&entry.decided);
             }
         }
         None
     }
 
     /// Remembers until when what was decided for such a frame, which was not known.
-    pub(crate) fn insert(
-        &mut self,
-        key: FlowKey,
-        vswitch: usize,
-        until: Instant,
-        (action, mirrors): (Action, Mirrors),
-    ) {
+    pub(crate) fn insert(&mut self, key: FlowKey, vswitch: usize, until: Instant, decided: (Action, Mirrors)) {
         let (set, tag) = self.place(&key);
         let entries = &self.entries[set];
         let lapsed = || entries.iter().position(|entry| entry.key == key && self.is_current(entry));
@@ -133,7 +121,7 @@ impl FlowCache {
         if let Some(epoch) = self.epochs.get_mut(vswitch) {
             epoch.flows += 1;
             self.tags[set][way] = tag;
-            *entry = Entry { key, epoch: epoch.number, until, vswitch: vswitch as u32, mirrors, action };
+            *entry = Entry { key, epoch: epoch.number, until, vswitch: vswitch as u32, decided };
         }
     }
 

@@ -7,10 +7,16 @@ use weft_types::PortId;
 use crate::{Denial, DropReason};
 
 /// One port's counts, by reason.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct Counts {
     drops: [u64; DropReason::ALL.len()],
     denials: [u64; Denial::ALL.len()],
+}
+
+impl Default for Counts {
+    fn default() -> Self {
+        Self { drops: [0; DropReason::ALL.len()], denials: [0; Denial::ALL.len()] }
+    }
 }
 
 /// The counters of every port.

@@ -12,7 +12,8 @@
 //! 6. Connections begin where a network's access list lets them ([`Acl`]), and what answers passes; who is rejected is
 //!    told ([`Switch::answer`]).
 //! 7. Mirrors get copies ([`Mirror`], [`Switch::copies`]), and change nothing.
-//! 8. As a VEPA it leaves switching to the adjacent switch ([`Mode`]).
+//! 8. As a VEPA it leaves switching to the adjacent switch ([`Mode`]); several uplinks are one way out ([`Team`]).
+//! 9. Ports are as fast as they may be ([`Rates`]), each way.
 
 mod bindings;
 mod bucket;
@@ -25,6 +26,7 @@ mod explain;
 mod filter;
 mod frame;
 mod learned;
+mod meters;
 mod packet;
 mod pipeline;
 mod rejection;
@@ -37,7 +39,8 @@ mod verdict;
 
 pub use config::{
     Acl, Addresses, Config, ConfigError, Direction, Endpoint, MAX_MIRRORS, MAX_RULES, Mirror, MirrorFilter, MirrorId,
-    MirrorTarget, Mode, Permission, Policy, PortConfig, Role, Rule, Segment, Traffic, VSwitchConfig, VSwitchId, Vlans,
+    MirrorTarget, Mode, Permission, Policy, PortConfig, Rate, Rates, Role, Rule, Segment, Team, TeamMode, Traffic,
+    VSwitchConfig, VSwitchId, Vlans,
 };
 pub use drop_log::DroppedFrame;
 pub use explain::{EgressPort, Outcome, Step, Trace};

@@ -35,6 +35,8 @@ pub(crate) struct Port {
     pub(crate) fields: Fields,
     /// What its vNIC said, where it can be known.
     pub(crate) filter: Option<Granted>,
+    /// Whether its link is up; of uplinks only.
+    pub(crate) is_up: bool,
 }
 
 impl Port {
@@ -75,7 +77,8 @@ impl Port {
 #[derive(Debug)]
 pub(crate) struct VSwitch {
     pub(crate) config: VSwitchConfig,
-    pub(crate) uplink: Option<PortIndex>,
+    /// The preferred one first.
+    pub(crate) uplinks: Vec<PortIndex>,
     /// The ports that hear unicast frames for others.
     pub(crate) promiscuous: Vec<PortIndex>,
     /// Its access list.
@@ -162,14 +165,20 @@ pub(crate) struct Tables {
 }
 
 impl Tables {
-    /// The tables of a configuration that is right; `seed` keys them. `filters` gives the filters in force before.
-    pub(crate) fn new(config: Config, seed: u64, mut filters: impl FnMut(PortId) -> Option<Granted>) -> Self {
+    /// The tables of a configuration that is right; `seed` keys them. `filters` gives the filters in force before, `is_up`
+    /// the links.
+    pub(crate) fn new(
+        config: Config,
+        seed: u64,
+        mut filters: impl FnMut(PortId) -> Option<Granted>,
+        is_up: impl Fn(PortId) -> bool,
+    ) -> Self {
         let Config { vswitches, ports, .. } = config;
         let numbers: HashMap<_, u32, FixedState> = vswitches.iter().map(|vswitch| vswitch.id).zip(0..).collect();
         let vswitches = vswitches.into_iter().map(|mut config| VSwitch {
             rules: config.acl.take().map(Rules::new),
             config,
-            uplink: None,
+            uplinks: Vec::new(),
             promiscuous: Vec::new(),
             mirrors: Vec::new(),
             trunks: Members::default(),
@@ -192,14 +201,28 @@ impl Tables {
         for config in ports {
             let Some(vswitch) = numbers.get(&config.vswitch).copied().map(VSwitchIndex) else { continue };
             let index = PortIndex(tables.ports.len() as u32);
+            let config_id = config.id;
             granted.extend(filters(config.id).map(|filter| (index, filter)));
             tables.indices.insert(config.id, index);
-            tables.ports.push(Port { config, vswitch, fields: Fields::default(), filter: None });
+            tables.ports.push(Port {
+                config,
+                vswitch,
+                fields: Fields::default(),
+                filter: None,
+                is_up: is_up(config_id),
+            });
             tables.plug(index);
         }
         for number in 0..tables.vswitches.len() {
             let vswitch = &mut tables.vswitches[number];
             vswitch.ranges.sort_unstable_by_key(|(range, _)| range.first());
+            if let Some(team) = &vswitch.config.team {
+                let ports = &tables.ports;
+                let place = |uplink: &PortIndex| {
+                    team.members.iter().position(|member| *member == ports[uplink.0 as usize].config.id)
+                };
+                vswitch.uplinks.sort_by_key(place);
+            }
             let mirrors = std::mem::take(&mut vswitch.config.mirrors);
             tables.set_mirrors(VSwitchIndex(number as u32), mirrors);
         }
@@ -215,10 +238,12 @@ impl Tables {
         mirrors.truncate(MAX_MIRRORS);
         mirrors.iter_mut().for_each(|mirror| mirror.ports.sort_unstable());
         let vswitch = &mut self.vswitches[index.number()];
-        let (has_rules, of_mirrors) = (vswitch.rules.is_some(), pipeline::mirror::consulted(&mirrors));
+        let has_rules = vswitch.rules.is_some();
+        let of_team = pipeline::team::consulted(vswitch.config.team.as_ref().map(|team| team.mode));
+        let others = pipeline::mirror::consulted(&mirrors).and(of_team);
         vswitch.mirrors = mirrors;
         for port in self.ports.iter_mut().filter(|port| port.vswitch == index) {
-            port.fields = pipeline::consulted(&port.config, self.learns_addresses, has_rules).and(of_mirrors);
+            port.fields = pipeline::consulted(&port.config, self.learns_addresses, has_rules).and(others);
         }
     }
 
@@ -227,7 +252,7 @@ impl Tables {
         let port = &self.ports[index.0 as usize];
         let vswitch = &mut self.vswitches[port.vswitch.0 as usize];
         if port.config.role == Role::Uplink {
-            vswitch.uplink = Some(index);
+            vswitch.uplinks.push(index);
         }
         vswitch.ranges.extend(port.config.mac_ranges.iter().map(|range| (*range, index)));
         if port.is_promiscuous() {
@@ -318,6 +343,11 @@ impl Tables {
         range.contains(mac).then_some(*owner)
     }
 
+    /// Notes whether a port's link is up; whether it was not so before.
+    pub(crate) fn set_link(&mut self, index: PortIndex, is_up: bool) -> bool {
+        std::mem::replace(&mut self.ports[index.0 as usize].is_up, is_up) != is_up
+    }
+
     /// Puts `filter` in force at a port, as far as it may still have what it was granted.
     pub(crate) fn set_filter(&mut self, index: PortIndex, mut filter: Granted) {
         self.leave(index);
@@ -392,6 +422,11 @@ impl Tables {
     #[inline]
     pub(crate) fn port(&self, index: PortIndex) -> &Port {
         &self.ports[index.0 as usize]
+    }
+
+    /// Every port.
+    pub(crate) fn ports(&self) -> impl Iterator<Item = &Port> {
+        self.ports.iter()
     }
 
     /// How many vSwitches there are.

@@ -116,6 +116,10 @@ drop_reasons! {
     UnknownUnicast = "unknown-unicast",
     /// All frames of the network leave by its uplink, and none carries the frame's VLAN.
     NoUplink = "no-uplink",
+    /// It came in by an uplink of a team that is not the active one.
+    StandbyUplink = "standby-uplink",
+    /// It came in by an uplink of a team, and was sent from here.
+    Returned = "returned",
     /// Its destination is registered for the very port by which it came in.
     SamePort = "same-port",
     /// It is for a group, and there is no other port.
@@ -124,6 +128,10 @@ drop_reasons! {
     EgressFull = "egress-full",
     /// The ports by which it should leave have no peer.
     EgressDown = "egress-down",
+    /// The port by which it came in sends faster than it may.
+    OverRate = "over-rate",
+    /// The ports by which it should leave are sent to faster than they may be.
+    EgressOverRate = "egress-over-rate",
     /// It is longer than the ports by which it should leave can send.
     EgressTooLong = "egress-too-long",
 }

@@ -206,6 +206,32 @@ pub enum ConfigError {
         /// Where the mirror was declared.
         provenance: Provenance,
     },
+    /// An uplink that its vSwitch's team does not name, or something else that it does.
+    #[error(
+        "the team of network `{network}` ({provenance}) must name each of its uplinks once and nothing else, and {port} is wrong"
+    )]
+    TeamMember {
+        /// The vSwitch.
+        network: NetworkName,
+        /// What is missing, or is there once too often.
+        port: PortId,
+        /// Where the network was declared.
+        provenance: Provenance,
+    },
+    /// A rate at which nothing, or anything, would pass.
+    #[error(
+        "port `{port}` ({provenance}) cannot have a rate of {bits_per_s} bits a second with bursts of {burst_bytes} bytes"
+    )]
+    Rate {
+        /// The port.
+        port: PortName,
+        /// The rate.
+        bits_per_s: u64,
+        /// Its burst.
+        burst_bytes: u64,
+        /// Where the port was declared.
+        provenance: Provenance,
+    },
     /// A second way out of a vSwitch (law 2).
     #[error("network `{vswitch}` has uplink `{first}`, and `{second}` ({provenance}) would be another")]
     SecondUplink {
@@ -249,6 +275,8 @@ impl ConfigError {
             Self::MirrorTarget { .. } => {
                 "copy to a machine's port that is not mirrored itself; never to an uplink or a gateway"
             }
+            Self::TeamMember { .. } => "list the network's uplinks in the team, the preferred one first",
+            Self::Rate { .. } => "choose 1 bit to 1 terabit a second, and a burst of 1 byte to 1 GiB",
             Self::SecondUplink { .. } => "team the pNICs behind one uplink, or give the second its own network",
         }
     }

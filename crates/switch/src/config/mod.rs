@@ -5,6 +5,8 @@ mod addresses;
 mod error;
 mod mirror;
 mod policy;
+mod rates;
+mod team;
 mod vlans;
 
 use weft_types::{MacAddr, MacRange, NetworkName, PortId, PortName, Provenance};
@@ -16,6 +18,8 @@ pub use addresses::Addresses;
 pub use error::ConfigError;
 pub use mirror::{Direction, MAX_MIRRORS, Mirror, MirrorFilter, MirrorId, MirrorTarget};
 pub use policy::Policy;
+pub use rates::{Rate, Rates};
+pub use team::{Team, TeamMode};
 pub use vlans::{Segment, Vlans};
 
 /// A vSwitch inside the host's switch, unique within one `weft switch` process.
@@ -42,6 +46,8 @@ pub struct VSwitchConfig {
     pub name: NetworkName,
     /// Where frames between its own ports are switched.
     pub mode: Mode,
+    /// How it uses its uplinks, if it has several.
+    pub team: Option<Team>,
     /// Who may begin what with whom; without one, everybody everything.
     pub acl: Option<Acl>,
     /// What is copied to whom.
@@ -53,7 +59,7 @@ pub struct VSwitchConfig {
 impl VSwitchConfig {
     /// A vSwitch with nothing special about it.
     pub fn new(id: VSwitchId, name: NetworkName, provenance: Provenance) -> Self {
-        Self { id, name, mode: Mode::Veb, acl: None, mirrors: Vec::new(), provenance }
+        Self { id, name, mode: Mode::Veb, team: None, acl: None, mirrors: Vec::new(), provenance }
     }
 }
 
@@ -103,6 +109,8 @@ pub struct PortConfig {
     pub addresses: Addresses,
     /// What it may do.
     pub policy: Policy,
+    /// How fast it may be.
+    pub rates: Rates,
     /// Where it was declared.
     pub provenance: Provenance,
 }
@@ -121,6 +129,7 @@ impl PortConfig {
             learn: 0,
             addresses: Addresses::Any,
             policy: Policy::default(),
+            rates: Rates::default(),
             provenance,
         }
     }

@@ -28,8 +28,8 @@ pub(super) fn look_up(cx: &mut Context<'_>) -> ControlFlow<Action> {
 
 /// The switch at the other end of the uplink decides (law 8).
 fn hand_over(cx: &mut Context<'_>) -> ControlFlow<Action> {
-    let (segment, config, uplink) = (cx.segment, &cx.vswitch().config, cx.vswitch().uplink);
-    let Some(uplink) = uplink.filter(|uplink| cx.tables.port(*uplink).carries(segment)) else {
+    let (segment, config) = (cx.segment, &cx.vswitch().config);
+    let Some(uplink) = cx.way_out() else {
         return cx.drop(DropReason::NoUplink, Some(&config.provenance), || {
             format!("all frames of `{}` leave by its uplink, and none carries {segment}", config.name)
         });
@@ -52,6 +52,7 @@ fn reflected_sender(cx: &mut Context<'_>) -> Option<PortIndex> {
 /// Frames for a group go to all ports that listen to it; where that is not known, they do (law 1).
 fn flood(cx: &mut Context<'_>, dst: MacAddr) -> ControlFlow<Action> {
     let segment = cx.segment;
+    cx.way_out(); // rests on what the uplink does
     let sender = reflected_sender(cx);
     let config = &cx.vswitch().config;
     let (mut others, mut listeners) = (0, 0);
@@ -80,9 +81,22 @@ fn flood(cx: &mut Context<'_>, dst: MacAddr) -> ControlFlow<Action> {
 /// Frames for a station go to its port, or to where it could be.
 fn unicast(cx: &mut Context<'_>, dst: MacAddr) -> ControlFlow<Action> {
     let (vswitch, segment, index) = (cx.vswitch(), cx.segment, cx.ingress().vswitch);
-    let uplink = vswitch.uplink.filter(|uplink| cx.tables.port(*uplink).carries(segment));
+    let uplink = cx.way_out();
+    let is_uplink = |port: PortIndex| cx.tables.port(port).config.role == Role::Uplink;
+    let from_uplink = is_uplink(cx.ingress);
     let registered = cx.tables.owner(index, segment, dst);
     let owner = registered.or_else(|| learned(cx, dst));
+    // A team is one way out, and one way in.
+    let owner = match owner {
+        Some(owner) if is_uplink(owner) => {
+            if from_uplink {
+                Some(cx.ingress)
+            } else {
+                uplink
+            }
+        }
+        owner => owner,
+    };
     let how = if registered.is_some() { "is registered for" } else { "was learned behind" };
     match (owner, uplink) {
         (Some(owner), _) if owner == cx.ingress => {
@@ -95,7 +109,7 @@ fn unicast(cx: &mut Context<'_>, dst: MacAddr) -> ControlFlow<Action> {
             cx.found(Some(&port.provenance), || format!("{dst} {how} `{}`", port.name));
             deliver(cx, owner)
         }
-        (None, Some(uplink)) if uplink != cx.ingress => {
+        (None, Some(uplink)) if !from_uplink => {
             let port = &cx.tables.port(uplink).config;
             cx.found(Some(&port.provenance), || format!("{dst} is not known, so it may be behind `{}`", port.name));
             deliver(cx, uplink)

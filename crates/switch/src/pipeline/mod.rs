@@ -10,6 +10,7 @@ mod guard;
 mod mac_table;
 pub(crate) mod mirror;
 mod source;
+pub(crate) mod team;
 mod vlan;
 
 use std::net::IpAddr;
@@ -106,8 +107,9 @@ struct Stage {
 }
 
 /// The stages in order. The last one always ends the frame's way.
-const STAGES: [Stage; 5] = [
+const STAGES: [Stage; 6] = [
     Stage { name: "vlan", run: vlan::classify },
+    Stage { name: "team", run: team::check },
     Stage { name: "source-mac", run: source::check },
     Stage { name: "port-policy", run: guard::check },
     Stage { name: "reserved-group", run: mac_table::reserved_group },
@@ -308,7 +310,8 @@ pub(crate) fn rulings<'a>(
     sender: Option<PortIndex>,
 ) -> impl Iterator<Item = (Output, Ruling)> + 'a {
     let audience = tables.audience(tables.port(ingress).vswitch, segment, frame.link.dst);
-    let others = audience.filter(move |port| *port != ingress && Some(*port) != sender);
+    let may_leave = team::may_leave(tables, ingress, segment, frame);
+    let others = audience.filter(move |port| *port != ingress && Some(*port) != sender && may_leave(*port));
     others.filter_map(move |port| {
         let way = output(tables, frame, segment, port)?;
         Some((way, acl::ruling(tables, ingress, frame, port)))
@@ -324,11 +327,13 @@ pub(crate) fn outputs<'a>(
     segment: Segment,
     ports: impl Iterator<Item = PortIndex> + 'a,
 ) -> impl Iterator<Item = Output> + 'a {
-    let others = ports.filter(move |port| *port != ingress);
+    let may_leave = team::may_leave(tables, ingress, segment, frame);
+    let others = ports.filter(move |port| *port != ingress && may_leave(*port));
     others.filter_map(move |port| output(tables, frame, segment, port))
 }
 
 /// The frame's way out of `port`, if it may take it.
+#[inline]
 fn output(tables: &Tables, frame: &Frame<'_>, segment: Segment, port: PortIndex) -> Option<Output> {
     let config = &tables.port(port).config;
     let edit = config.vlans.edit(segment, frame.link.tag);

@@ -65,6 +65,7 @@ pub(super) fn selected(
 }
 
 /// Puts the copies that `mirrors` get into `copies`: none goes to where the frame came from, nor to where it goes.
+#[inline(never)]
 pub(super) fn copy(
     tables: &Tables,
     ingress: PortIndex,

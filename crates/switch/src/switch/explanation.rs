@@ -6,8 +6,10 @@ use weft_wire::Headers;
 use super::captures::{copy, selected};
 use super::{Switch, leave};
 use crate::frame::Frame;
+use crate::meters::Way;
 use crate::packet::Packet;
 use crate::pipeline::{self, Action, Fields};
+use crate::table::PortIndex;
 use crate::{DropReason, EgressPort, Outcome, Step, Trace};
 
 impl Switch {
@@ -40,6 +42,16 @@ impl Switch {
             Ok(frame) => frame,
             Err((reason, _)) => return dropped(steps, reason),
         };
+        let may_pass = |port: PortIndex, way| {
+            let config = &self.tables.port(port).config;
+            self.meters.is_open(now, config.id, way, &config.rates, frame_len)
+        };
+        if !may_pass(port, Way::From) {
+            let config = &self.tables.port(port).config;
+            let finding = format!("`{}` sends faster than it may", config.name);
+            steps.push(Step { stage: "rate", finding, because: Some(config.provenance.clone()) });
+            return dropped(steps, DropReason::OverRate);
+        }
         let decision = pipeline::decide(&self.tables, &self.knowledge, now, port, &frame, Some(&mut steps));
         let (mut outputs, mut copies) = (Vec::new(), Vec::new());
         let mirrors = selected(&self.tables, port, &frame, decision.action, &mut outputs);
@@ -53,6 +65,17 @@ impl Switch {
         }
         if let Action::Drop(reason) = decision.action {
             return Trace { copies, ..dropped(steps, reason) };
+        }
+        outputs.retain(|output| {
+            let target = self.tables.index(output.port).filter(|target| !may_pass(*target, Way::To));
+            if let Some(config) = target.map(|target| &self.tables.port(target).config) {
+                let finding = format!("`{}` is sent to faster than it may be", config.name);
+                steps.push(Step { stage: "rate", finding, because: Some(config.provenance.clone()) });
+            }
+            target.is_none()
+        });
+        if outputs.is_empty() {
+            return Trace { copies, ..dropped(steps, DropReason::EgressOverRate) };
         }
         let egress = outputs.into_iter().filter_map(|output| {
             let port = &self.tables.port(self.tables.index(output.port)?).config;

@@ -18,13 +18,14 @@ use crate::counters::Counters;
 use crate::drop_log::DropLog;
 use crate::filter::{Granted, MAX_FILTER_GROUPS, MAX_FILTER_STATIONS};
 use crate::frame::{FlowKey, Frame};
+use crate::meters::{Meters, Way};
 use crate::packet::Packet;
 use crate::pipeline::{self, Action, Knowledge, Mirrors};
 use crate::rejection::MAX_ANSWER_BYTES;
 use crate::table::{PortIndex, Tables};
 use crate::{
     Config, ConfigError, Denial, DropReason, DroppedFrame, FilterReport, MAX_MIRRORS, Mirror, MirrorCopy, Output,
-    ReceiveFilter, RuleLog, VSwitchId, Verdict, validate,
+    Rates, ReceiveFilter, RuleLog, VSwitchId, Verdict, validate,
 };
 
 /// Flows that are remembered when nothing else is asked for: about 1 MiB.
@@ -52,6 +53,7 @@ pub struct Switch {
     answers_left: HashMap<PortId, Bucket, FixedState>,
     /// What answers the frame that was rejected last; empty for nothing.
     answer: Vec<u8>,
+    meters: Meters,
     /// By which ways the last frame left. It has room for the most.
     outputs: Vec<Output>,
     /// Who gets a copy of the last frame.
@@ -82,7 +84,7 @@ impl Switch {
         Self {
             seed,
             generation: 0,
-            tables: Tables::new(Config::default(), seed, |_| None),
+            tables: Tables::new(Config::default(), seed, |_| None, |_| true),
             knowledge: Knowledge::new(seed),
             cache: Some(FlowCache::new(seed, flows)),
             counters: Counters::default(),
@@ -93,6 +95,7 @@ impl Switch {
             drop_log: DropLog::new(),
             answers_left: HashMap::default(),
             answer: Vec::with_capacity(MAX_ANSWER_BYTES),
+            meters: Meters::default(),
             outputs: Vec::new(),
             copies: Vec::with_capacity(MAX_MIRRORS),
             captures: Vec::new(),
@@ -121,13 +124,14 @@ impl Switch {
             vswitch.mirrors.extend(captures.map(|(_, mirror)| mirror.clone()));
         }
         self.generation = config.generation;
-        let tables = Tables::new(config, self.seed, |id| {
-            let before = self.tables.index(id)?;
-            self.tables.port(before).filter.clone()
-        });
+        let before = |id| self.tables.index(id).map(|index| self.tables.port(index));
+        let filters = |id| before(id)?.filter.clone();
+        let tables = Tables::new(config, self.seed, filters, |id| before(id).is_none_or(|port| port.is_up));
         let (old, tables) = (std::mem::replace(&mut self.tables, tables), &self.tables);
         self.counters.retain(|port| tables.index(port).is_some());
         self.drop_log.retain(|port| tables.index(port).is_some());
+        let has_rate = tables.ports().any(|port| port.config.rates != Rates::default());
+        self.meters.configure(has_rate, |port| tables.index(port).map(|index| &tables.port(index).config.rates));
         self.answers_left.retain(|port, _| tables.index(*port).is_some());
         self.knowledge.learned.retain(|id, station| {
             let port = tables.index(id).map(|index| tables.port(index));
@@ -201,6 +205,16 @@ impl Switch {
         Some(FilterReport { registered, denied, promiscuous_denied })
     }
 
+    /// Notes whether the link of `port` is up; at first every link is. A team fails over at once. `false` when there is
+    /// no such port.
+    pub fn set_link(&mut self, port: PortId, is_up: bool) -> bool {
+        let Some(index) = self.tables.index(port) else { return false };
+        if self.tables.set_link(index, is_up) {
+            self.forget(self.tables.port(index).vswitch.number());
+        }
+        true
+    }
+
     /// Decides about a frame of `frame_len` bytes that came in by `ingress`; `head` is a private copy of its first
     /// 128 bytes, or of all when there are fewer. A drop is counted.
     pub fn forward(&mut self, now: Instant, ingress: PortId, head: &[u8], frame_len: usize) -> Verdict<'_> {
@@ -214,37 +228,77 @@ impl Switch {
                 return Verdict::Drop(reason);
             }
         };
-        let (action, mirrors) = self.decide(now, index, &frame, frame_len);
-        self.outputs.clear();
-        if let Action::Send(output) = action
-            && mirrors == 0
+        if self.meters.is_used()
+            && !self.meters.pass(now, ingress, Way::From, &self.tables.port(index).config.rates, frame_len)
         {
-            self.outputs.push(output);
+            self.count_dropped(now, ingress, DropReason::OverRate, head, frame_len);
+            return Verdict::Drop(DropReason::OverRate);
+        }
+        let port = self.tables.port(index);
+        let key = FlowKey::new(ingress, &frame, port.fields);
+        let known = self.cache.as_ref().and_then(|cache| cache.get(now, &key));
+        // What almost all frames do: they go to one port, and nobody looks.
+        if let Some((Action::Send(output), 0)) = known
+            && port.config.learn == 0
+            && !self.meters.is_used()
+        {
+            self.hits += 1;
+            self.outputs.clear();
+            self.outputs.push(*output);
             return Verdict::Forward(&self.outputs[..1]); // a length that is known need not be read back
         }
-        leave(&self.tables, index, &frame, action, &mut self.outputs);
+        let known = known.copied();
+        self.forward_others(now, index, &frame, frame_len, key, known)
+    }
+
+    /// Decides about all other frames: those of which is not known what to do, and those with which there is more to do.
+    #[inline(never)]
+    fn forward_others(
+        &mut self,
+        now: Instant,
+        index: PortIndex,
+        frame: &Frame<'_>,
+        frame_len: usize,
+        key: FlowKey,
+        known: Option<(Action, Mirrors)>,
+    ) -> Verdict<'_> {
+        let config = &self.tables.port(index).config;
+        let (ingress, learns) = (config.id, config.learn > 0);
+        let (action, mirrors) = match known {
+            Some(known) => {
+                self.hits += 1;
+                if learns {
+                    self.refresh(now, index, frame);
+                }
+                known
+            }
+            None => self.miss(now, index, frame, frame_len, key),
+        };
+        self.outputs.clear();
+        leave(&self.tables, index, frame, action, &mut self.outputs);
         if mirrors != 0 {
-            copy(&self.tables, index, &frame, mirrors, &self.outputs, &mut self.copies);
+            copy(&self.tables, index, frame, mirrors, &self.outputs, &mut self.copies);
         }
         if let Action::Drop(reason) = action {
-            self.count_dropped(now, ingress, reason, head, frame_len);
+            self.count_dropped(now, ingress, reason, frame.head, frame_len);
             return Verdict::Drop(reason);
+        }
+        if self.meters.is_used() && !self.police(now, frame_len) {
+            self.count_dropped(now, ingress, DropReason::EgressOverRate, frame.head, frame_len);
+            return Verdict::Drop(DropReason::EgressOverRate);
         }
         Verdict::Forward(&self.outputs)
     }
 
-    #[inline]
-    fn decide(&mut self, now: Instant, ingress: PortIndex, frame: &Frame<'_>, frame_len: usize) -> (Action, Mirrors) {
-        let port = self.tables.port(ingress);
-        let key = FlowKey::new(port.config.id, frame, port.fields);
-        if let Some(known) = self.cache.as_ref().and_then(|cache| cache.get(now, &key)) {
-            self.hits += 1;
-            if port.config.learn > 0 {
-                self.refresh(now, ingress, frame);
-            }
-            return known;
-        }
-        self.miss(now, ingress, frame, frame_len, key)
+    /// Takes those ways out that are too fast already; whether any is left.
+    #[inline(never)]
+    fn police(&mut self, now: Instant, frame_len: usize) -> bool {
+        let (tables, meters) = (&self.tables, &mut self.meters);
+        self.outputs.retain(|output| {
+            let rates = tables.index(output.port).map(|index| &tables.port(index).config.rates);
+            rates.is_some_and(|rates| meters.pass(now, output.port, Way::To, rates, frame_len))
+        });
+        !self.outputs.is_empty()
     }
 
     fn miss(
@@ -318,6 +372,7 @@ impl Switch {
         }
     }
 
+    #[inline(never)]
     fn count_dropped(&mut self, now: Instant, ingress: PortId, reason: DropReason, head: &[u8], frame_len: usize) {
         self.counters.add(ingress, reason, 1);
         self.drop_log.note(now, ingress, reason, head, frame_len);
@@ -396,7 +451,6 @@ impl Switch {
 }
 
 /// Puts the ways that `action` sends a frame into `outputs`.
-#[inline]
 fn leave(tables: &Tables, ingress: PortIndex, frame: &Frame<'_>, action: Action, outputs: &mut Vec<Output>) {
     let vswitch = tables.port(ingress).vswitch;
     match action {

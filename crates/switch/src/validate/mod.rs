@@ -12,7 +12,7 @@ use weft_types::MacRange;
 
 pub(crate) use mirrors::check_mirror;
 
-use crate::{Config, ConfigError, PortConfig, Role, VSwitchConfig};
+use crate::{Config, ConfigError, PortConfig, Rate, Role, VSwitchConfig};
 
 /// Configurations come from the daemon, not from guests: no seed is needed.
 type Map<K, V> = HashMap<K, V, FixedState>;
@@ -26,8 +26,10 @@ pub(crate) fn problems(config: &Config, current: u64) -> Vec<ConfigError> {
     check_vswitches(&config.vswitches, &mut problems);
     check_port_identities(&config.ports, &mut problems);
     check_membership(config, &mut problems);
+    check_teams(config, &mut problems);
     check_macs(&config.ports, &mut problems);
     check_ranges(&config.ports, &mut problems);
+    check_rates(&config.ports, &mut problems);
     acl::check(config, &mut problems);
     mirrors::check(config, &mut problems);
     problems
@@ -68,6 +70,8 @@ fn check_port_identities(ports: &[PortConfig], problems: &mut Vec<ConfigError>) 
 fn check_membership(config: &Config, problems: &mut Vec<ConfigError>) {
     let vswitches: Map<_, _> = config.vswitches.iter().map(|vswitch| (vswitch.id, &vswitch.name)).collect();
     let mut uplinks = Map::default();
+    let teams: Map<_, _> =
+        config.vswitches.iter().filter_map(|vswitch| Some((vswitch.id, vswitch.team.as_ref()?))).collect();
     for port in &config.ports {
         let (name, provenance) = (|| port.name.clone(), || port.provenance.clone());
         let Some(&vswitch) = vswitches.get(&port.vswitch) else {
@@ -76,11 +80,33 @@ fn check_membership(config: &Config, problems: &mut Vec<ConfigError>) {
             continue;
         };
         if port.role == Role::Uplink
+            && !teams.contains_key(&port.vswitch)
             && let Some(first) = rival(uplinks.entry(port.vswitch), port)
         {
             let (vswitch, first) = (vswitch.clone(), first.name.clone());
             problems.push(ConfigError::SecondUplink { vswitch, first, second: name(), provenance: provenance() });
         }
+    }
+}
+
+/// A team names every uplink of its vSwitch once, and nothing else (law 8).
+fn check_teams(config: &Config, problems: &mut Vec<ConfigError>) {
+    for vswitch in &config.vswitches {
+        let Some(team) = &vswitch.team else { continue };
+        let is_uplink = |port: &&PortConfig| port.vswitch == vswitch.id && port.role == Role::Uplink;
+        let mut missing: Vec<_> = config.ports.iter().filter(is_uplink).map(|port| port.id).collect();
+        let mut wrong = Vec::new();
+        for member in &team.members {
+            match missing.iter().position(|port| port == member) {
+                Some(at) => drop(missing.swap_remove(at)),
+                None => wrong.push(*member),
+            }
+        }
+        problems.extend(wrong.into_iter().chain(missing).map(|port| ConfigError::TeamMember {
+            network: vswitch.name.clone(),
+            port,
+            provenance: vswitch.provenance.clone(),
+        }));
     }
 }
 
@@ -137,6 +163,20 @@ fn check_ranges(ports: &[PortConfig], problems: &mut Vec<ConfigError>) {
             && highest.is_none_or(|(before, owner)| owner.vswitch != vswitch || before.last() < range.last())
         {
             highest = Some((range, port));
+        }
+    }
+}
+
+/// Rates are such that something passes, and not everything (law 9).
+fn check_rates(ports: &[PortConfig], problems: &mut Vec<ConfigError>) {
+    for port in ports {
+        for rate in [port.rates.from_port, port.rates.to_port].into_iter().flatten() {
+            let Rate { bits_per_s, burst_bytes } = rate;
+            let is_rate = (1..=Rate::MAX_BITS_PER_S).contains(&bits_per_s);
+            if !is_rate || !(1..=Rate::MAX_BURST_BYTES).contains(&burst_bytes) {
+                let (port, provenance) = (port.name.clone(), port.provenance.clone());
+                problems.push(ConfigError::Rate { port, bits_per_s, burst_bytes, provenance });
+            }
         }
     }
 }

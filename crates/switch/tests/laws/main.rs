@@ -3,9 +3,11 @@
 
 mod acl_cases;
 mod cases;
+mod meter_cases;
 mod mirror_cases;
 mod model;
 mod packet;
+mod team_cases;
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -13,7 +15,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 use weft_switch::{
     Acl, Addresses, Config, ConfigError, DropReason, Endpoint, MirrorCopy, MirrorTarget, Outcome, Output, Permission,
-    ReceiveFilter, Role, Rule, Segment, Switch, Traffic, Verdict, Vlans,
+    Rates, ReceiveFilter, Role, Rule, Segment, Switch, Traffic, Verdict, Vlans,
 };
 use weft_types::{Instant, PortId};
 
@@ -93,6 +95,7 @@ fn happen(switch: &mut Switch, event: &Event) {
     match event {
         Event::Configure(config) => switch.configure(config.clone()).expect("the world is right"),
         Event::Filter(port, filter) => drop(switch.set_receive_filter(*port, filter)),
+        Event::Link(port, is_up) => drop(switch.set_link(*port, *is_up)),
         Event::Wait(_) | Event::Frame(_) => {}
     }
 }
@@ -106,14 +109,15 @@ proptest! {
             match event {
                 Event::Configure(config) => model.configure(config),
                 Event::Filter(port, filter) => model.set_filter(port, &filter),
+                Event::Link(port, is_up) => model.set_link(port, is_up),
                 Event::Wait(span) => now += span,
                 // Twice: undecided, and decided before.
                 Event::Frame(frame) => for _ in 0..2 {
                     let foretold = explained(&switch, now, &frame);
-                    let expected = model.decide(now, frame.ingress, &frame.head, frame.len);
-                    prop_assert_eq!(&foretold, &expected, "{:?} {}", frame, switch.explain(now, frame.ingress, &frame.head, frame.len));
+                    let trace = switch.explain(now, frame.ingress, &frame.head, frame.len);
+                    let (expected, copies) = model.decide(now, frame.ingress, &frame.head, frame.len);
+                    prop_assert_eq!(&foretold, &expected, "{:?} {}", frame, trace);
                     prop_assert_eq!(&decided_at(&mut switch, now, &frame), &expected, "{:?}", frame);
-                    let copies = model.copies(frame.ingress, &frame.head, &expected);
                     prop_assert_eq!(copied(switch.copies(), &frame), copies, "{:?}", frame);
                 },
             }
@@ -129,7 +133,7 @@ proptest! {
             switches.iter_mut().for_each(|switch| happen(switch, &event));
             match event {
                 Event::Configure(new) => config = new,
-                Event::Filter(..) => {}
+                Event::Filter(..) | Event::Link(..) => {}
                 Event::Wait(span) => now += span,
                 Event::Frame(frame) => for _ in 0..2 {
                     let [cached, tiny, plain] = &mut switches;
@@ -155,7 +159,7 @@ proptest! {
         // Addresses and connections are learned too, by laws 5 and 6.
         config.vswitches[0].acl = None;
         config.vswitches[1].mode = weft_switch::Mode::Veb;
-        config.ports.iter_mut().for_each(|port| (port.learn, port.addresses) = (0, Addresses::Any));
+        config.ports.iter_mut().for_each(|port| (port.learn, port.addresses, port.rates) = (0, Addresses::Any, Rates::default()));
         let mut fresh = configured(config.clone());
         let mut experienced = configured(config);
         for earlier in &past {
@@ -334,9 +338,10 @@ proptest! {
                     logged = switch.rule_log().decisions().count() as u64 + switch.rule_log().lost();
                 }
                 Event::Filter(port, filter) => model.set_filter(port, &filter),
+                Event::Link(port, is_up) => model.set_link(port, is_up),
                 Event::Wait(span) => now += span,
                 Event::Frame(frame) => {
-                    let expected = model.decide(now, frame.ingress, &frame.head, frame.len);
+                    let (expected, _) = model.decide(now, frame.ingress, &frame.head, frame.len);
                     prop_assert_eq!(decided_at(&mut switch, now, &frame), expected);
                 }
             }
@@ -409,6 +414,7 @@ proptest! {
                 }
                 Event::Wait(span) => now += span,
                 Event::Filter(port, filter) => drop(plain.set_receive_filter(port, &filter)),
+                Event::Link(port, is_up) => drop(plain.set_link(port, is_up)),
             }
         }
         prop_assert_eq!(all_drops(&mirrored, &config), all_drops(&plain, &config));
@@ -432,6 +438,40 @@ proptest! {
                 let hears_itself = port(id).macs.contains(&src) && port(frame.ingress).role == Role::Uplink;
                 let is_in_segment = matches!(port(id).vlans, Vlans::Access(_));
                 prop_assert!(!(hears_itself && is_in_segment), "{id}");
+            }
+        }
+    }
+
+    #[test]
+    fn law_8_a_team_is_one_way_out_and_one_way_in(life in any_life()) {
+        let (mut switch, mut now, mut config) = (Switch::new(7), NOW, Config::default());
+        let mut down = BTreeSet::new();
+        for event in life {
+            happen(&mut switch, &event);
+            match event {
+                Event::Configure(new) => {
+                    down.retain(|id| new.ports.iter().any(|port| port.id == *id));
+                    config = new;
+                }
+                Event::Link(port, true) => drop(down.remove(&port)),
+                Event::Link(port, false) => drop(config.ports.iter().any(|known| known.id == port) && down.insert(port)),
+                Event::Wait(span) => now += span,
+                Event::Filter(..) => {}
+                Event::Frame(frame) => {
+                    let Ok(left) = decided_at(&mut switch, now, &frame) else { continue };
+                    let port = |id: PortId| config.ports.iter().find(|port| port.id == id).unwrap();
+                    let uplinks: Vec<_> = left.iter().filter(|(id, _)| port(*id).role == Role::Uplink).collect();
+                    prop_assert!(uplinks.len() <= usize::from(port(frame.ingress).role != Role::Uplink), "{:?}", uplinks);
+                    // A link that is down takes nothing while another carries the VLAN.
+                    for (id, _) in uplinks.iter().filter(|(id, _)| down.contains(id)) {
+                        let segment = model::vlan::classify(&port(frame.ingress).vlans, &frame.head).unwrap();
+                        let could = |other: &weft_switch::PortConfig| {
+                            other.vswitch == port(*id).vswitch && other.role == Role::Uplink
+                                && !down.contains(&other.id) && model::vlan::carries(&other.vlans, segment)
+                        };
+                        prop_assert!(!config.ports.iter().any(could));
+                    }
+                }
             }
         }
     }
@@ -465,9 +505,10 @@ proptest! {
     ) {
         // In one segment, where a frame's way can be told in a few lines.
         let mut config = config;
-        config.ports.iter_mut().for_each(|port| (port.vlans, port.learn) = (Vlans::default(), 0));
+        config.ports.iter_mut().for_each(|port| (port.vlans, port.learn, port.rates) = (Vlans::default(), 0, Rates::default()));
         config.vswitches[0].acl = None;
         config.vswitches[1].mode = weft_switch::Mode::Veb;
+        config.vswitches.iter_mut().for_each(|vswitch| vswitch.team = None);
         if Switch::new(0).configure(config.clone()).is_err() {
             return Ok(());
         }

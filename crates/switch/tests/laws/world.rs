@@ -6,7 +6,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 use weft_switch::{
     Acl, Addresses, Config, Direction, Endpoint, Mirror, MirrorFilter, MirrorId, MirrorTarget, Mode, Permission,
-    Policy, PortConfig, ReceiveFilter, Role, Rule, Segment, Switch, Traffic, VSwitchConfig, VSwitchId, Vlans,
+    Policy, PortConfig, Rate, Rates, ReceiveFilter, Role, Rule, Segment, Switch, Team, TeamMode, Traffic,
+    VSwitchConfig, VSwitchId, Vlans,
 };
 use weft_types::{IpNet, MacAddr, MacRange, PortId, Provenance, VlanId};
 
@@ -110,6 +111,13 @@ fn any_addresses() -> impl Strategy<Value = Addresses> {
     prop_oneof![Just(Addresses::Any), (fixed, 0..3u32).prop_map(|(fixed, learn)| Addresses::Known { fixed, learn })]
 }
 
+fn any_rates() -> impl Strategy<Value = Rates> {
+    let rate = (prop::sample::select(vec![1000u64, 9_999, 1_000_000]), prop::sample::select(vec![1u64, 200, 70_000]));
+    let rate = rate.prop_map(|(bits_per_s, burst_bytes)| Rate { bits_per_s, burst_bytes });
+    let rate = || prop::option::weighted(0.15, rate.clone());
+    (rate(), rate()).prop_map(|(from_port, to_port)| Rates { from_port, to_port })
+}
+
 prop_compose! {
     fn any_port(id: u32)(
         vswitch in 0..VSWITCHES,
@@ -120,6 +128,7 @@ prop_compose! {
         learn in prop_oneof![3 => Just(0), 1 => 1u32..4],
         policy in any_policy(),
         addresses in any_addresses(),
+        rates in any_rates(),
     ) -> PortConfig {
         let provenance = Provenance::file("lab.toml", id);
         PortConfig {
@@ -129,6 +138,7 @@ prop_compose! {
             learn,
             policy,
             addresses,
+            rates,
             ..PortConfig::new(PortId(id), format!("p{id}").parse().unwrap(), VSwitchId(vswitch), role, provenance)
         }
     }
@@ -239,8 +249,10 @@ fn mirror(number: u32, raw: RawMirror, vswitch: VSwitchId, ports: &[PortConfig])
 /// Worlds that are right: of two ports that cannot both be, the second gives way.
 pub(crate) fn any_config() -> impl Strategy<Value = Config> {
     let mirrors = prop::collection::vec((0..VSWITCHES, any_mirror()), 0..4);
-    (any_ports(), prop::option::of(any_acl()), prop::bool::weighted(0.3), mirrors).prop_map(
-        |(ports, mut acl, is_vepa, mirrors)| {
+    let mode = prop::sample::select(vec![TeamMode::ActiveStandby, TeamMode::FlowHash]);
+    let teams = prop::collection::vec(prop::option::weighted(0.4, mode), VSWITCHES as usize);
+    (any_ports(), prop::option::of(any_acl()), prop::bool::weighted(0.3), mirrors, teams).prop_map(
+        |(ports, mut acl, is_vepa, mirrors, teams)| {
             let mut config = Config { vswitches: vswitches(), ..Config::default() };
             for rule in acl.iter_mut().flat_map(|acl| &mut acl.rules) {
                 for end in [&mut rule.from, &mut rule.to] {
@@ -250,12 +262,22 @@ pub(crate) fn any_config() -> impl Strategy<Value = Config> {
                 }
             }
             config.vswitches[1].mode = if is_vepa { Mode::Vepa } else { Mode::Veb };
+            for (vswitch, team) in config.vswitches.iter_mut().zip(teams) {
+                vswitch.team = team.map(|mode| Team { mode, members: Vec::new() });
+            }
             for port in ports {
+                let team = &mut config.vswitches[port.vswitch.0 as usize].team;
+                if let Some(team) = team.as_mut().filter(|_| port.role == Role::Uplink) {
+                    team.members.insert(port.id.0 as usize % (team.members.len() + 1), port.id);
+                }
                 config.ports.push(port);
                 if Switch::new(0).configure(config.clone()).is_err() {
                     let port = config.ports.last_mut().unwrap();
                     port.macs.clear();
                     port.mac_ranges.clear();
+                    if let Some(team) = &mut config.vswitches[port.vswitch.0 as usize].team {
+                        team.members.retain(|member| *member != port.id);
+                    }
                     port.role = Role::Vnic;
                 }
             }
@@ -311,6 +333,7 @@ prop_compose! {
 pub(crate) enum Event {
     Configure(Config),
     Filter(PortId, ReceiveFilter),
+    Link(PortId, bool),
     Wait(Duration),
     Frame(Frame),
 }
@@ -320,6 +343,7 @@ pub(crate) fn any_life() -> impl Strategy<Value = Vec<Event>> {
     let event = prop_oneof![
         1 => any_config().prop_map(Event::Configure),
         3 => (0..PORTS, any_filter()).prop_map(|(id, filter)| Event::Filter(PortId(id), filter)),
+        2 => (0..PORTS, any::<bool>()).prop_map(|(id, is_up)| Event::Link(PortId(id), is_up)),
         2 => (0..200u64).prop_map(|seconds| Event::Wait(Duration::from_secs(seconds))),
         40 => any_frame().prop_map(Event::Frame),
     ];

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use weft_switch::{Direction, DropReason, MirrorFilter, MirrorId, MirrorTarget, Traffic};
+use weft_switch::{Direction, MirrorFilter, MirrorId, MirrorTarget, Traffic};
 use weft_types::PortId;
 
 use super::acl::ports;
@@ -41,10 +41,7 @@ fn fits(filter: &MirrorFilter, frame: &[u8]) -> bool {
 
 impl Model {
     /// Who gets a copy of a frame that had this fate.
-    pub(crate) fn copies(&self, ingress: PortId, frame: &[u8], fate: &Fate) -> Copies {
-        if matches!(fate, Err(DropReason::UnknownPort | DropReason::TooLong | DropReason::Malformed)) {
-            return Copies::new();
-        }
+    pub(super) fn copies(&self, ingress: PortId, frame: &[u8], fate: &Fate) -> Copies {
         let ports = &self.config.ports;
         let from = ports.iter().find(|port| port.id == ingress).unwrap();
         let vswitch = self.config.vswitches.iter().find(|vswitch| vswitch.id == from.vswitch).unwrap();

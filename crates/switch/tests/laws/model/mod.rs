@@ -3,7 +3,9 @@
 
 mod acl;
 pub(crate) mod guard;
+mod meter;
 pub(crate) mod mirror;
+mod team;
 pub(crate) mod vlan;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,6 +13,8 @@ use std::time::Duration;
 
 use weft_switch::{Config, DropReason, Mode, PortConfig, ReceiveFilter, Role, VSwitchId};
 use weft_types::{Instant, MacAddr, PortId};
+
+use self::mirror::Copies;
 
 /// The ways by which a frame leaves, each with the frame's first bytes as they are there; or why it does not.
 pub(crate) type Fate = Result<BTreeSet<(PortId, Vec<u8>)>, DropReason>;
@@ -26,6 +30,9 @@ pub(crate) struct Model {
     /// How often each rule decided, by its place in its list.
     pub(crate) rule_counts: BTreeMap<(VSwitchId, usize), u64>,
     generation: u64,
+    /// Of uplinks whose link is down.
+    down: BTreeSet<PortId>,
+    meters: BTreeMap<(PortId, bool), meter::Meter>,
 }
 
 #[derive(Clone, Debug)]
@@ -57,7 +64,10 @@ impl Model {
             })
         });
         self.keep_bindings();
+        let ports = &self.config.ports;
+        self.down.retain(|id| ports.iter().any(|port| port.id == *id));
         self.keep_connections();
+        self.keep_meters();
     }
 
     /// What becomes of a receive filter: the unicast addresses that are registered.
@@ -121,20 +131,46 @@ impl Model {
         true
     }
 
-    /// What becomes of a frame.
-    pub(crate) fn decide(&mut self, now: Instant, ingress: PortId, frame: &[u8], frame_len: usize) -> Fate {
-        let ports = self.config.ports.clone();
-        let from = ports.iter().find(|port| port.id == ingress).ok_or(DropReason::UnknownPort)?;
+    /// What becomes of a frame, and who is to get a copy.
+    pub(crate) fn decide(&mut self, now: Instant, ingress: PortId, frame: &[u8], frame_len: usize) -> (Fate, Copies) {
+        if let Err(reason) = self.admit_frame(ingress, frame, frame_len) {
+            return (Err(reason), Copies::new());
+        }
+        // Law 9: first what the port may send, last what others may be sent; mirrors see what is in between.
+        if !self.may_pass(now, ingress, true, frame_len) {
+            return (Err(DropReason::OverRate), Copies::new());
+        }
+        let fate = self.switch(now, ingress, frame);
+        let copies = self.copies(ingress, frame, &fate);
+        let fate = fate.and_then(|mut ways| {
+            ways.retain(|(port, _)| self.may_pass(now, *port, false, frame_len));
+            if ways.is_empty() { Err(DropReason::EgressOverRate) } else { Ok(ways) }
+        });
+        (fate, copies)
+    }
+
+    /// What is a frame at all.
+    fn admit_frame(&self, ingress: PortId, frame: &[u8], frame_len: usize) -> Result<(), DropReason> {
+        if self.config.ports.iter().all(|port| port.id != ingress) {
+            return Err(DropReason::UnknownPort);
+        }
         if frame_len > 18 + 65_535 {
             return Err(DropReason::TooLong);
         }
         if frame.len() < 14 || vlan::is_tag(&frame[12..]) && frame.len() < 18 {
             return Err(DropReason::Malformed);
         }
+        Ok(())
+    }
+
+    fn switch(&mut self, now: Instant, ingress: PortId, frame: &[u8]) -> Fate {
+        let ports = self.config.ports.clone();
+        let from = ports.iter().find(|port| port.id == ingress).ok_or(DropReason::UnknownPort)?;
         let mac = |at: usize| MacAddr::new(frame[at..at + 6].try_into().expect("six octets"));
         let (dst, src) = (mac(0), mac(6));
         let segment = vlan::classify(&from.vlans, frame)?;
 
+        self.check_team(from, segment, frame, src)?;
         if src.is_group() || src == MacAddr::ZERO {
             return Err(DropReason::InvalidSource);
         }
@@ -155,7 +191,11 @@ impl Model {
         }
 
         let members = || ports.iter().filter(|port| port.vswitch == from.vswitch);
-        let others = || members().filter(|port| port.id != ingress && vlan::carries(&port.vlans, segment));
+        let uplink = self.uplink(from.vswitch, segment, frame);
+        let is_way =
+            |port: &PortConfig| port.role != Role::Uplink || from.role != Role::Uplink && Some(port.id) == uplink;
+        let others =
+            || members().filter(|port| port.id != ingress && vlan::carries(&port.vlans, segment) && is_way(port));
         let leaves = |port: &PortConfig| vlan::leaves(&port.vlans, segment, frame).map(|frame| (port.id, frame));
         let is_vepa = self.config.vswitches.iter().any(|it| it.id == from.vswitch && it.mode == Mode::Vepa);
         let uplink = others().find(|port| port.role == Role::Uplink);
@@ -182,10 +222,14 @@ impl Model {
             return if all.is_empty() { Err(DropReason::AclDenied) } else { Ok(all) };
         }
         let owner = owner_of(self, dst).and_then(|id| members().find(|port| port.id == id));
+        let is_same = |owner: &PortConfig| owner.role == Role::Uplink && from.role == Role::Uplink;
+        if owner.is_some_and(is_same) {
+            return Err(DropReason::SamePort);
+        }
         if owner.is_some_and(|owner| owner.id == ingress || Some(owner.id) == sender) {
             return Err(DropReason::SamePort);
         }
-        let target = owner.or(uplink).ok_or(DropReason::UnknownUnicast)?;
+        let target = owner.filter(|owner| owner.role != Role::Uplink).or(uplink).ok_or(DropReason::UnknownUnicast)?;
         let way = leaves(target).ok_or(DropReason::DoubleTagged)?;
         self.admit(now, from, target, segment, frame)?;
         let listeners = others().filter(|port| self.is_promiscuous(port)).filter_map(leaves);

@@ -1,0 +1,83 @@
+//! How fast ports may send and be sent to (law 9).
+//!
+//! A bucket for each port and way (RFC 2697's committed bucket alone, with debt): a frame passes while the bucket is
+//! not empty, however long it is, so a segmentation offload of 64 KiB passes at any rate, and what it takes too much is
+//! waited for before anything else passes. While long frames come, the bucket holds one of them, also when its burst is
+//! less: else time would be lost between them, and the rate with it.
+
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
+use weft_types::{Instant, PortId};
+
+use crate::bucket::{Bucket, Limit};
+use crate::{Rate, Rates};
+
+/// Which way a frame goes at a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Way {
+    /// It comes from what stands behind it.
+    From,
+    /// It goes there.
+    To,
+}
+
+impl Way {
+    fn rate(self, rates: &Rates) -> Option<Rate> {
+        match self {
+            Self::From => rates.from_port,
+            Self::To => rates.to_port,
+        }
+    }
+}
+
+/// A bucket, and the longest frame that came to it.
+#[derive(Clone, Copy, Debug)]
+struct Meter {
+    bucket: Bucket,
+    longest_bytes: usize,
+}
+
+/// The meters of all ports that have a rate and were used.
+#[derive(Debug, Default)]
+pub(crate) struct Meters {
+    meters: HashMap<(PortId, Way), Meter, FixedState>,
+    is_used: bool,
+}
+
+impl Meters {
+    /// Notes which ports there are now: those that stay keep what is in their buckets.
+    pub(crate) fn configure<'a>(&mut self, is_used: bool, rates: impl Fn(PortId) -> Option<&'a Rates>) {
+        self.is_used = is_used;
+        self.meters.retain(|(port, way), _| rates(*port).is_some_and(|rates| way.rate(rates).is_some()));
+    }
+
+    /// Whether any port has a rate.
+    #[inline]
+    pub(crate) fn is_used(&self) -> bool {
+        self.is_used
+    }
+
+    /// Whether a frame would pass at a port.
+    pub(crate) fn is_open(&self, now: Instant, port: PortId, way: Way, rates: &Rates, frame_len: usize) -> bool {
+        let Some((rate, meter)) = way.rate(rates).zip(self.meters.get(&(port, way))) else { return true };
+        meter.bucket.is_open(now, limit(rate, meter.longest_bytes.max(frame_len)))
+    }
+
+    /// Lets a frame of so many bytes pass at a port, or not.
+    pub(crate) fn pass(&mut self, now: Instant, port: PortId, way: Way, rates: &Rates, frame_len: usize) -> bool {
+        let Some(rate) = way.rate(rates) else { return true };
+        let full = || Meter { bucket: Bucket::full(now, limit(rate, 0)), longest_bytes: 0 };
+        let meter = self.meters.entry((port, way)).or_insert_with(full);
+        meter.longest_bytes = meter.longest_bytes.max(frame_len);
+        let limit = limit(rate, meter.longest_bytes);
+        let is_open = meter.bucket.is_open(now, limit);
+        if is_open {
+            meter.bucket.take(now, limit, frame_len as u64 * 8);
+        }
+        is_open
+    }
+}
+
+fn limit(rate: Rate, longest_bytes: usize) -> Limit {
+    Limit { per_s: rate.bits_per_s, burst: rate.burst_bytes.max(longest_bytes as u64) * 8 }
+}
