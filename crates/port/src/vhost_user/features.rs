@@ -79,6 +79,11 @@ impl Features {
         self.has(VIRTIO_RING_F_EVENT_IDX)
     }
 
+    /// Whether the driver knows that chains are given back in the order in which it made them available.
+    pub(crate) fn in_order(self) -> bool {
+        self.has(VIRTIO_F_IN_ORDER)
+    }
+
     /// Whether a frame may be spread over several of the guest's buffers.
     pub(crate) fn mergeable(self) -> bool {
         self.has(VIRTIO_NET_F_MRG_RXBUF)

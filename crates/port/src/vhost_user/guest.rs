@@ -163,11 +163,13 @@ impl Guest {
         if let Some(ring) = &mut slot.ring
             && !self.lent_chains.is_empty()
         {
-            let mut queue = ring.open(&self.memory);
-            for chain in &self.lent_chains {
-                queue.complete(chain.id, 0);
+            match &self.lent_chains[..] {
+                [.., last] if self.features.in_order() => {
+                    ring.complete_batch(&self.memory, self.lent_chains.len() as u16, last.id, 0);
+                }
+                chains => chains.iter().for_each(|chain| ring.complete(&self.memory, chain.id, 0)),
             }
-            queue.publish();
+            ring.open(&self.memory).publish();
             slot.untold = true;
         }
         self.lent_chains.clear();
@@ -182,8 +184,7 @@ impl Guest {
         let header_bytes = self.features.header_bytes();
         let wanted = header_bytes + frame.len();
         let most = if self.features.mergeable() { MAX_MERGED_CHAINS } else { 1 };
-        let mut queue = ring.open(&self.memory);
-        let (chains, pieces) = match self.ready.take(&mut queue, &self.memory, wanted, most)? {
+        let (chains, pieces) = match self.ready.take(ring, &self.memory, wanted, most)? {
             Ok(taken) => taken,
             Err(error) => return Ok(Err(error)),
         };
@@ -199,7 +200,7 @@ impl Guest {
             let target = self.memory.view(only);
             target.update(&header); // nearly all are alike
             cursor.copy_to(target.skip(HEADER_BYTES));
-            queue.complete(chain.id, wanted);
+            ring.complete(&self.memory, chain.id, wanted);
             return Ok(Ok(()));
         }
         let mut header = &header[..header_bytes];
@@ -212,7 +213,7 @@ impl Guest {
                 header = later;
                 written += now.len() + cursor.copy_to(target.skip(now.len()));
             }
-            queue.complete(chain.id, written);
+            ring.complete(&self.memory, chain.id, written);
         }
         Ok(Ok(()))
     }

@@ -26,7 +26,7 @@ pub fn probe_guest(bytes: &[u8]) {
     write(&memory, MEMORY[1].0, &high[..high.len().min(MEMORY[1].1)]);
 
     let bit = |at: u8, bit: u32| u64::from(features >> at & 1) << bit;
-    let bits = bit(0, 0) | bit(1, 1) | bit(2, 7) | bit(3, 15) | bit(4, 28) | bit(5, 29) | bit(6, 32);
+    let bits = bit(0, 0) | bit(1, 1) | bit(2, 7) | bit(3, 15) | bit(4, 28) | bit(5, 29) | bit(6, 32) | bit(7, 35);
     let mut guest = Guest::default();
     (guest.features, guest.memory) = (Features::accepted(bits).unwrap_or_default(), memory);
     for (queue, page, size) in [(TX_QUEUE, tx_page, sizes & 15), (RX_QUEUE, rx_page, sizes >> 4)] {

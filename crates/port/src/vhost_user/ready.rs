@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use weft_wire::virtio_net::HEADER_BYTES;
 
-use super::ring::{Chain, Direction, Queue, Ring, RingError};
+use super::ring::{Chain, Direction, Ring, RingError};
 use crate::SendError;
 use crate::guest_memory::{CACHE_LINE_BYTES, GuestMemory, Piece};
 
@@ -30,18 +30,18 @@ impl Ready {
     #[inline]
     pub(super) fn take(
         &mut self,
-        queue: &mut Queue<'_>,
+        ring: &mut Ring,
         memory: &GuestMemory,
         wanted: usize,
         most: u16,
     ) -> Result<Result<Taken<'_>, SendError>, RingError> {
         if self.next == self.chains.len() {
-            self.refill(queue, memory, 1)?;
+            self.refill(ring, memory, 1)?;
         }
         let range = match self.enough(wanted, most) {
             Some(range) => range,
             None => {
-                self.refill(queue, memory, most)?;
+                self.refill(ring, memory, most)?;
                 match self.enough(wanted, most) {
                     Some(range) => range,
                     None if self.left() < usize::from(most) => return Ok(Err(SendError::Full)),
@@ -81,9 +81,9 @@ impl Ready {
 
     /// Takes as many as there are, and looks for more when those are fewer than `wanted`.
     #[cold]
-    fn refill(&mut self, queue: &mut Queue<'_>, memory: &GuestMemory, wanted: u16) -> Result<(), RingError> {
-        queue.put_back(self.left() as u16);
-        self.clear();
+    fn refill(&mut self, ring: &mut Ring, memory: &GuestMemory, wanted: u16) -> Result<(), RingError> {
+        self.put_back(ring);
+        let mut queue = ring.open(memory);
         let count = queue.pending(wanted)?.min(AHEAD.max(wanted));
         queue.prefetch(count);
         for _ in 0..count {

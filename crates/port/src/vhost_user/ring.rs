@@ -144,6 +144,24 @@ impl Ring {
         self.next_available = self.next_available.wrapping_sub(count);
     }
 
+    /// Gives a chain back, `written` bytes of which are new; the guest sees it with [`Queue::publish`].
+    #[inline]
+    pub(crate) fn complete(&mut self, memory: &GuestMemory, id: u16, written: usize) {
+        self.complete_batch(memory, 1, id, written);
+    }
+
+    /// Gives `count` chains back, of which only the last one's `id` is said: for a driver that knows that they are
+    /// given back in order (virtio 1.2, section 2.7.9).
+    #[inline]
+    pub(crate) fn complete_batch(&mut self, memory: &GuestMemory, count: u16, id: u16, written: usize) {
+        let slot = usize::from(self.next_used & (self.layout.size - 1)); // a power of two
+        let entry = u64::from(id) | (written as u64) << 32;
+        let used = memory.view(self.parts.used);
+        // It often stands there, where a guest uses its chains in a circle and frames are of one length.
+        used.skip(ENTRIES_AT + slot * USED_ENTRY_BYTES).update(&entry.to_le_bytes());
+        self.next_used = self.next_used.wrapping_add(count);
+    }
+
     /// The queue with the memory in which it was found.
     #[inline]
     pub(crate) fn open<'a>(&'a mut self, memory: &'a GuestMemory) -> Queue<'a> {
@@ -265,21 +283,6 @@ impl Queue<'_> {
             next = descriptor.next;
         }
         Err(RingError::ChainTooLong)
-    }
-
-    /// Makes the last `count` chains that were taken available again.
-    pub(crate) fn put_back(&mut self, count: u16) {
-        self.ring.put_back(count);
-    }
-
-    /// Gives a chain back, `written` bytes of which are new; the guest sees it with [`Self::publish`].
-    #[inline]
-    pub(crate) fn complete(&mut self, id: u16, written: usize) {
-        let slot = self.slot(self.ring.next_used);
-        let entry = u64::from(id) | (written as u64) << 32;
-        // It often does, where a guest uses its chains in a circle and frames are of one length.
-        self.used.skip(ENTRIES_AT + slot * USED_ENTRY_BYTES).update(&entry.to_le_bytes());
-        self.ring.next_used = self.ring.next_used.wrapping_add(1);
     }
 
     /// Shows the guest all that was given back; it may want to be told, see [`Self::wants_telling`].
