@@ -39,8 +39,7 @@ pub fn metrics(world: &WorldView, acls: &[AclView]) -> String {
             ([&labels[..], &[("permission", rule.permission.to_string())]].concat(), rule.hits)
         })
     });
-    let help = "Decisions of a rule since the switch's configuration changed last.";
-    text.family("weft_rule_hits_total", "counter", help, rules);
+    text.family("weft_rule_hits_total", "counter", "Decisions of a rule.", rules);
     let leases = world.networks.iter().map(|network| {
         let held = world.leases.iter().filter(|lease| lease.network == network.name).count();
         (vec![("network", network.name.to_string())], held as u64)

@@ -272,6 +272,12 @@ pub(crate) enum SwitchCommand {
         #[arg(value_hint = ValueHint::FilePath)]
         file: PathBuf,
     },
+    /// Write every counter of a switch that runs in the text format of Prometheus.
+    Metrics {
+        /// The file that it runs from.
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+    },
     /// The role that moves frames; started by the daemon.
     #[command(hide = true)]
     Serve {

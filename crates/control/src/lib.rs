@@ -56,4 +56,4 @@ pub use controller::{Controller, VmAction};
 pub use dormant::is_dormant;
 pub use error::ControlError;
 pub use paths::{Paths, PathsError};
-pub use view::{acl_view, port_view};
+pub use view::{acl_view, port_view, switch_view};

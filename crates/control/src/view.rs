@@ -198,7 +198,8 @@ pub fn acl_view(acl: AclStatus) -> AclView {
     AclView { network: acl.network, rules: acl.rules.into_iter().map(rule).collect(), default: acl.default }
 }
 
-fn switch_view(status: SwitchStatus) -> SwitchView {
+/// A switch's process as the API shows it.
+pub fn switch_view(status: SwitchStatus) -> SwitchView {
     SwitchView {
         pid: status.pid,
         revision: status.revision,

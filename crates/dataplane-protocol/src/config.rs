@@ -199,3 +199,25 @@ pub enum PortKind {
         peer: SocketAddr,
     },
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_snapshot_of_an_earlier_version_restricts_nothing_new() {
+        let old = r#"{"revision":7,
+            "networks":[{"name":"lab","mode":"internal","mtu":1500,"gateway":null,"provenance":{"source":"/w.toml","line":1}}],
+            "ports":[{"name":"web-0","network":"lab","kind":{"driver":"vhost-user","socket":"/run/x"},
+                "macs":["02:00:00:00:00:01"],"vm":"web","access":{"forged_macs":false,"promiscuous":false},
+                "provenance":{"source":"/w.toml","line":3}}]}"#;
+        let config: DataplaneConfig = serde_json::from_str(old).unwrap();
+        let (network, port) = (&config.networks[0], &config.ports[0]);
+        assert_eq!((network.switching, &network.acl), (Switching::Veb, &None));
+        assert_eq!((&port.vlans, &port.addresses, port.learn), (&PortVlans::Untagged, &AddressConfig::Any, 0));
+        let text = serde_json::to_string(&config).unwrap();
+        assert_eq!(serde_json::from_str::<DataplaneConfig>(&text).unwrap(), config);
+        let later = old.replace("\"mtu\"", "\"quantum\":true,\"mtu\"");
+        assert!(serde_json::from_str::<DataplaneConfig>(&later).is_err(), "what is not understood is not followed");
+    }
+}

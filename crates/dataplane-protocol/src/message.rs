@@ -174,8 +174,8 @@ pub struct RuleStatus {
     pub name: String,
     /// What it says.
     pub permission: Permission,
-    /// How often it has decided under the configuration in force: about a connection's first packet, or about a packet
-    /// that belongs to none.
+    /// How often it has decided since it was declared, or since the switch began: about a connection's first packet, or
+    /// about a packet that belongs to none.
     pub hits: u64,
     /// Where it was declared.
     pub provenance: Provenance,

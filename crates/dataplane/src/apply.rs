@@ -131,6 +131,12 @@ impl Worker {
     /// Becomes what was prepared, if anything was.
     pub(crate) fn commit(&mut self, now: Instant) {
         let Some(Staged { config, networks, ports, switch }) = self.staged.take() else { return };
+        // The switch counts anew with each configuration.
+        let hits = self.rules().into_iter().flat_map(|acl| {
+            let network = acl.network;
+            acl.rules.into_iter().map(move |rule| ((network.clone(), rule.name), rule.hits))
+        });
+        self.rule_hits = hits.collect();
         let mut old: BTreeMap<PortId, Slot> = self.slots.drain(..).map(|slot| (slot.id, slot)).collect();
         for (id, about, plug) in ports {
             let slot = match (old.remove(&id), plug) {

@@ -50,10 +50,12 @@ impl Worker {
             let acl = network.acl.as_ref()?;
             let slot = self.slots.iter().find(|slot| slot.about.network == network.name);
             let hits = slot.map_or(&[][..], |slot| self.switch.rule_counts(VSwitchId(slot.about.network_id.0)));
+            let before =
+                |rule: &str| self.rule_hits.get(&(network.name.clone(), rule.to_owned())).copied().unwrap_or(0);
             let rules = acl.rules.iter().enumerate().map(|(index, rule)| RuleStatus {
                 name: rule.name.clone(),
                 permission: rule.permission,
-                hits: hits.get(index).copied().unwrap_or(0),
+                hits: hits.get(index).copied().unwrap_or(0) + before(&rule.name),
                 provenance: rule.provenance.clone(),
             });
             Some(AclStatus { network: network.name.clone(), rules: rules.collect(), default: acl.default })

@@ -1,5 +1,6 @@
 //! The one thread that moves frames.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
@@ -12,7 +13,7 @@ use weft_dataplane_protocol::{DataplaneConfig, Response};
 use weft_port::{Frame, Port, SendError};
 use weft_services::{LeaseRecord, NetworkId, Services};
 use weft_switch::{DropReason, Switch, Verdict};
-use weft_types::{Instant, PortId};
+use weft_types::{Instant, NetworkName, PortId};
 
 use crate::apply::Staged;
 use crate::lease_log::{LeaseLog, Report};
@@ -63,6 +64,8 @@ pub(crate) struct Worker {
     pub(crate) next_port: u32,
     pub(crate) next_network: u32,
     pub(crate) generation: u64,
+    /// What rules have decided under earlier configurations, by network and name.
+    pub(crate) rule_hits: BTreeMap<(NetworkName, String), u64>,
     /// Leases from before the restart that wait for the first configuration.
     pub(crate) unrestored: Vec<LeaseRecord>,
     /// What could not be taken up at the start, until the first configuration, in sentences.
@@ -105,6 +108,7 @@ impl Worker {
             next_port: 0,
             next_network: 0,
             generation: 0,
+            rule_hits: BTreeMap::new(),
             unrestored,
             start_notes: Vec::new(),
             lease_note: None,

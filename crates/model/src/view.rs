@@ -298,7 +298,7 @@ pub struct RuleView {
     pub name: String,
     /// What it says.
     pub permission: Permission,
-    /// How often it has decided since the switch's configuration changed last: about a connection's first packet, or
+    /// How often it has decided since it was declared, or since the switch began: about a connection's first packet, or
     /// about a packet that belongs to none.
     pub hits: u64,
     /// Where it is declared.

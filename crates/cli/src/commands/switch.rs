@@ -13,12 +13,13 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::inotify;
 use signal_hook::consts::SIGHUP;
 use signal_hook::low_level::pipe;
-use weft_control::{acl_config, acl_view, known_addresses, port_view};
+use weft_control::{acl_config, acl_view, known_addresses, port_view, switch_view};
 use weft_dataplane::{Options, Standalone};
 use weft_dataplane_protocol::{
-    Client, DataplaneConfig, NetworkConfig, NetworkMode, PortConfig, PortKind, Refusal, Request, Response, Switching,
+    Client, DataplaneConfig, NetworkConfig, NetworkMode, PortConfig, PortKind, Refusal, Request, Response,
+    SwitchStatus, Switching,
 };
-use weft_model::view::ProblemView;
+use weft_model::view::{AclView, ProblemView, WorldView};
 use weft_model::{Plug, SwitchFile, SwitchMode, load_switch};
 use weft_types::PortName;
 
@@ -32,6 +33,7 @@ pub(crate) fn run(context: &Context, command: SwitchCommand) -> Result {
         SwitchCommand::Run { file } => serve(context, &file),
         SwitchCommand::Show { file, port } => show(context, &file, port.as_ref()),
         SwitchCommand::Rules { file } => rules(context, &file),
+        SwitchCommand::Metrics { file } => metrics(context, &file),
         SwitchCommand::Serve { control, state } => roles::switch(control, state),
     }
 }
@@ -168,12 +170,29 @@ fn nonsense(answer: &Response) -> Failure {
     Failure::new("switch", format!("the switch says something else: {answer:?}"), "")
 }
 
+fn status(context: &Context, path: &Path) -> Result<SwitchStatus> {
+    match ask(context, path, &Request::Status)? {
+        Response::Status(status) => Ok(status),
+        other => Err(nonsense(&other)),
+    }
+}
+
+fn acls(context: &Context, path: &Path) -> Result<Vec<AclView>> {
+    match ask(context, path, &Request::Rules)? {
+        Response::Rules(acls) => Ok(acls.into_iter().map(acl_view).collect()),
+        other => Err(nonsense(&other)),
+    }
+}
+
+fn metrics(context: &Context, path: &Path) -> Result {
+    let status = status(context, path)?;
+    let ports = status.ports.iter().map(port_view).collect();
+    let world = WorldView { ports, switch: Some(switch_view(status)), ..WorldView::default() };
+    output::data(&weft_api::metrics(&world, &acls(context, path)?))
+}
+
 fn rules(context: &Context, path: &Path) -> Result {
-    let acls: Vec<_> = match ask(context, path, &Request::Rules)? {
-        Response::Rules(acls) => acls.into_iter().map(acl_view).collect(),
-        other => return Err(nonsense(&other)),
-    };
-    match acls.first() {
+    match acls(context, path)?.first() {
         acl if context.json => output::json(&acl),
         Some(acl) => output::data(&network::rules(acl)),
         None => {
@@ -184,11 +203,7 @@ fn rules(context: &Context, path: &Path) -> Result {
 }
 
 fn show(context: &Context, path: &Path, only: Option<&PortName>) -> Result {
-    let status = match ask(context, path, &Request::Status)? {
-        Response::Status(status) => status,
-        other => return Err(nonsense(&other)),
-    };
-    let ports: Vec<_> = status.ports.iter().map(port_view).collect();
+    let ports: Vec<_> = status(context, path)?.ports.iter().map(port_view).collect();
     let Some(name) = only else {
         return if context.json { output::json(&ports) } else { output::data(&port::table(&ports)) };
     };

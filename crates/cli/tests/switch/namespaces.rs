@@ -148,6 +148,8 @@ fn three_hosts_two_vlans_and_a_rule() {
         assert!(drops("db", "forged-arp") + drops("db", "forged-ipv4") > 0);
         assert!(run(db, "ping", "-c1 -W5 -I 10.9.0.2 10.9.0.1"), "and with its own it goes on");
         assert!(bed.said(&["switch", "show", "lab.toml", "db"]).contains("access 10"));
+        let metrics = bed.said(&["switch", "metrics", "lab.toml"]);
+        assert!(metrics.contains("weft_rule_hits_total{network=\"wire\",rule=\"deny web -> db\""), "{metrics}");
         assert!(bed.end(Signal::TERM).success());
     });
 }

@@ -6,4 +6,5 @@ mod faults;
 mod files;
 mod guests;
 mod harness;
+mod law;
 mod quickstart;
