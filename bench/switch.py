@@ -126,12 +126,11 @@ def waited(process):
 
 
 def weft(bed, kind):
-    """With its default policy and against forged sources. What is missing: a stateful access list, which a switch's file
-    cannot say yet; RULES is where it goes."""
-    RULES = ""
+    """With its default policy, against forged sources, and with a stateful access list that remembers every connection."""
+    rules = '[switch]\ndefault = "deny"\nconnections = 200000\nrules = ["deny any -> any tcp/25", "allow any -> any"]\n'
     ports = [f'tap = "wbp{i}"' if kind == "tap" else f'{kind} = "p{i}"' for i in (1, 2)]
     with open(bed.path("lab.toml"), "w") as file:
-        file.write(RULES)
+        file.write(rules)
         for name, port, mac in zip("ab", ports, MACS):
             macs = [mac] if kind != "vhost" else [mac_of(mac, number) for number in range(MANY_MACS)]
             file.write(f"[port.{name}]\n{port}\nmacs = {json.dumps(macs)}\n")
