@@ -2,13 +2,15 @@
 
 use std::collections::BTreeSet;
 
-use weft_dataplane_protocol::{AclStatus, AddressConfig, LeaseStatus, PortStatus, RuleStatus, SwitchStatus};
+use weft_dataplane_protocol::{
+    AclStatus, AddressConfig, LeaseStatus, NeighbourStatus, PortStatus, RuleStatus, SwitchStatus,
+};
 use weft_model::view::{
-    AclView, DaemonView, DropView, ImageView, LeaseView, NetworkView, NicView, PortView, ProblemView, RuleView,
-    SwitchView, VmState, VmView, WorldView,
+    AclView, DaemonView, DropView, ImageView, LeaseView, NeighbourView, NetworkView, NicView, PortView, ProblemView,
+    RuleView, SwitchView, VmState, VmView, WorldView,
 };
 use weft_model::{EngineKind, ImageSource, MICRO};
-use weft_types::{ByteSize, NetworkName, PortName, VmName};
+use weft_types::{ByteSize, NetworkName, PortName, PortVlans, VlanSet, VmName};
 
 use crate::desired::{Desired, DesiredVm, Records};
 use crate::host::Trouble;
@@ -183,7 +185,25 @@ pub fn port_view(port: &PortStatus) -> PortView {
         drops: port.drops.iter().map(drop).collect(),
         denials: port.denials.iter().map(drop).collect(),
         refusals: port.refusals.iter().map(drop).collect(),
+        neighbour: port.neighbour.as_ref().map(|neighbour| neighbour_view(neighbour, &port.vlans)),
         provenance: port.provenance.clone(),
+    }
+}
+
+/// Who is at the other end of the cable of an uplink that carries these VLANs.
+fn neighbour_view(neighbour: &NeighbourStatus, carried: &PortVlans) -> NeighbourView {
+    let vlans: VlanSet = neighbour.vlans.iter().copied().collect();
+    let missing_vlans = match carried {
+        PortVlans::Trunk { allowed, .. } if !vlans.is_empty() => {
+            allowed.iter().filter(|vlan| !vlans.contains(*vlan)).collect()
+        }
+        _ => VlanSet::none(),
+    };
+    NeighbourView {
+        device: neighbour.system.clone().unwrap_or_else(|| neighbour.chassis.clone()),
+        port: neighbour.port.clone(),
+        vlans,
+        missing_vlans,
     }
 }
 

@@ -14,6 +14,7 @@ mod config;
 mod history;
 mod line;
 mod message;
+mod neighbour;
 
 pub use access::{AccessConfig, AclConfig, AddressConfig, EndConfig, RuleConfig};
 pub use capture::{CaptureDirection, CaptureFilter, CaptureOf, CaptureRequest, CaptureTo};
@@ -28,3 +29,4 @@ pub use message::{
     AclStatus, DropCount, ErrorCode, ExplainRequest, ExplainStep, Explanation, LeaseStatus, PortStatus, Refusal,
     Request, Response, RuleStatus, SwitchStatus,
 };
+pub use neighbour::NeighbourStatus;

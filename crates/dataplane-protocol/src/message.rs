@@ -3,7 +3,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use serde::{Deserialize, Serialize};
 use weft_types::{MacAddr, MacRange, NetworkName, Permission, PortName, PortVlans, Provenance, VmName};
 
-use crate::{AccessConfig, AddressConfig, CaptureRequest, DataplaneConfig, History};
+use crate::{AccessConfig, AddressConfig, CaptureRequest, DataplaneConfig, History, NeighbourStatus};
 
 /// What the daemon asks of the switch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -152,6 +152,9 @@ pub struct PortStatus {
     /// device begin with `nat-`), none of them zero.
     #[serde(default)]
     pub refusals: Vec<DropCount>,
+    /// Who is at the other end of an uplink's cable, if it said so.
+    #[serde(default)]
+    pub neighbour: Option<NeighbourStatus>,
     /// Where the port was declared.
     pub provenance: Provenance,
 }

@@ -152,6 +152,8 @@ impl Worker {
             // One that is watched already says so, and stays watched.
             let _ = slot.watch(&self.epoll);
         }
+        let uplinks = self.slots.iter().filter(|slot| slot.about.uplink).map(|slot| slot.id);
+        self.delivery.neighbours.set_uplinks(uplinks);
         self.generation = switch.generation;
         if let Err(errors) = self.switch.configure(switch) {
             // The same configuration was accepted by an empty switch.

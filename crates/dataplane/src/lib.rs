@@ -19,6 +19,7 @@ mod lease_log;
 mod mailbox;
 mod mirror_sink;
 mod mirrors;
+mod neighbours;
 mod replies;
 mod signals;
 mod slot;

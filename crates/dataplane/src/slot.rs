@@ -9,6 +9,7 @@ use weft_types::{Instant, MacAddr, MacRange, NetworkName, PortId, PortName, Port
 use weft_wire::TagEdit;
 
 use crate::mirrors::Mirrors;
+use crate::neighbours::Neighbours;
 use crate::replies::Replies;
 
 /// A port of the switch, and what stands behind it.
@@ -112,6 +113,8 @@ pub(crate) struct Delivery {
     pub(crate) replies: Replies,
     /// Where copies of frames go.
     pub(crate) mirrors: Mirrors,
+    /// Who is at the other ends of uplinks.
+    pub(crate) neighbours: Neighbours,
 }
 
 impl Delivery {
@@ -124,7 +127,16 @@ impl Delivery {
             retagged: Vec::new(),
             replies: Replies::default(),
             mirrors: Mirrors::default(),
+            neighbours: Neighbours::default(),
         }
+    }
+
+    /// Listens to a frame that is for the switch next to its sender only.
+    #[cold]
+    pub(crate) fn hear_neighbour(&mut self, now: Instant, ingress: PortId, frame: &Frame<'_>) {
+        self.whole.clear();
+        frame.append_to(&mut self.whole);
+        self.neighbours.hear(now, ingress, &self.whole);
     }
 }
 

@@ -16,7 +16,7 @@ impl Worker {
     /// Everything there is to tell.
     pub(crate) fn status(&mut self, now: Instant) -> SwitchStatus {
         let stats = self.switch.stats();
-        let mut ports: Vec<_> = self.slots.iter().map(|slot| self.port_status(slot)).collect();
+        let mut ports: Vec<_> = self.slots.iter().map(|slot| self.port_status(now, slot)).collect();
         ports.sort_by(|a, b| a.name.cmp(&b.name));
         let services = &self.delivery.services;
         let leases = services.leases(now).map(|lease| LeaseStatus {
@@ -63,7 +63,7 @@ impl Worker {
         self.config.networks.iter().filter_map(acl).collect()
     }
 
-    fn port_status(&self, slot: &Slot) -> PortStatus {
+    fn port_status(&self, now: Instant, slot: &Slot) -> PortStatus {
         let (driver, link) = match &slot.plug {
             Plug::Port(port) => (port.driver(), port.link()),
             Plug::Gateway => ("gateway", Link::Up),
@@ -101,6 +101,7 @@ impl Worker {
                 Plug::Gateway => refusals(&self.delivery.services, slot.about.network_id),
                 _ => Vec::new(),
             },
+            neighbour: self.delivery.neighbours.of(now, slot.id).cloned(),
             provenance: slot.about.provenance.clone(),
         }
     }

@@ -363,6 +363,7 @@ fn deliver(
 ) {
     let egress = match switch.forward(now, ingress, frame.head(), frame.len()) {
         Verdict::Forward(egress) => egress,
+        Verdict::Drop(DropReason::ReservedGroup) => return delivery.hear_neighbour(now, ingress, frame),
         Verdict::Drop(reason) => return delivery.replies.note(reason, switch),
     };
     let mut result = Err(SendError::Down);

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use weft_types::{
     Allowance, ByteSize, IpNet, Ipv4Net, MacAddr, MacRange, NetworkName, Permission, PortName, PortVlans, Provenance,
-    VmName,
+    VlanSet, VmName,
 };
 
 use crate::{EngineKind, Mode, World};
@@ -276,8 +276,26 @@ pub struct PortView {
     /// What the services behind a gateway dropped, refused or gave up, by reason; `nat-…` is the NAT device.
     #[serde(default)]
     pub refusals: Vec<DropView>,
+    /// Who is at the other end of an uplink's cable, if it said so.
+    #[serde(default)]
+    pub neighbour: Option<NeighbourView>,
     /// Where it is declared.
     pub provenance: Provenance,
+}
+
+/// The switch at the other end of an uplink's cable, as it introduces itself (LLDP).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct NeighbourView {
+    /// Which device it is: its name, or its address.
+    pub device: String,
+    /// Which of its ports the cable is in.
+    pub port: String,
+    /// The VLANs that it names for this port; many switches name none.
+    #[schema(value_type = String, example = "10,20-29")]
+    pub vlans: VlanSet,
+    /// The VLANs that the uplink carries and the neighbour, which names others, does not.
+    #[schema(value_type = String, example = "30")]
+    pub missing_vlans: VlanSet,
 }
 
 /// A network's access list, as it is in force.

@@ -24,6 +24,8 @@ impl EtherType {
     pub const ARP: Self = Self(0x0806);
     /// IPv6.
     pub const IPV6: Self = Self(0x86dd);
+    /// LLDP.
+    pub const LLDP: Self = Self(0x88cc);
     /// A customer VLAN tag follows (802.1Q).
     pub const C_TAG: Self = Self(0x8100);
     /// A service VLAN tag follows (802.1ad, "QinQ").

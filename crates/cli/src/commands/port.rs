@@ -59,6 +59,7 @@ pub(crate) fn show(port: &PortView) -> String {
     row("IP addresses", addresses(port));
     if port.uplink {
         row("uplink", "yes".to_owned());
+        row("neighbour", neighbour(port));
     }
     if port.learn > 0 {
         row("learns", format!("{} stations", port.learn));
@@ -78,6 +79,20 @@ pub(crate) fn show(port: &PortView) -> String {
     }
     row("from", port.provenance.to_string());
     table.render()
+}
+
+/// Who is at the other end of the cable.
+fn neighbour(port: &PortView) -> String {
+    let Some(neighbour) = &port.neighbour else { return "silent: it does not introduce itself (LLDP)".to_owned() };
+    let mut text = format!("{}, its port {}", neighbour.device, neighbour.port);
+    if !neighbour.vlans.is_empty() {
+        text.push_str(&format!(", VLANs {}", neighbour.vlans));
+    }
+    if !neighbour.missing_vlans.is_empty() {
+        let missing = format!("not {}, which this port carries", neighbour.missing_vlans);
+        text.push_str(&format!(", {}", Style::Warning.paint(&missing)));
+    }
+    text
 }
 
 /// The addresses that are a port's own: those that were configured, and those that it was seen to get.

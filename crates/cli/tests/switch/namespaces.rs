@@ -28,6 +28,19 @@ mac = '02:00:00:00:00:01'
 
 [port.cable]
 nic = 'cable'
+trunk = [20, 30]
+native = 'untagged'
+";
+
+/// What a switch called `leaf-7` says by LLDP.
+const INTRODUCTION: &str = "
+import socket
+tlv = lambda kind, value: (kind << 9 | len(value)).to_bytes(2, 'big') + value
+says = tlv(1, bytes([4, 2, 0, 0, 0, 0, 9])) + tlv(2, b'\\x05ge-0/0/3') + tlv(3, bytes([0, 120])) + tlv(5, b'leaf-7')
+says += tlv(127, bytes([0, 0x80, 0xc2, 3, 0, 20, 3]) + b'lab') + tlv(0, b'')
+out = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+out.bind(('eth0', 0))
+out.send(bytes.fromhex('0180c200000e020000000009' + '88cc') + says)
 ";
 
 fn ip(args: &str) -> bool {
@@ -98,6 +111,13 @@ fn a_pnic_is_the_uplink() {
         eventually("they hear each other", || ping("-c1 -W1 10.0.0.2"));
         assert!(ping("-c3 -i0.01 -W5 -M do -s 1472 10.0.0.2"));
         assert_eq!(bed.port("cable")["up"], true);
+        // The switch at the other end introduces itself, and names one of our VLANs.
+        assert!(bed.said(&["switch", "show", "lab.toml", "cable"]).contains("silent"));
+        let spoke = far.command("python3").args(["-c", INTRODUCTION]).status().unwrap();
+        assert!(spoke.success());
+        eventually("it is heard", || !bed.port("cable")["neighbour"].is_null());
+        let shown = bed.said(&["switch", "show", "lab.toml", "cable"]);
+        assert!(shown.contains("leaf-7, its port ge-0/0/3, VLANs 20, not 30, which this port carries"), "{shown}");
         assert!(there("link set eth0 down"));
         eventually("the pulled cable is seen", || bed.port("cable")["up"] == false);
         assert!(bed.end(Signal::TERM).success());
