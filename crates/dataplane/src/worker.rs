@@ -287,6 +287,7 @@ impl Worker {
         if !self.trimmed && now.since(last_work) >= TRIM_AFTER {
             self.trimmed = true;
             self.ports().for_each(|port| port.trim());
+            self.switch.trim();
         }
         if !self.ports().all(|port| port.sleep()) {
             return;

@@ -2,11 +2,12 @@
 //!
 //! It is faster than the pipeline and never different: a key holds every field that the pipeline may consult for
 //! frames of that port, and an entry counts only in the epoch of its vSwitch in which it was made, and only until the
-//! first of the facts that it rests on may have lapsed. Its size is fixed. A full set gives one entry up, so a peer
-//! that varies its addresses makes frames miss, and nothing worse; where they fall is keyed by a seed that it does not
-//! know. Drops are not kept: frames that go nowhere must not push out those that do.
+//! first of the facts that it rests on may have lapsed. A full set gives one entry up. When as many were given up as
+//! there is room for, it grows fourfold, up to a bound: a peer that varies its addresses makes frames miss, and nothing
+//! worse; where they fall is keyed by a seed that it does not know. Drops are not kept: frames that go nowhere must not push out those that do.
 
 use std::hash::{BuildHasher, Hasher};
+use std::ops::RangeInclusive;
 
 use foldhash::fast::FixedState;
 use weft_types::Instant;
@@ -16,6 +17,8 @@ use crate::pipeline::{Action, Mirrors};
 
 /// How many flows a set holds.
 const WAYS: usize = 8;
+/// How much larger it becomes at a time.
+const GROWTH: usize = 4;
 
 /// A decision, and when it counts.
 #[derive(Clone, Copy, Debug)]
@@ -26,6 +29,11 @@ struct Entry {
     vswitch: u32,
     /// What was decided, and who gets a copy.
     decided: (Action, Mirrors),
+}
+
+impl Entry {
+    const BLANK: Self =
+        Self { key: FlowKey([0; 8]), epoch: 0, until: Instant::ZERO, vswitch: 0, decided: (Action::BLANK, 0) };
 }
 
 const _: () = assert!(size_of::<Entry>() + size_of::<u16>() < 128, "memory per cached flow");
@@ -49,21 +57,46 @@ pub(crate) struct FlowCache {
     next_epoch: u64,
     /// Chooses who gives way in a full set.
     turn: usize,
+    /// How many did since there is so much room.
+    given_up: usize,
+    /// The room in sets, at first and at most.
+    sets: RangeInclusive<usize>,
 }
 
 impl FlowCache {
-    /// An empty cache for at least `flows` flows; `seed` keys it.
-    pub(crate) fn new(seed: u64, flows: usize) -> Self {
-        let sets = flows.div_ceil(WAYS).max(1).next_power_of_two();
-        let blank =
-            Entry { key: FlowKey::default(), epoch: 0, until: Instant::ZERO, vswitch: 0, decided: (Action::BLANK, 0) };
+    /// An empty cache, with room for at least so many flows at first and at most; `seed` keys it.
+    pub(crate) fn new(seed: u64, flows: RangeInclusive<usize>) -> Self {
+        let sets = |flows: usize| flows.div_ceil(WAYS).max(1).next_power_of_two();
+        let (first, most) = (sets(*flows.start()), sets(*flows.end()));
         Self {
-            tags: vec![[0; WAYS]; sets].into(),
-            entries: vec![[blank; WAYS]; sets].into(),
+            tags: vec![[0; WAYS]; first].into(),
+            entries: vec![[Entry::BLANK; WAYS]; first].into(),
             hasher: FixedState::with_seed(seed),
             epochs: Vec::new(),
             next_epoch: 1,
             turn: 0,
+            given_up: 0,
+            sets: first..=most,
+        }
+    }
+
+    /// Takes so many sets, and what is current along.
+    fn resize(&mut self, sets: usize) {
+        self.tags = vec![[0; WAYS]; sets].into();
+        let old = std::mem::replace(&mut self.entries, vec![[Entry::BLANK; WAYS]; sets].into());
+        self.epochs.iter_mut().for_each(|epoch| epoch.flows = 0);
+        for entry in old.iter().flatten() {
+            if self.is_current(entry) {
+                self.put(*entry);
+            }
+        }
+        self.given_up = 0;
+    }
+
+    /// Gives back what it has grown by.
+    pub(crate) fn trim(&mut self) {
+        if self.tags.len() > *self.sets.start() {
+            self.resize(*self.sets.start());
         }
     }
 
@@ -104,12 +137,22 @@ impl FlowCache {
 
     /// Remembers until when what was decided for such a frame, which was not known.
     pub(crate) fn insert(&mut self, key: FlowKey, vswitch: usize, until: Instant, decided: (Action, Mirrors)) {
-        let (set, tag) = self.place(&key);
+        let Some(epoch) = self.epochs.get(vswitch).map(|epoch| epoch.number) else { return };
+        if self.given_up >= self.tags.len() * WAYS && self.tags.len() < *self.sets.end() {
+            self.resize((self.tags.len() * GROWTH).min(*self.sets.end()));
+        }
+        self.put(Entry { key, epoch, until, vswitch: vswitch as u32, decided });
+    }
+
+    /// Puts a current entry into its set.
+    fn put(&mut self, new: Entry) {
+        let (set, tag) = self.place(&new.key);
         let entries = &self.entries[set];
-        let lapsed = || entries.iter().position(|entry| entry.key == key && self.is_current(entry));
+        let lapsed = || entries.iter().position(|entry| entry.key == new.key && self.is_current(entry));
         let free = || entries.iter().position(|entry| !self.is_current(entry));
         let way = lapsed().or_else(free).unwrap_or_else(|| {
             self.turn = (self.turn + 1) % WAYS;
+            self.given_up += 1;
             self.turn
         });
         let entry = &mut self.entries[set][way];
@@ -118,11 +161,11 @@ impl FlowCache {
         {
             before.flows -= 1;
         }
-        if let Some(epoch) = self.epochs.get_mut(vswitch) {
+        if let Some(epoch) = self.epochs.get_mut(new.vswitch as usize) {
             epoch.flows += 1;
-            self.tags[set][way] = tag;
-            *entry = Entry { key, epoch: epoch.number, until, vswitch: vswitch as u32, decided };
         }
+        self.tags[set][way] = tag;
+        *entry = new;
     }
 
     /// Whether its vSwitch is as it was.
@@ -175,13 +218,13 @@ mod tests {
     }
 
     fn cache() -> FlowCache {
-        let mut cache = FlowCache::new(7, 1000);
+        let mut cache = FlowCache::new(7, 1000..=1000);
         cache.forget_all(2);
         cache
     }
 
     #[test]
-    fn a_full_cache_forgets_and_never_grows() {
+    fn a_full_cache_forgets_and_grows_no_further() {
         let mut cache = cache();
         let capacity = 1024;
         let mut known = 0;
@@ -194,6 +237,25 @@ mod tests {
         }
         assert_eq!(known, cache.flows());
         assert!(known <= capacity && known > capacity * 9 / 10, "{known} of {capacity}");
+    }
+
+    #[test]
+    fn a_cache_grows_with_its_flows_and_gives_back() {
+        let mut cache = FlowCache::new(7, 64..=8000);
+        cache.forget_all(2);
+        let known = |cache: &FlowCache| (0..6000).filter(|number| cache.get(NOW, &key(*number)).is_some()).count();
+        for round in 0..5 {
+            for number in 0..6000 {
+                if cache.get(NOW, &key(number)).is_none() {
+                    cache.insert(key(number), number as usize % 2, LATER, BLANK);
+                }
+            }
+            assert_eq!(known(&cache) as u64, cache.flows(), "round {round}");
+        }
+        assert!(known(&cache) > 5500 && cache.tags.len() * WAYS == 8192, "{}", known(&cache));
+        cache.trim();
+        assert_eq!((cache.tags.len() * WAYS, known(&cache) as u64), (64, cache.flows()));
+        assert!((48..=64).contains(&cache.flows()));
     }
 
     #[test]

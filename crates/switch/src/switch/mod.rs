@@ -28,8 +28,11 @@ use crate::{
     Rates, ReceiveFilter, RuleLog, VSwitchId, Verdict, validate,
 };
 
-/// Flows that are remembered when nothing else is asked for: about 1 MiB.
-const DEFAULT_FLOWS: usize = 16 << 10;
+/// Flows that there is room for at first: about 2 MiB.
+const FIRST_FLOWS: usize = 16 << 10;
+
+/// Flows that are remembered at most, when nothing else is asked for: about 120 MiB.
+const MOST_FLOWS: usize = 1 << 20;
 
 /// The host's switch: all its vSwitches, each of them a broadcast domain of its own.
 ///
@@ -76,17 +79,21 @@ pub struct CacheStats {
 impl Switch {
     /// A switch without any port; `seed` keys its tables, because guests choose what is looked up in them.
     pub fn new(seed: u64) -> Self {
-        Self::with_capacity(seed, DEFAULT_FLOWS)
+        Self::with_cache(seed, FlowCache::new(seed, FIRST_FLOWS..=MOST_FLOWS))
     }
 
-    /// A switch whose cache remembers at least `flows` flows.
+    /// A switch whose cache remembers at least `flows` flows, and no more than twice as many.
     pub fn with_capacity(seed: u64, flows: usize) -> Self {
+        Self::with_cache(seed, FlowCache::new(seed, flows..=flows))
+    }
+
+    fn with_cache(seed: u64, cache: FlowCache) -> Self {
         Self {
             seed,
             generation: 0,
             tables: Tables::new(Config::default(), seed, |_| None, |_| true),
             knowledge: Knowledge::new(seed),
-            cache: Some(FlowCache::new(seed, flows)),
+            cache: Some(cache),
             counters: Counters::default(),
             hits: 0,
             misses: 0,
@@ -99,6 +106,13 @@ impl Switch {
             outputs: Vec::new(),
             copies: Vec::with_capacity(MAX_MIRRORS),
             captures: Vec::new(),
+        }
+    }
+
+    /// Lets go of memory that only made many flows fast. For when no frame came for a while.
+    pub fn trim(&mut self) {
+        if let Some(cache) = &mut self.cache {
+            cache.trim();
         }
     }
 
