@@ -17,7 +17,7 @@ const FRAME_BYTES_MAX: usize = {
 /// Ends whatever frame may lie unfinished in the stream. The first byte that a new speaker sends.
 pub const DELIMITER: u8 = 0;
 
-/// Appends `message`, framed, to `out`.
+/// Appends `message`, which is not empty, framed, to `out`.
 pub fn encode(message: &[u8], out: &mut Vec<u8>) {
     let crc = crc32(message).to_be_bytes();
     let mut code_at = out.len();
@@ -106,10 +106,11 @@ fn unstuff(mut frame: Vec<u8>) -> Option<Vec<u8>> {
     Some(frame)
 }
 
-/// Removes the checksum, if it is right.
+/// Removes the checksum, if it is right. Nothing has the checksum zero, as a torn frame's last zeros would say, and is
+/// no message.
 fn check(mut frame: Vec<u8>) -> Option<Vec<u8>> {
     let (crc, message) = frame.split_first_chunk::<CRC_BYTES>()?;
-    if u32::from_be_bytes(*crc) != crc32(message) {
+    if message.is_empty() || u32::from_be_bytes(*crc) != crc32(message) {
         return None;
     }
     frame.drain(..CRC_BYTES);
@@ -159,7 +160,7 @@ mod tests {
 
     #[test]
     fn lengths_around_every_boundary_survive() {
-        for len in [0, 1, 249, 250, 251, 253, 254, 255, 504, 505, 1000, MESSAGE_BYTES_MAX] {
+        for len in [1, 249, 250, 251, 253, 254, 255, 504, 505, 1000, MESSAGE_BYTES_MAX] {
             for byte in [0, 1, 0xFF] {
                 let message = vec![byte; len];
                 let stream = encoded(&message);
@@ -182,8 +183,17 @@ mod tests {
         assert_eq!(decoder.next(&mut &encoded(b"on we go")[..]), Some(b"on we go".to_vec()));
     }
 
+    #[test]
+    fn the_end_of_a_torn_frame_is_no_message() {
+        let mut stream = encoded(&[7, 0, 0, 0, 0, 0, 0]);
+        let torn = stream.iter().position(|&code| code == 1).unwrap();
+        stream[torn] = DELIMITER;
+        assert!(stream.ends_with(&[1, 1, 1, 1, 1, DELIMITER]), "which looks like four zeros, the checksum of nothing");
+        assert_eq!(decoded(&stream), [b""; 0]);
+    }
+
     fn message() -> impl Strategy<Value = Vec<u8>> {
-        prop::collection::vec(prop_oneof![3 => Just(0), 1 => any::<u8>()], 0..600)
+        prop::collection::vec(prop_oneof![3 => Just(0), 1 => any::<u8>()], 1..600)
     }
 
     proptest! {

@@ -38,12 +38,13 @@ pub(super) fn check(cx: &mut Context<'_>, target: PortIndex) -> ControlFlow<Acti
     if packet.class == Class::Unreadable || packet.transport_at == 0 && packet.fragment != Piece::Later {
         return cx.drop(DropReason::Unreadable, None, || "what the packet carries cannot be seen".to_owned());
     }
-    let (src_port, dst_port) = match packet.icmp() {
+    let icmp = packet.icmp();
+    let (src_port, dst_port) = match icmp {
         None => (src_port, dst_port),
         Some(kind) => {
             cx.until = Instant::ZERO;
             match (kind, cx.echo_ident()) {
-                (Icmp::Echo, Some(ident)) => (ident, ident),
+                (Icmp::Request | Icmp::Reply, Some(ident)) => (ident, ident),
                 (Icmp::Error, _) if cx.is_related() => {
                     cx.found(None, || "it is about a connection that may be".to_owned());
                     return Continue(());
@@ -58,10 +59,16 @@ pub(super) fn check(cx: &mut Context<'_>, target: PortIndex) -> ControlFlow<Acti
     let (vswitch, segment) = (cx.vswitch().config.id, cx.segment);
     let tuple = Tuple { vswitch, segment, protocol: packet.protocol, src: (src, src_port), dst: (dst, dst_port) };
     let connections = &cx.knowledge.connections;
-    let begun = connections.get(cx.now, &tuple).map(|known| (known, tuple, false));
-    let answered = || connections.get(cx.now, &tuple.reversed()).map(|known| (known, tuple.reversed(), true));
+    // Of echoes only a request begins, and only a reply answers: their one number does not tell who asked.
+    let (may_begin, may_answer) = (icmp != Some(Icmp::Reply), icmp != Some(Icmp::Request));
+    let known = |tuple: Tuple, is_answer| connections.get(cx.now, &tuple).map(|known| (known, tuple, is_answer));
+    let begun = may_begin.then(|| known(tuple, false)).flatten();
+    let answered = || may_answer.then(|| known(tuple.reversed(), true)).flatten();
     let Some((known, tuple, is_answer)) = begun.or_else(answered) else {
         rule(cx, rules, target, false)?;
+        if !may_begin {
+            return Continue(());
+        }
         let (owner, limit) = (cx.ingress().config.id, rules.acl.connections);
         if !connections.has_room(cx.now, owner, limit) {
             cx.effects.full = true;
@@ -177,8 +184,10 @@ fn echo_request(kind: u16) -> u16 {
 }
 
 /// What an ICMP message is to connections.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Icmp {
-    Echo,
+    Request,
+    Reply,
     Error,
     Other,
 }
@@ -194,12 +203,14 @@ impl Packet {
         let kind = self.ports >> 8;
         match Protocol(self.protocol) {
             Protocol::ICMP => Some(match kind {
-                0 | 8 => Icmp::Echo,
+                8 => Icmp::Request,
+                0 => Icmp::Reply,
                 3 | 11 | 12 => Icmp::Error,
                 _ => Icmp::Other,
             }),
             Protocol::ICMPV6 => Some(match kind {
-                128 | 129 => Icmp::Echo,
+                128 => Icmp::Request,
+                129 => Icmp::Reply,
                 1..=4 => Icmp::Error,
                 _ => Icmp::Other,
             }),

@@ -128,6 +128,21 @@ fn answers_are_so_many_and_no_more() {
 }
 
 #[test]
+fn who_may_be_pinged_may_not_ping_with_the_same_identifier() {
+    let deny = rule("deny", Permission::Deny, Traffic::Any);
+    let mut switch = switch(vec![Rule { from: Endpoint::Ports(vec![PortId(2)]), ..deny }], Permission::Allow);
+    let mut may_pass = |(src, dst): (u8, u8), kind| {
+        let frame = Frame::with(src.into(), src, dst, &[], &packet::echo(src, dst, kind, 7));
+        !matches!(switch.forward(NOW, frame.ingress, &frame.head, frame.len), Verdict::Drop(_))
+    };
+    assert!(!may_pass((2, 1), 0), "nobody has asked");
+    assert!(may_pass((1, 2), 8));
+    assert!(may_pass((2, 1), 0), "it answers");
+    assert!(!may_pass((2, 1), 8), "guests that booted alike choose the same identifiers, and this one asks");
+    assert!(may_pass((1, 2), 8) && may_pass((2, 1), 0), "which ends nothing");
+}
+
+#[test]
 fn decisions_are_logged_where_rules_say_so() {
     let dns = Traffic::Ports { protocol: Protocol::UDP, src: 0..=u16::MAX, dst: 53..=53 };
     let quiet = Rule { log: false, ..rule("quiet", Permission::Allow, Traffic::Protocol(Protocol::TCP)) };

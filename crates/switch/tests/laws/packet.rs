@@ -116,6 +116,11 @@ pub(crate) fn icmp_error(src: u8, dst: u8) -> Vec<u8> {
     ipv4(src, dst, 1, 0, 0, &[&[3, 3, 0, 0, 0, 0, 0, 0], quote].concat())
 }
 
+/// An ICMP message of this type and identifier.
+pub(crate) fn echo(src: u8, dst: u8, kind: u8, ident: u8) -> Vec<u8> {
+    ipv4(src, dst, 1, 0, 0, &[kind, 0, 0, 0, 0, ident, 0, 1])
+}
+
 fn any_port() -> impl Strategy<Value = u16> {
     prop::sample::select(vec![53, 67, 68, 80, 443, 546, 547])
 }

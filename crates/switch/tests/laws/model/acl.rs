@@ -188,15 +188,16 @@ impl Model {
         let ips = packet.src.map(|src| (src, packet.dst)).unwrap();
         let it = Beginning { from, to, ips: Some(ips), protocol: packet.protocol, ports: ports(&packet) };
         let (Some(mut numbers), Some(transport)) = (it.ports, packet.transport) else { return self.ask(&acl, &it) };
+        let (mut begins, mut answers) = (true, true);
         if matches!(packet.protocol, 1 | 58) {
             let kind = transport[0];
             let is_v6 = packet.protocol == 58;
-            let is_echo = if is_v6 { matches!(kind, 128 | 129) } else { matches!(kind, 0 | 8) };
+            (begins, answers) = if is_v6 { (kind == 128, kind == 129) } else { (kind == 8, kind == 0) };
             let is_error = if is_v6 { matches!(kind, 1..=4) } else { matches!(kind, 3 | 11 | 12) };
             if is_error && self.is_related(now, from, segment, ips.0.is_ipv6(), transport) {
                 return Ok(());
             }
-            if !is_echo || transport.len() < 6 {
+            if !(begins || answers) || transport.len() < 6 {
                 return self.ask(&acl, &it);
             }
             numbers = (be16(&transport[4..]), be16(&transport[4..]));
@@ -211,6 +212,8 @@ impl Model {
         };
         let begun = self.live(now, from, segment, packet.protocol, ends).map(|at| (at, false));
         let answered = || self.live(now, from, segment, packet.protocol, (ends.1, ends.0)).map(|at| (at, true));
+        let begun = begun.filter(|_| begins);
+        let answered = || answered().filter(|_| answers);
         if let Some((at, is_answer)) = begun.or_else(answered) {
             if self.connections[at].generation != self.generation {
                 let asked = self.ask(&acl, &if is_answer { it.reversed() } else { it });
@@ -229,6 +232,9 @@ impl Model {
             return Ok(());
         }
         self.ask(&acl, &it)?;
+        if !begins {
+            return Ok(());
+        }
         let own = self.connections.iter().filter(|known| known.owner == from.id && known.is_live(now)).count();
         if own >= acl.connections as usize {
             return Err(DropReason::ConnectionLimit);
