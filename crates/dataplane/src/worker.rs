@@ -10,9 +10,9 @@ use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::rand::{GetRandomFlags, getrandom};
 use weft_dataplane_protocol::{DataplaneConfig, Response};
-use weft_port::{Frame, Port, SendError};
+use weft_port::{BURST_FRAMES, Frame, Port, SendError};
 use weft_services::{LeaseRecord, NetworkId, Services};
-use weft_switch::{DropReason, Switch, Verdict};
+use weft_switch::{DropReason, Foreseen, Switch, Verdict};
 use weft_types::{Instant, NetworkName, PortId};
 
 use crate::apply::Staged;
@@ -179,6 +179,15 @@ impl Worker {
         let lent = port.recv();
         if lent.malformed > 0 {
             self.switch.count_drop(source.id, DropReason::Malformed, lent.malformed.into());
+        }
+        if self.switch.looks_ahead() {
+            let mut foreseen = [Foreseen::default(); BURST_FRAMES];
+            let foreseen = &mut foreseen[..lent.frames.min(BURST_FRAMES)];
+            for (index, foreseen) in foreseen.iter_mut().enumerate() {
+                let frame = port.frame(index);
+                *foreseen = self.switch.foresee(source.id, frame.head(), frame.len());
+            }
+            foreseen.iter().for_each(|foreseen| self.switch.fetch(foreseen));
         }
         for index in 0..lent.frames {
             let frame = port.frame(index);

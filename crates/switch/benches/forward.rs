@@ -6,8 +6,8 @@ use std::net::IpAddr;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use weft_switch::{
-    Acl, Addresses, Config, Endpoint, Permission, PortConfig, Role, Rule, Switch, Traffic, VSwitchConfig, VSwitchId,
-    Verdict,
+    Acl, Addresses, Config, Endpoint, Foreseen, Permission, PortConfig, Role, Rule, Switch, Traffic, VSwitchConfig,
+    VSwitchId, Verdict,
 };
 use weft_types::{Instant, IpNet, MacAddr, PortId, Provenance};
 use weft_wire::Protocol;
@@ -106,11 +106,21 @@ fn burst(flows: u32) -> Burst {
     (0..BURST as u32).map(frame).collect()
 }
 
-fn forward(switch: &mut Switch, burst: &Burst) -> usize {
+/// In bursts, as from ports.
+fn forward(switch: &mut Switch, frames: &Burst) -> usize {
     let mut copies = 0;
-    for (ingress, head) in burst {
-        if let Verdict::Forward(ports) = switch.forward(NOW, *ingress, black_box(head), 1514) {
-            copies += ports.len();
+    for burst in frames.chunks(64) {
+        if switch.looks_ahead() {
+            let mut foreseen = [Foreseen::default(); 64];
+            for (foreseen, (ingress, head)) in foreseen.iter_mut().zip(burst) {
+                *foreseen = switch.foresee(*ingress, head, 1514);
+            }
+            foreseen[..burst.len()].iter().for_each(|foreseen| switch.fetch(foreseen));
+        }
+        for (ingress, head) in burst {
+            if let Verdict::Forward(ports) = switch.forward(NOW, *ingress, black_box(head), 1514) {
+                copies += ports.len();
+            }
         }
     }
     copies
@@ -139,6 +149,41 @@ fn frames(criterion: &mut Criterion) {
     group.finish();
 }
 
+/// Many connections between two ports, in an order that no cache of the processor likes.
+fn connections(count: u32) -> Burst {
+    let pair = tcp_burst(2);
+    let frame = |number: u32| {
+        let (port, mut head) = pair[0];
+        let [_, a, b, c] = number.wrapping_mul(0x9e37_79b1).rotate_left(7).to_be_bytes();
+        head[34..36].copy_from_slice(&(1024 + (number & 0x7fff) as u16).to_be_bytes());
+        head[36..38].copy_from_slice(&(number >> 15).to_be_bytes()[2..]);
+        head[40..44].copy_from_slice(&[0, a, b, c]);
+        (port, head)
+    };
+    (0..count).map(frame).collect()
+}
+
+fn many_flows(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("switch/forward");
+    for count in [1_000, 100_000, 1_000_000] {
+        group.throughput(Throughput::Elements(count.into()));
+        let mut config = with_rules(10);
+        config.vswitches[0].acl.iter_mut().for_each(|acl| acl.connections = count);
+        let (mut switch, frames) = (switch(config), connections(count));
+        for _ in 0..6 {
+            assert_eq!(forward(&mut switch, &frames), count as usize);
+        }
+        let before = switch.stats();
+        group.bench_function(format!("hit_{count}_connections"), |bencher| {
+            bencher.iter(|| forward(&mut switch, &frames));
+        });
+        let after = switch.stats();
+        let (hits, misses) = (after.hits - before.hits, after.misses - before.misses);
+        assert!(misses * 100 <= hits, "{misses} misses beside {hits} hits, {after:?}");
+    }
+    group.finish();
+}
+
 fn ports(criterion: &mut Criterion) {
     let (mut large, config) = (switch(world(10_000, 0)), world(10_001, 0));
     let mut group = criterion.benchmark_group("switch/configure");
@@ -148,5 +193,5 @@ fn ports(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, frames, ports);
+criterion_group!(benches, frames, many_flows, ports);
 criterion_main!(benches);

@@ -2,9 +2,14 @@
 //!
 //! It is faster than the pipeline and never different: a key holds every field that the pipeline may consult for
 //! frames of that port, and an entry counts only in the epoch of its vSwitch in which it was made, and only until the
-//! first of the facts that it rests on may have lapsed. A full set gives one entry up. When as many were given up as
-//! there is room for, it grows fourfold, up to a bound: a peer that varies its addresses makes frames miss, and nothing
-//! worse; where they fall is keyed by a seed that it does not know. Drops are not kept: frames that go nowhere must not push out those that do.
+//! first of the facts that it rests on may have lapsed. Drops are not kept: frames that go nowhere must not push out
+//! those that do.
+//!
+//! Entries lie side by side in the order in which they were made, and an index of small sets finds them: flows that
+//! began together are used together, so most of a large cache is read as the processor likes it best. When there is
+//! no room, the oldest gives way; in a full set, any. When many gave way, the cache grows fourfold, up to a bound, and
+//! begins anew, for moving what it knows would hold up frames. A peer that varies its addresses makes frames miss, and
+//! nothing worse; where they fall is keyed by a seed that it does not know.
 
 use std::hash::{BuildHasher, Hasher};
 use std::ops::RangeInclusive;
@@ -15,10 +20,14 @@ use weft_types::Instant;
 use crate::frame::{FlowKey, PACKET_WORDS};
 use crate::pipeline::{Action, Mirrors};
 
-/// How many flows a set holds.
+/// How many flows a set of the index finds.
 const WAYS: usize = 8;
-/// How much larger it becomes at a time.
+/// How many ways there are for each flow that there is room for, so that few sets are full.
+const WAYS_PER_FLOW: usize = 2;
+/// How much larger the cache becomes at a time.
 const GROWTH: usize = 4;
+/// What a processor reads from memory at once.
+const LINE_BYTES: usize = 64;
 
 /// A decision, and when it counts.
 #[derive(Clone, Copy, Debug)]
@@ -31,12 +40,24 @@ struct Entry {
     decided: (Action, Mirrors),
 }
 
-impl Entry {
-    const BLANK: Self =
-        Self { key: FlowKey([0; 8]), epoch: 0, until: Instant::ZERO, vswitch: 0, decided: (Action::BLANK, 0) };
+/// Where entries are whose hashes begin alike. One line.
+#[derive(Clone, Copy, Debug)]
+#[repr(align(64))]
+struct Set {
+    /// A few more bits of each hash, so that a look-up reads one entry and not eight; 0 where there is none.
+    tags: [u16; WAYS],
+    at: [u32; WAYS],
 }
 
-const _: () = assert!(size_of::<Entry>() + size_of::<u16>() < 128, "memory per cached flow");
+const _: () = assert!(size_of::<Set>() == LINE_BYTES);
+const _: () = assert!(size_of::<Entry>() + WAYS_PER_FLOW * LINE_BYTES / WAYS < 128, "memory per cached flow");
+
+/// Where a frame that comes soon will be looked up.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Foreseen {
+    set: u32,
+    tag: u16,
+}
 
 /// Since when a vSwitch is as it is, and how many of its flows are cached.
 #[derive(Clone, Copy, Debug, Default)]
@@ -48,60 +69,58 @@ struct Epoch {
 /// The cache.
 #[derive(Debug)]
 pub(crate) struct FlowCache {
-    /// A few bits of each entry's hash, so that a look-up reads one entry and not eight; 0 where there is none.
-    tags: Box<[[u16; WAYS]]>,
-    entries: Box<[[Entry; WAYS]]>,
+    index: Box<[Set]>,
+    /// No more than there is room for.
+    entries: Vec<Entry>,
     hasher: FixedState,
     /// One per vSwitch.
     epochs: Vec<Epoch>,
     next_epoch: u64,
-    /// Chooses who gives way in a full set.
-    turn: usize,
-    /// How many did since there is so much room.
+    /// The entry that gives way next, when there is no room; the oldest.
+    hand: usize,
+    /// How many gave way that counted, since there is so much room.
     given_up: usize,
-    /// The room in sets, at first and at most.
-    sets: RangeInclusive<usize>,
+    /// The room in entries: now, at first and at most.
+    room: usize,
+    rooms: RangeInclusive<usize>,
 }
 
 impl FlowCache {
-    /// An empty cache, with room for at least so many flows at first and at most; `seed` keys it.
+    /// An empty cache, with room for so many flows at first and at most; `seed` keys it.
     pub(crate) fn new(seed: u64, flows: RangeInclusive<usize>) -> Self {
-        let sets = |flows: usize| flows.div_ceil(WAYS).max(1).next_power_of_two();
-        let (first, most) = (sets(*flows.start()), sets(*flows.end()));
-        Self {
-            tags: vec![[0; WAYS]; first].into(),
-            entries: vec![[Entry::BLANK; WAYS]; first].into(),
+        let mut cache = Self {
+            index: Box::default(),
+            entries: Vec::new(),
             hasher: FixedState::with_seed(seed),
             epochs: Vec::new(),
             next_epoch: 1,
-            turn: 0,
+            hand: 0,
             given_up: 0,
-            sets: first..=most,
-        }
+            room: 0,
+            rooms: flows,
+        };
+        cache.begin(*cache.rooms.start());
+        cache
     }
 
-    /// Takes so many sets, and what is current along.
-    fn resize(&mut self, sets: usize) {
-        self.tags = vec![[0; WAYS]; sets].into();
-        let old = std::mem::replace(&mut self.entries, vec![[Entry::BLANK; WAYS]; sets].into());
+    /// Begins anew, with room for so many flows. The memory is taken by and by.
+    fn begin(&mut self, room: usize) {
+        let room = room.max(1);
+        let sets = (room * WAYS_PER_FLOW).div_ceil(WAYS).next_power_of_two();
+        self.index = vec![Set { tags: [0; WAYS], at: [0; WAYS] }; sets].into();
+        self.entries = Vec::with_capacity(room);
         self.epochs.iter_mut().for_each(|epoch| epoch.flows = 0);
-        for entry in old.iter().flatten() {
-            if self.is_current(entry) {
-                self.put(*entry);
-            }
-        }
-        self.given_up = 0;
+        (self.hand, self.given_up, self.room) = (0, 0, room);
     }
 
     /// Gives back what it has grown by.
     pub(crate) fn trim(&mut self) {
-        if self.tags.len() > *self.sets.start() {
-            self.resize(*self.sets.start());
+        if self.is_large() {
+            self.begin(*self.rooms.start());
         }
     }
 
-    /// Forgets every flow, for a switch of so many vSwitches. Entries are not touched: they are of another epoch now,
-    /// and give way first.
+    /// Forgets every flow, for a switch of so many vSwitches. Entries are not touched: they are of another epoch now.
     pub(crate) fn forget_all(&mut self, vswitches: usize) {
         let number = self.next_epoch;
         self.next_epoch += 1;
@@ -126,46 +145,106 @@ impl FlowCache {
     #[inline]
     pub(crate) fn get(&self, now: Instant, key: &FlowKey) -> Option<&(Action, Mirrors)> {
         let (set, tag) = self.place(key);
-        for (way, _) in self.tags[set].iter().enumerate().filter(|(_, known)| **known == tag) {
-            let entry = &self.entries[set][way];
-            if entry.key.is(key) && self.is_current(entry) && now < entry.until {
+        self.find(now, key, set, tag).or_else(|| self.find(now, key, self.other(set), tag))
+    }
+
+    #[inline]
+    fn find(&self, now: Instant, key: &FlowKey, set: usize, tag: u16) -> Option<&(Action, Mirrors)> {
+        let set = &self.index[set];
+        for (way, _) in set.tags.iter().enumerate().filter(|(_, known)| **known == tag) {
+            if let Some(entry) = self.entries.get(set.at[way] as usize)
+                && entry.key.is(key)
+                && self.is_current(entry)
+                && now < entry.until
+            {
                 return Some(&entry.decided);
             }
         }
         None
     }
 
+    /// Whether it has grown beyond what a processor keeps near, so that it pays to [`FlowCache::foresee`].
+    #[inline]
+    pub(crate) fn is_large(&self) -> bool {
+        self.room > *self.rooms.start()
+    }
+
+    /// Asks the processor for the part of the index that [`FlowCache::get`] will read.
+    #[inline]
+    pub(crate) fn foresee(&self, key: &FlowKey) -> Foreseen {
+        let (set, tag) = self.place(key);
+        prefetch(&self.index, set);
+        Foreseen { set: set as u32, tag }
+    }
+
+    /// Asks for the entry that the index names. Nothing waits for memory here: no branch depends on it.
+    #[inline]
+    pub(crate) fn fetch(&self, foreseen: &Foreseen) {
+        let Some(set) = self.index.get(foreseen.set as usize) else { return };
+        let is_it = |known: &u16| u32::from(*known == foreseen.tag);
+        let ways = set.tags.iter().enumerate().fold(0, |ways, (way, known)| ways | is_it(known) << way);
+        prefetch(&self.entries, set.at[ways.trailing_zeros() as usize % WAYS] as usize);
+    }
+
     /// Remembers until when what was decided for such a frame, which was not known.
     pub(crate) fn insert(&mut self, key: FlowKey, vswitch: usize, until: Instant, decided: (Action, Mirrors)) {
         let Some(epoch) = self.epochs.get(vswitch).map(|epoch| epoch.number) else { return };
-        if self.given_up >= self.tags.len() * WAYS && self.tags.len() < *self.sets.end() {
-            self.resize((self.tags.len() * GROWTH).min(*self.sets.end()));
+        if self.given_up > self.room / GROWTH && self.room < *self.rooms.end() {
+            self.begin((self.room * GROWTH).min(*self.rooms.end()));
         }
-        self.put(Entry { key, epoch, until, vswitch: vswitch as u32, decided });
+        let (first, tag) = self.place(&key);
+        let (set, way) = self.way_for(first, tag, &key);
+        let is_free = self.index[set].tags[way] == 0;
+        let at = if is_free { self.next_place() } else { self.index[set].at[way] as usize };
+        let entry = Entry { key, epoch, until, vswitch: vswitch as u32, decided };
+        if let Some(before) = self.entries.get(at).copied() {
+            if self.is_current(&before) {
+                self.epochs[before.vswitch as usize].flows -= 1;
+                self.given_up += usize::from(before.key != key);
+            }
+            self.entries[at] = entry;
+        } else {
+            self.entries.push(entry);
+        }
+        self.epochs[vswitch].flows += 1;
+        self.index[set].tags[way] = tag;
+        self.index[set].at[way] = at as u32;
     }
 
-    /// Puts a current entry into its set.
-    fn put(&mut self, new: Entry) {
-        let (set, tag) = self.place(&new.key);
-        let entries = &self.entries[set];
-        let lapsed = || entries.iter().position(|entry| entry.key == new.key && self.is_current(entry));
-        let free = || entries.iter().position(|entry| !self.is_current(entry));
-        let way = lapsed().or_else(free).unwrap_or_else(|| {
-            self.turn = (self.turn + 1) % WAYS;
-            self.given_up += 1;
-            self.turn
-        });
-        let entry = &mut self.entries[set][way];
-        if let Some(before) = self.epochs.get_mut(entry.vswitch as usize)
-            && before.number == entry.epoch
-        {
-            before.flows -= 1;
+    /// Where else a flow may be whose set is full: in the next line.
+    #[inline]
+    fn other(&self, set: usize) -> usize {
+        (set ^ 1).min(self.index.len() - 1)
+    }
+
+    /// Which way of which set such a flow takes: its own, a free one, that of an entry that counts no more, or any.
+    fn way_for(&self, first: usize, tag: u16, key: &FlowKey) -> (usize, usize) {
+        let entry = |(set, way): (usize, usize)| &self.entries[self.index[set].at[way] as usize];
+        let tag_of = |(set, way): (usize, usize)| self.index[set].tags[way];
+        let ways = || [first, self.other(first)].into_iter().flat_map(|set| (0..WAYS).map(move |way| (set, way)));
+        let own = ways().find(|way| tag_of(*way) == tag && entry(*way).key == *key);
+        let free = || ways().find(|way| tag_of(*way) == 0);
+        let old = || ways().find(|way| !self.is_current(entry(*way)));
+        own.or_else(free).or_else(old).unwrap_or((first, usize::from(tag >> 8) % WAYS))
+    }
+
+    /// Where the next entry goes: to the end, or, when there is no room, where the oldest is.
+    fn next_place(&mut self) -> usize {
+        if self.entries.len() < self.room {
+            return self.entries.len();
         }
-        if let Some(epoch) = self.epochs.get_mut(new.vswitch as usize) {
-            epoch.flows += 1;
+        let at = self.hand;
+        self.hand = (at + 1) % self.room;
+        let (first, tag) = self.place(&self.entries[at].key);
+        for set in [first, self.other(first)] {
+            let Set { tags, at: places } = &mut self.index[set];
+            for (known, _) in
+                tags.iter_mut().zip(places).filter(|(known, place)| **known == tag && **place as usize == at)
+            {
+                *known = 0;
+            }
         }
-        self.tags[set][way] = tag;
-        *entry = new;
+        at
     }
 
     /// Whether its vSwitch is as it was.
@@ -180,8 +259,23 @@ impl FlowCache {
         let mut hasher = self.hasher.build_hasher();
         key.hash(&mut hasher);
         let hash = hasher.finish();
-        (hash as usize & (self.tags.len() - 1), (hash >> 48) as u16 | 1)
+        (hash as usize & (self.index.len() - 1), (hash >> 48) as u16 | 1)
     }
+}
+
+/// Asks the processor for the lines of one of `values`, if it is there.
+#[inline]
+#[expect(unsafe_code, reason = "there is no safe way to ask yet (rust-lang/rust#146941)")]
+fn prefetch<T>(values: &[T], at: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for offset in (0..size_of::<T>() + LINE_BYTES - 1).step_by(LINE_BYTES) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        let byte = values.as_ptr().wrapping_add(at).cast::<i8>().wrapping_add(offset.min(size_of::<T>() - 1));
+        // SAFETY: a prefetch changes nothing and never faults (Intel SDM, PREFETCHh); SSE is part of x86-64.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(byte) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (values, at);
 }
 
 impl FlowKey {
@@ -226,7 +320,7 @@ mod tests {
     #[test]
     fn a_full_cache_forgets_and_grows_no_further() {
         let mut cache = cache();
-        let capacity = 1024;
+        let capacity = 1000;
         let mut known = 0;
         for number in 0..4 * capacity {
             cache.insert(key(number), number as usize % 2, LATER, BLANK);
@@ -252,10 +346,9 @@ mod tests {
             }
             assert_eq!(known(&cache) as u64, cache.flows(), "round {round}");
         }
-        assert!(known(&cache) > 5500 && cache.tags.len() * WAYS == 8192, "{}", known(&cache));
+        assert!(known(&cache) > 5500 && cache.room == 8000, "{}", known(&cache));
         cache.trim();
-        assert_eq!((cache.tags.len() * WAYS, known(&cache) as u64), (64, cache.flows()));
-        assert!((48..=64).contains(&cache.flows()));
+        assert_eq!((cache.room, known(&cache), cache.flows()), (64, 0, 0));
     }
 
     #[test]

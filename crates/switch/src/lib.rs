@@ -37,6 +37,7 @@ mod table;
 mod validate;
 mod verdict;
 
+pub use cache::Foreseen;
 pub use config::{
     Acl, Addresses, Config, ConfigError, Direction, Endpoint, MAX_MIRRORS, MAX_RULES, Mirror, MirrorFilter, MirrorId,
     MirrorTarget, Mode, Permission, Policy, PortConfig, Rate, Rates, Role, Rule, Segment, Team, TeamMode, Traffic,

@@ -13,7 +13,7 @@ use weft_types::{Instant, MacAddr, PortId};
 use self::captures::{copy, selected};
 use crate::bindings::{Claim, Place};
 use crate::bucket::Bucket;
-use crate::cache::FlowCache;
+use crate::cache::{FlowCache, Foreseen};
 use crate::counters::Counters;
 use crate::drop_log::DropLog;
 use crate::filter::{Granted, MAX_FILTER_GROUPS, MAX_FILTER_STATIONS};
@@ -227,6 +227,30 @@ impl Switch {
             self.forget(self.tables.port(index).vswitch.number());
         }
         true
+    }
+
+    /// Whether so many flows are known that forwarding waits for memory, unless all frames of a burst go through
+    /// [`Switch::foresee`] and then through [`Switch::fetch`] before.
+    #[inline]
+    pub fn looks_ahead(&self) -> bool {
+        self.cache.as_ref().is_some_and(FlowCache::is_large)
+    }
+
+    /// Notes that such a frame comes soon; see [`Switch::forward`] for the arguments.
+    #[inline]
+    pub fn foresee(&self, ingress: PortId, head: &[u8], frame_len: usize) -> Foreseen {
+        let (Some(cache), Some(index)) = (&self.cache, self.tables.index(ingress)) else { return Foreseen::default() };
+        let (mut packet, fields) = (Packet::default(), self.tables.port(index).fields);
+        let frame = Frame::admit(head, frame_len, fields, &mut packet);
+        frame.map_or_else(|_| Foreseen::default(), |frame| cache.foresee(&FlowKey::new(ingress, &frame, fields)))
+    }
+
+    /// Brings near what is known about a frame that was foreseen.
+    #[inline]
+    pub fn fetch(&self, foreseen: &Foreseen) {
+        if let Some(cache) = &self.cache {
+            cache.fetch(foreseen);
+        }
     }
 
     /// Decides about a frame of `frame_len` bytes that came in by `ingress`; `head` is a private copy of its first
