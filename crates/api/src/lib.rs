@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! Client --HTTP/1.1 over a Unix socket--> serve --> routes --> Controller
-//!        --Upgrade: weft-exec, weft-console, weft-capture--> tunnel --> the guest's agent, the machine's console, the switch
+//!        --Upgrade: weft-exec, weft-console, weft-capture--> tunnel --> the guest's agent, its console, the switch
 //! ```
 //!
 //! The document in `docs/openapi.json` is generated from the handlers.

@@ -152,7 +152,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         packet: PacketArgs,
     },
-    /// Copy frames, as they pass, into a file or a program that reads pcapng, until Ctrl-C or until it has left.
+    /// Copy frames as they pass, as pcapng, into another program or a file. Ctrl-C ends it.
     ///
     /// `weft capture web | wireshark -k -i -` shows them live. Each frame comes once, as it came in, also if it is
     /// dropped then. Who reads too slowly loses copies, which are counted; the traffic goes on as ever.

@@ -59,6 +59,11 @@ impl Capture {
                 self.interfaces.len() - 1
             }
         };
+        if self.outlet.is_full() && !self.outlet.has_ended() {
+            self.outlet.lose(interface);
+            self.tally.note(false);
+            return Ok(());
+        }
         let mut copy = copied(frame, snap_bytes);
         copy.interface = interface as u32;
         copy.unix_nanos = self.unix_origin.saturating_add(now.as_nanos());

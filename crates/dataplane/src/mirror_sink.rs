@@ -114,6 +114,11 @@ impl Outlet {
         Ok(is_taken)
     }
 
+    /// Whether so many bytes wait that a copy need not even be made.
+    pub(crate) fn is_full(&self) -> bool {
+        self.shared.waiting_bytes.load(Ordering::Relaxed) >= QUEUE_BYTES
+    }
+
     /// Counts a copy that came in by this interface, and for which there was no room.
     pub(crate) fn lose(&self, interface: usize) {
         if let Some(lost) = self.shared.lost().get_mut(interface) {

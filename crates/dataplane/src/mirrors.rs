@@ -123,10 +123,8 @@ impl Declared {
         if Headers::parse(frame.head(), frame.len()).is_ok_and(|headers| is_for(collector, &headers)) {
             return;
         }
-        let is_taken = self.outlet.as_ref().is_some_and(|outlet| {
-            let copy = copied(frame, copy.snap_bytes);
-            outlet.send(copy) == Ok(true)
-        });
+        let outlet = self.outlet.as_ref().filter(|outlet| !outlet.is_full());
+        let is_taken = outlet.is_some_and(|outlet| outlet.send(copied(frame, copy.snap_bytes)) == Ok(true));
         self.tally.note(is_taken);
     }
 
