@@ -38,6 +38,7 @@ pub fn targets() -> Vec<Target> {
         ("switch_file", model::switch_file),
         ("switch_life", switch::switch_life),
         ("wire_arp", wire::wire_arp),
+        ("wire_capture", wire::wire_capture),
         ("wire_frame", wire::wire_frame),
         ("wire_ip", wire::wire_ip),
         ("wire_lldp", wire::wire_lldp),

@@ -3,6 +3,7 @@
 
 use std::net::Ipv4Addr;
 
+use weft_wire::capture_file;
 use weft_wire::ethernet::Header;
 use weft_wire::segment::{MAX_SEGMENTS, segment, validate_offload};
 use weft_wire::virtio_net::{Author, VirtioNetHeader};
@@ -27,6 +28,15 @@ pub(crate) fn wire_frame(data: &[u8]) {
         assert_eq!(again, data);
         assert_eq!(ethernet::parse(data).map(|frame| frame.payload), Ok(payload));
     }
+}
+
+/// A file of captured frames. What is read of it lies in it, and each frame takes some of it.
+pub(crate) fn wire_capture(data: &[u8]) {
+    let Ok(frames) = capture_file::frames(data) else { return };
+    let lengths: Vec<_> = frames.map(|frame| frame.map(|frame| frame.bytes.len())).collect();
+    let errors = lengths.iter().filter(|length| length.is_err()).count();
+    assert!(errors <= 1 && (errors == 0 || lengths.last().is_some_and(Result::is_err)));
+    assert!(lengths.iter().flatten().sum::<usize>() + 12 * lengths.len() <= data.len() + 12);
 }
 
 /// An ARP packet.

@@ -15,12 +15,14 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::sync::Mutex;
-use weft_model::view::{AclView, ApplyRequest, EventView, ImageView, OperationView, PlanView, ProblemView, WorldView};
+use weft_model::view::{
+    AclView, ApplyRequest, EventView, HistoryView, ImageView, OperationView, PlanView, ProblemView, WorldView,
+};
 use weft_types::VmName;
 
 use crate::message::{EventsQuery, LogQuery, StopQuery, WaitQuery};
-use crate::tunnel::{CONSOLE, EXEC, Tunnel};
-use crate::{About, ExecBody, ExplainBody, ExplanationView, Problem};
+use crate::tunnel::{CAPTURE, CONSOLE, EXEC, Tunnel};
+use crate::{About, CaptureBody, ExecBody, ExplainBody, ExplanationView, Problem};
 
 /// How long a daemon may take to answer who it is.
 const GREETING_PATIENCE: Duration = Duration::from_secs(5);
@@ -130,6 +132,17 @@ impl Client {
     /// The access lists in force.
     pub async fn rules(&self) -> Result<Vec<AclView>> {
         self.get("/v1/rules").await
+    }
+
+    /// What the switch decided lately.
+    pub async fn history(&self) -> Result<HistoryView> {
+        self.get("/v1/history").await
+    }
+
+    /// Captures frames; the stream is pcapng.
+    pub async fn capture(&self, body: &CaptureBody) -> Result<Tunnel> {
+        let body = serde_json::to_vec(body).map_err(ClientError::nonsense)?;
+        upgrade(&self.socket, CAPTURE, "/v1/capture", body.into()).await
     }
 
     /// What [`Self::apply`] would do.

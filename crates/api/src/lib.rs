@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! Client --HTTP/1.1 over a Unix socket--> serve --> routes --> Controller
-//!        --Upgrade: weft-exec, weft-console--> tunnel --> the guest's agent, the machine's console
+//!        --Upgrade: weft-exec, weft-console, weft-capture--> tunnel --> the guest's agent, its console, the switch
 //! ```
 //!
 //! The document in `docs/openapi.json` is generated from the handlers.
@@ -30,8 +30,8 @@ mod tunnel;
 pub use app::router;
 pub use client::{Client, ClientError, LogStream, Refused};
 pub use daemon::{DaemonError, run, serve};
-pub use message::{About, ExecBody, ExplainBody, ExplainStepView, ExplanationView, LogQuery, TtyBody};
+pub use message::{About, CaptureBody, ExecBody, ExplainBody, ExplainStepView, ExplanationView, LogQuery, TtyBody};
 pub use metrics::metrics;
 pub use openapi::openapi_json;
 pub use problem::Problem;
-pub use tunnel::{CONSOLE, EXEC, Tunnel, accept};
+pub use tunnel::{CAPTURE, CONSOLE, EXEC, Tunnel, accept};

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use weft_agent::message::{Exec, Size, Tty};
 use weft_dataplane_protocol::Explanation;
-use weft_types::{PortName, Provenance};
+use weft_types::{Direction, NetworkName, PortName, Provenance, VlanSet};
 
 /// Who answers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -95,6 +95,26 @@ impl From<Explanation> for ExplanationView {
         });
         Self { verdict: explanation.verdict, egress: explanation.egress, steps: steps.collect() }
     }
+}
+
+/// Frames to capture.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct CaptureBody {
+    /// Whose: those of these ports,
+    pub ports: Vec<PortName>,
+    /// and all of these networks.
+    pub networks: Vec<NetworkName>,
+    /// Only those in these VLANs; none named: in all, and in none.
+    #[schema(value_type = String, example = "10,20-29")]
+    pub vlans: VlanSet,
+    /// Which of them.
+    pub direction: Direction,
+    /// Only packets like this, whoever sends: `tcp/5432`, `any -> 10.0.0.5 udp/53`.
+    #[schema(example = "any -> 10.0.0.5 tcp/443")]
+    pub filter: Option<String>,
+    /// How many bytes of each at most.
+    pub snap: Option<u32>,
 }
 
 /// What of a console's log is wanted.

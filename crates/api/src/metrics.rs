@@ -2,7 +2,7 @@
 
 use std::fmt::{Display, Write as _};
 
-use weft_model::view::{AclView, PortView, WorldView};
+use weft_model::view::{AclView, MirrorView, PortView, WorldView};
 
 /// Every counter of a world, and of the access lists of its networks.
 pub fn metrics(world: &WorldView, acls: &[AclView]) -> String {
@@ -40,6 +40,18 @@ pub fn metrics(world: &WorldView, acls: &[AclView]) -> String {
         })
     });
     text.family("weft_rule_hits_total", "counter", "Decisions of a rule.", rules);
+    // Captures come and go; their readers learn what they lost.
+    let mut mirrors = |name, help, value: fn(&MirrorView) -> u64| {
+        let declared = world.mirrors.iter().filter_map(|mirror| {
+            let to = mirror.to.clone()?;
+            let network = mirror.networks.first()?.to_string();
+            let labels = [("mirror", mirror.name.clone()), ("network", network), ("to", to)];
+            Some((labels.to_vec(), value(mirror)))
+        });
+        text.family(name, "counter", help, declared);
+    };
+    mirrors("weft_mirror_copies_total", "Copies of frames that a mirror handed over.", |mirror| mirror.copies);
+    mirrors("weft_mirror_lost_copies_total", "Copies for which whoever takes them had no room.", |mirror| mirror.lost);
     let leases = world.networks.iter().map(|network| {
         let held = world.leases.iter().filter(|lease| lease.network == network.name).count();
         (vec![("network", network.name.to_string())], held as u64)

@@ -2,7 +2,7 @@
 
 use utoipa::OpenApi;
 
-use crate::routes::{events, images, operations, vms, world};
+use crate::routes::{capture, events, images, operations, vms, world};
 
 /// Describes the routes; the schemas follow from them.
 #[derive(OpenApi)]
@@ -22,6 +22,8 @@ use crate::routes::{events, images, operations, vms, world};
         world::ports,
         world::leases,
         world::rules,
+        world::history,
+        capture::capture,
         world::metrics,
         world::explain,
         vms::list,

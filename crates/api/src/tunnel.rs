@@ -20,6 +20,9 @@ pub const EXEC: &str = "weft-exec";
 /// The protocol of `console`: the serial line's bytes.
 pub const CONSOLE: &str = "weft-console";
 
+/// The protocol of `capture`: pcapng.
+pub const CAPTURE: &str = "weft-capture";
+
 /// How much of a direction is under way in the daemon, in bytes.
 const BUFFER_BYTES: usize = 64 << 10;
 

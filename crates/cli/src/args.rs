@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
-use weft_model::parse_traffic;
-use weft_types::{NetworkName, PortName, Traffic, VmName};
+use weft_model::{parse_filter, parse_traffic};
+use weft_types::{Direction, MirrorFilter, NetworkName, PortName, Traffic, VlanSet, VmName};
 
 const EXIT_CODES: &str = "Exit codes: 0 it is done, 1 it failed, 2 the command line or the file is wrong. \
 `exec` exits as its command did, with 128 and the signal's number if one killed it, and with 125 if it could not run it.
@@ -27,6 +27,15 @@ const SWITCH_FILE: &str = r#"The file, with every key that there is:
 
   [group.servers]                 # a name for several ports, for rules
   members = ["db", "mail"]
+
+  [mirror.watch]                  # copies of frames
+  from = ["web", "servers"]       # of these ports and groups; of all, if left out
+  direction = "both"              # "in": what they send; "out": what they hear
+  vlans = [10, "20-29"]           # all, and what has no VLAN, if left out
+  filter = "any -> 10.8.0.5 tcp/443"  # only packets like this, whoever sends; "tcp/443" is enough
+  snap = 128                      # only so many bytes of each
+  to = "ids"                      # who gets them: a port, or a collector, "vxlan://10.0.0.5:4789/42",
+                                  #   or "erspan://10.0.0.5/7" where the switch may use raw sockets
 
   [port.web]                      # a port, and what plugs into it: one of
   vhost = "web.sock"              #   a VMM's vhost-user socket
@@ -51,8 +60,8 @@ const SWITCH_FILE: &str = r#"The file, with every key that there is:
                                   #   "forged-nd", "mac-change", "promiscuous", "dhcp-server",
                                   #   "router-advertisement"
 
-Paths count from the file's folder. The switch learns nothing that no port asks for: each but the
-uplink needs its MAC address. What no port has, and all broadcasts, go to the uplink, too.
+Paths count from the file's folder. The switch learns nothing that no port asks for: each needs its MAC
+address, but the uplink and one that gets copies. What no port has, and all broadcasts, go to the uplink, too.
 
 Exit codes: 0 it was told to end, 1 it failed, 2 the file is wrong."#;
 
@@ -132,12 +141,27 @@ pub(crate) enum Command {
     /// Explain what the switch would do with a packet, and which declarations make it so. No packet is sent.
     Why {
         /// The machine that would send it, or one of its ports (like `web-0`).
-        from: String,
+        #[arg(required_unless_present = "drops")]
+        from: Option<String>,
         /// Where to: a machine, or an IPv4 address.
-        to: String,
-        /// What: `tcp/5432`, `udp/53 from 1024`, `icmp/8`, as rules say it; a ping if left out.
-        #[arg(value_parser = traffic)]
-        traffic: Option<Traffic>,
+        #[arg(required_unless_present_any = ["drops", "frame"])]
+        to: Option<String>,
+        /// Show the frames that were dropped last instead: for each reason, from everybody or from this machine or port.
+        #[arg(long, conflicts_with_all = ["to", "frame"])]
+        drops: bool,
+        #[command(flatten)]
+        packet: PacketArgs,
+    },
+    /// Copy frames as they pass, as pcapng, into another program or a file. Ctrl-C ends it.
+    ///
+    /// `weft capture web | wireshark -k -i -` shows them live. Each frame comes once, as it came in, also if it is
+    /// dropped then. Who reads too slowly loses copies, which are counted; the traffic goes on as ever.
+    Capture {
+        /// Whose: machines, ports (like `web-0`) or networks.
+        #[arg(value_name = "NAME", required = true)]
+        names: Vec<String>,
+        #[command(flatten)]
+        options: CaptureArgs,
     },
     /// Write every counter in the text format of Prometheus. The daemon serves the same at `/metrics`.
     Metrics,
@@ -272,6 +296,38 @@ pub(crate) enum SwitchCommand {
         #[arg(value_hint = ValueHint::FilePath)]
         file: PathBuf,
     },
+    /// Explain what a switch that runs would do with a packet. No packet is sent.
+    Why {
+        /// The file that it runs from.
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+        /// The port by which it would come in.
+        from: PortName,
+        /// Where to: a port, a MAC address, or an IPv4 address that is a port's own.
+        #[arg(required_unless_present = "frame")]
+        to: Option<String>,
+        #[command(flatten)]
+        packet: PacketArgs,
+    },
+    /// Show the frames that a switch that runs has dropped last, for each reason.
+    Drops {
+        /// The file that it runs from.
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+        /// Only those that came in by this port.
+        port: Option<PortName>,
+    },
+    /// Copy frames of a switch that runs, as `weft capture` does.
+    Capture {
+        /// The file that it runs from.
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+        /// Whose: ports; all if left out.
+        #[arg(value_name = "PORT")]
+        ports: Vec<PortName>,
+        #[command(flatten)]
+        options: CaptureArgs,
+    },
     /// Write every counter of a switch that runs in the text format of Prometheus.
     Metrics {
         /// The file that it runs from.
@@ -288,6 +344,41 @@ pub(crate) enum SwitchCommand {
         #[arg(long)]
         state: PathBuf,
     },
+}
+
+/// A packet, or a frame that was captured.
+#[derive(Debug, Args)]
+pub(crate) struct PacketArgs {
+    /// What: `tcp/5432`, `udp/53 from 1024`, `icmp/8`, as rules say it; a ping if left out.
+    #[arg(value_parser = traffic)]
+    pub(crate) traffic: Option<Traffic>,
+    /// This very frame instead: in hexadecimal from the destination MAC address on, or a file of tcpdump's or
+    /// Wireshark's (pcap, pcapng).
+    #[arg(long, value_name = "HEX|FILE", conflicts_with = "to")]
+    pub(crate) frame: Option<String>,
+    /// Which frame of the file, counted from 1.
+    #[arg(long, value_name = "N", requires = "frame", default_value_t = 1)]
+    pub(crate) number: usize,
+}
+
+/// What is captured, and where to.
+#[derive(Debug, Args)]
+pub(crate) struct CaptureArgs {
+    /// Only so many bytes of each frame.
+    #[arg(long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(1..=65_535))]
+    pub(crate) snap: Option<u32>,
+    /// Only what a machine or port sends (`in`, as the switch sees it), or only what it hears (`out`).
+    #[arg(long, value_name = "in|out|both", default_value = "both")]
+    pub(crate) direction: Direction,
+    /// Only packets like this, whoever sends: `tcp/443`, `any -> 10.0.0.5`, `10.0.0.0/8 -> 10.0.0.5 udp/53`.
+    #[arg(long, value_name = "PACKETS", value_parser = filter)]
+    pub(crate) filter: Option<MirrorFilter>,
+    /// Only frames in these VLANs.
+    #[arg(long, value_name = "10,20-29")]
+    pub(crate) vlan: Option<VlanSet>,
+    /// Where to; stdout if left out, or `-`.
+    #[arg(short, long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub(crate) write: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -316,6 +407,10 @@ pub(crate) struct ExecArgs {
 
 fn traffic(text: &str) -> Result<Traffic, String> {
     parse_traffic(text).map_err(|error| format!("{error}: {}", error.hint))
+}
+
+fn filter(text: &str) -> Result<MirrorFilter, String> {
+    parse_filter(text).map_err(|error| format!("{error}: {}", error.hint))
 }
 
 fn variable(text: &str) -> Result<(String, String), String> {

@@ -1,8 +1,10 @@
-//! Access lists and addresses, from the words of a file to the ports of a switch.
+//! Access lists, addresses and mirrors, from the words of a file to the ports of a switch.
 
-use weft_dataplane_protocol::{AclConfig, AddressConfig, EndConfig, RuleConfig};
-use weft_model::{Acl, DeclaredRule, End};
-use weft_types::{IpNet, PortName};
+use std::collections::BTreeMap;
+
+use weft_dataplane_protocol::{AclConfig, AddressConfig, EndConfig, MirrorConfig, RuleConfig};
+use weft_model::{Acl, DeclaredRule, End, Mirror, MirrorTo};
+use weft_types::{IpNet, Label, PortName};
 
 /// How many IP addresses a port may get besides its configured ones, by DHCP and by duplicate address detection: enough
 /// for IPv6 with its temporary addresses.
@@ -17,6 +19,11 @@ pub fn known_addresses(fixed: &[IpNet], leases: bool) -> AddressConfig {
     }
 }
 
+/// Those who are meant by a name: a group's members, or the one who is called so.
+fn members<'a>(acl: &'a Acl, name: &'a PortName) -> &'a [PortName] {
+    acl.group(name).unwrap_or(std::slice::from_ref(name))
+}
+
 /// What the switch is told of a network's access list; nothing where it restricts nothing. `ports_of` says which ports
 /// are meant by a name that is no group's.
 pub fn acl_config(acl: &Acl, gateway: &PortName, ports_of: impl Fn(&PortName) -> Vec<PortName>) -> Option<AclConfig> {
@@ -24,10 +31,7 @@ pub fn acl_config(acl: &Acl, gateway: &PortName, ports_of: impl Fn(&PortName) ->
         End::Any => EndConfig::Any,
         End::Gateway => EndConfig::Ports { names: vec![gateway.clone()] },
         End::Prefix(prefix) => EndConfig::Prefix { prefix: *prefix },
-        End::Name(name) => {
-            let members = acl.group(name).unwrap_or(std::slice::from_ref(name));
-            EndConfig::Ports { names: members.iter().flat_map(&ports_of).collect() }
-        }
+        End::Name(name) => EndConfig::Ports { names: members(acl, name).iter().flat_map(&ports_of).collect() },
     };
     let rule = |DeclaredRule { rule, provenance }: &DeclaredRule| RuleConfig {
         name: rule.title(),
@@ -43,4 +47,30 @@ pub fn acl_config(acl: &Acl, gateway: &PortName, ports_of: impl Fn(&PortName) ->
         default: acl.default,
         connections: acl.connections,
     })
+}
+
+/// What the switch is told of a network's mirrors. `ports_of` says which ports are meant by a name that is no group's.
+pub fn mirror_configs(
+    mirrors: &BTreeMap<Label, Mirror>,
+    acl: &Acl,
+    ports_of: impl Fn(&PortName) -> Vec<PortName>,
+) -> Vec<MirrorConfig> {
+    let mirror = |(name, mirror): (&Label, &Mirror)| MirrorConfig {
+        name: name.clone(),
+        ports: (!mirror.from.is_empty())
+            .then(|| mirror.from.iter().flat_map(|name| members(acl, name)).flat_map(&ports_of).collect()),
+        vlans: mirror.vlans.iter().collect(),
+        direction: mirror.direction,
+        filter: mirror.filter.clone(),
+        snap_bytes: mirror.snap,
+        to: match &mirror.to {
+            // One that has several ports there was refused.
+            MirrorTo::Port(port) => {
+                weft_dataplane_protocol::MirrorTo::Port(ports_of(port).pop().unwrap_or_else(|| port.clone()))
+            }
+            MirrorTo::Collector(collector) => weft_dataplane_protocol::MirrorTo::Collector(*collector),
+        },
+        provenance: mirror.provenance.clone(),
+    };
+    mirrors.iter().map(mirror).collect()
 }

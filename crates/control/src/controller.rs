@@ -9,10 +9,12 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
-use weft_dataplane_protocol::{ExplainRequest, Explanation};
+use weft_dataplane_protocol::{CaptureRequest, ExplainRequest, Explanation};
 use weft_machine::guest::ExecRequest;
 use weft_machine::{Exit, Running};
-use weft_model::view::{AclView, ApplyRequest, EventView, ImageView, OperationView, PlanView, ProblemView, WorldView};
+use weft_model::view::{
+    AclView, ApplyRequest, EventView, HistoryView, ImageView, OperationView, PlanView, ProblemView, WorldView,
+};
 use weft_store::{SqliteStore, Store, StoreError};
 use weft_types::{Label, VmName};
 
@@ -24,7 +26,7 @@ use crate::plan::plan;
 use crate::propose::no_such_vm;
 use crate::real_host::RealHost;
 use crate::state::Operation;
-use crate::{ControlError, Paths, acl_view, operations, supervise};
+use crate::{ControlError, Paths, acl_view, history_view, operations, supervise};
 
 /// How much of the store's history is kept, in revisions.
 const HISTORY: u64 = 10_000;
@@ -168,6 +170,26 @@ impl Controller {
         }
         let rules = self.inner.host.switch_rules().map_err(|trouble| trouble.problem())?;
         Ok(rules.into_iter().map(acl_view).collect())
+    }
+
+    /// What the switch decided lately; nothing while none is wanted.
+    ///
+    /// # Errors
+    /// When the switch does not answer.
+    pub fn history(&self) -> Result<HistoryView, ProblemView> {
+        if self.inner.state().switch.is_none() {
+            return Ok(HistoryView::default());
+        }
+        self.inner.host.switch_history().map(history_view).map_err(|trouble| trouble.problem())
+    }
+
+    /// Starts a capture. What is read from the socket is pcapng, until it is closed; who has shut down its writing half
+    /// hears the end of it.
+    ///
+    /// # Errors
+    /// When no switch runs, or there are no such ports and networks.
+    pub fn capture(&self, request: &CaptureRequest) -> Result<UnixStream, ProblemView> {
+        self.inner.host.capture(request).map_err(|trouble| trouble.problem())
     }
 
     /// What [`Self::apply`] would do; changes nothing.

@@ -12,7 +12,7 @@ use weft_model::{Image, Mode, Network, Nic, Vm, World};
 use weft_store::{Entry, Snapshot};
 use weft_types::{ByteSize, Label, MacAddr, NetworkName, PortName, VmName};
 
-use crate::access::{acl_config, known_addresses};
+use crate::access::{acl_config, known_addresses, mirror_configs};
 use crate::launch::{Launch, NicLaunch};
 use crate::objects::{self, Fate, Object, OperationRecord, Override, Wish};
 use crate::{ControlError, Paths};
@@ -268,7 +268,7 @@ pub fn dataplane_config(desired: &Desired, paths: &Paths) -> DataplaneConfig {
     DataplaneConfig { revision: desired.generation, networks, ports }
 }
 
-/// The ports of a network that rules mean by a name: a machine's, or the one that is called so.
+/// The ports of a network that rules and mirrors mean by a name: a machine's, or the one that is called so.
 fn ports_of(desired: &Desired, network: &NetworkName, member: &PortName) -> Vec<PortName> {
     let adapters = |(vm, spec): (&VmName, &DesiredVm)| -> Vec<_> {
         let here = spec.spec.nics.iter().enumerate().filter(|(_, nic)| nic.network == *network);
@@ -319,6 +319,7 @@ fn network_config(desired: &Desired, name: &NetworkName, network: &Network) -> N
         }),
         switching: Switching::Veb,
         acl: acl_config(&network.acl, &PortName::of_gateway(name), |member| ports_of(desired, name, member)),
+        mirrors: mirror_configs(&network.mirrors, &network.acl, |member| ports_of(desired, name, member)),
         provenance: network.provenance.clone(),
     }
 }

@@ -7,7 +7,9 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use weft_dataplane_protocol::{AclStatus, DataplaneConfig, ExplainRequest, Explanation, SwitchStatus};
+use weft_dataplane_protocol::{
+    AclStatus, CaptureRequest, DataplaneConfig, ExplainRequest, Explanation, History, SwitchStatus,
+};
 use weft_machine::guest::ExecRequest;
 use weft_machine::{Exit, ImageInfo, Process, Running, StopOutcome};
 use weft_model::ImageSource;
@@ -57,6 +59,13 @@ pub trait Host: Send + Sync {
 
     /// The access lists that the running switch follows.
     fn switch_rules(&self) -> Result<Vec<AclStatus>, Trouble>;
+
+    /// What the running switch decided lately.
+    fn switch_history(&self) -> Result<History, Trouble>;
+
+    /// Starts a capture on the running switch; what is read from the socket is pcapng, until it is closed. Who has shut
+    /// down its writing half hears the end of it.
+    fn capture(&self, request: &CaptureRequest) -> Result<UnixStream, Trouble>;
 
     /// What the running switch would do with a frame.
     fn explain(&self, request: &ExplainRequest) -> Result<Explanation, Trouble>;

@@ -51,9 +51,9 @@ mod switch_process;
 mod view;
 mod watch;
 
-pub use access::{acl_config, known_addresses};
+pub use access::{acl_config, known_addresses, mirror_configs};
 pub use controller::{Controller, VmAction};
 pub use dormant::is_dormant;
 pub use error::ControlError;
 pub use paths::{Paths, PathsError};
-pub use view::{acl_view, port_view, switch_view};
+pub use view::{acl_view, history_view, mirror_views, port_views, switch_view};

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use weft_dataplane_protocol::{
-    AclConfig, AddressConfig, DataplaneConfig, GatewayConfig, NetworkConfig, NetworkMode, PortConfig, Reservation,
+    AclConfig, AddressConfig, DataplaneConfig, GatewayConfig, MirrorConfig, NetworkConfig, NetworkMode, PortConfig,
+    Reservation,
 };
 use weft_model::view::{Impact, StepAction, StepView};
 use weft_types::{IpNet, MacAddr, NetworkName, Provenance};
@@ -102,8 +103,13 @@ fn changes(old: &NetworkConfig, new: &NetworkConfig) -> (Vec<String>, Impact) {
     differs("mode", mode(old.mode).to_owned(), mode(new.mode).to_owned());
     differs("mtu", old.mtu.to_string(), new.mtu.to_string());
     let access_changed = differs("access", access(old.acl.as_ref()), access(new.acl.as_ref()));
+    let count = |network: &NetworkConfig| network.mirrors.len().to_string();
+    let is_more_or_less = differs("mirrors", count(old), count(new));
     if !access_changed && sense(old.acl.as_ref()) != sense(new.acl.as_ref()) {
         words.push("rules changed".to_owned());
+    }
+    if !is_more_or_less && mirrored(old) != mirrored(new) {
+        words.push("mirrors changed".to_owned());
     }
     let impact = if moved.contains(&true) { Impact::Release } else { Impact::Hitless };
     (words, impact)
@@ -125,6 +131,13 @@ fn sense(acl: Option<&AclConfig>) -> Option<AclConfig> {
     let mut acl = acl?.clone();
     acl.rules.iter_mut().for_each(|rule| rule.provenance = Provenance::command(""));
     Some(acl)
+}
+
+/// A network's mirrors without the places where they are declared.
+fn mirrored(network: &NetworkConfig) -> Vec<MirrorConfig> {
+    let mut mirrors = network.mirrors.clone();
+    mirrors.iter_mut().for_each(|mirror| mirror.provenance = Provenance::command(""));
+    mirrors
 }
 
 /// A step for each machine whose ports stay and are, or may do, something else.

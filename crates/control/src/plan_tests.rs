@@ -135,6 +135,21 @@ fn policy_vlans_and_rules_are_hitless() {
     "#]],
     );
     check_edit(before, &before.replace("rules", "# a line\nrules"), expect![[""]]);
+    let mirrored = |to: &str| format!("{before}[mirror.watch]\nto = '{to}'\n");
+    check_edit(
+        before,
+        &mirrored("web"),
+        expect![[r#"
+        update network lab: mirrors 0 -> 1 (hitless) @1
+    "#]],
+    );
+    check_edit(
+        &mirrored("web"),
+        &mirrored("vxlan://10.0.0.5/1"),
+        expect![[r#"
+        update network lab: mirrors changed (hitless) @1
+    "#]],
+    );
     check_edit(
         "[network.lab]\nsubnet = '10.20.0.0/24'\n[vm.web]\n[vm.db]\n",
         before,

@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use weft_dataplane_protocol::{AclStatus, DataplaneConfig, ExplainRequest, Explanation, SwitchStatus};
+use weft_dataplane_protocol::{
+    AclStatus, CaptureRequest, DataplaneConfig, ExplainRequest, Explanation, History, SwitchStatus,
+};
 use weft_machine::guest::{Agent, ExecRequest, GuestError, QemuGuestAgent};
 use weft_machine::{
     Boot, Exit, ImageInfo, Images, LaunchNic, LaunchSpec, Process, Running, Seed, SeedNic, StopOutcome, Uuid,
@@ -200,6 +202,14 @@ impl Host for RealHost {
 
     fn switch_rules(&self) -> Result<Vec<AclStatus>, Trouble> {
         self.switch.rules()
+    }
+
+    fn switch_history(&self) -> Result<History, Trouble> {
+        self.switch.history()
+    }
+
+    fn capture(&self, request: &CaptureRequest) -> Result<UnixStream, Trouble> {
+        self.switch.capture(request)
     }
 
     fn explain(&self, request: &ExplainRequest) -> Result<Explanation, Trouble> {

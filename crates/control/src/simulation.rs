@@ -10,7 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use weft_dataplane_protocol::{
-    AclStatus, DataplaneConfig, ExplainRequest, Explanation, LeaseStatus, NetworkConfig, PortConfig, SwitchStatus,
+    AclStatus, CaptureRequest, DataplaneConfig, ExplainRequest, Explanation, History, LeaseStatus, NetworkConfig,
+    PortConfig, SwitchStatus,
 };
 use weft_machine::guest::ExecRequest;
 use weft_machine::{Accelerator, Exit, ImageInfo, Process, Running, StopOutcome};
@@ -217,6 +218,14 @@ impl Host for SimulatedHost {
 
     fn switch_rules(&self) -> Result<Vec<AclStatus>, Trouble> {
         Err(Trouble::new("simulated", "no rules", ""))
+    }
+
+    fn switch_history(&self) -> Result<History, Trouble> {
+        Err(Trouble::new("simulated", "no history", ""))
+    }
+
+    fn capture(&self, _: &CaptureRequest) -> Result<UnixStream, Trouble> {
+        Err(Trouble::new("simulated", "nothing to capture", ""))
     }
 
     fn explain(&self, _: &ExplainRequest) -> Result<Explanation, Trouble> {

@@ -2,14 +2,17 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io;
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use weft_dataplane_protocol::{
-    AclStatus, Client, DataplaneConfig, ExplainRequest, Explanation, Request, Response, SwitchStatus,
+    AclStatus, CaptureRequest, Client, DataplaneConfig, ExplainRequest, Explanation, History, Request, Response,
+    SwitchStatus,
 };
 use weft_machine::Process;
 
@@ -160,6 +163,25 @@ impl SwitchProcess {
     pub(crate) fn rules(&self) -> Result<Vec<AclStatus>, Trouble> {
         match self.call(&Request::Rules, None)? {
             Response::Rules(rules) => Ok(rules),
+            _ => Err(nonsense()),
+        }
+    }
+
+    pub(crate) fn history(&self) -> Result<History, Trouble> {
+        match self.call(&Request::History, None)? {
+            Response::History(history) => Ok(history),
+            _ => Err(nonsense()),
+        }
+    }
+
+    /// Starts a capture; its reading end.
+    pub(crate) fn capture(&self, request: &CaptureRequest) -> Result<UnixStream, Trouble> {
+        let pair = UnixStream::pair();
+        let (ours, theirs) = pair.map_err(|error| Trouble::new("no-socket", error.to_string(), "see `ulimit -n`"))?;
+        let request = Request::Capture(request.clone());
+        match Client::connect(&self.paths.switch_socket())?.call_with(&request, &[theirs.as_fd()])? {
+            Response::Done => Ok(ours),
+            Response::Refused(refusal) => Err(refusal.into()),
             _ => Err(nonsense()),
         }
     }

@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 
 use weft_dataplane_protocol::{
-    AclStatus, AddressConfig, LeaseStatus, NeighbourStatus, PortStatus, RuleStatus, SwitchStatus,
+    AclStatus, AddressConfig, DroppedFrame, History, LeaseStatus, LoggedDecision, MirrorStatus, MirrorTo,
+    NeighbourStatus, PortStatus, RuleStatus, SwitchStatus,
 };
 use weft_model::view::{
-    AclView, DaemonView, DropView, ImageView, LeaseView, NeighbourView, NetworkView, NicView, PortView, ProblemView,
-    RuleView, SwitchView, VmState, VmView, WorldView,
+    AclView, DaemonView, DropView, DroppedFrameView, HistoryView, ImageView, LeaseView, LoggedDecisionView, MirrorView,
+    NeighbourView, NetworkView, NicView, PortView, ProblemView, RuleView, SwitchView, VmState, VmView, WorldView,
 };
 use weft_model::{EngineKind, ImageSource, MICRO};
 use weft_types::{ByteSize, NetworkName, PortName, PortVlans, VlanSet, VmName};
@@ -43,8 +44,9 @@ impl Inner {
         };
         let mut leases: Vec<_> = leases.iter().map(lease_view).collect();
         leases.sort_by_key(|lease| lease.ip);
-        let ports = status.as_ref().map_or_else(Vec::new, |status| status.ports.iter().map(port_view).collect());
-        WorldView { revision, networks, vms, ports, leases, daemon, switch: status.map(switch_view) }
+        let ports = status.as_ref().map_or_else(Vec::new, port_views);
+        let mirrors = status.as_ref().map_or_else(Vec::new, mirror_views);
+        WorldView { revision, networks, vms, ports, leases, mirrors, daemon, switch: status.map(switch_view) }
     }
 
     /// The images that could be used, and what is in the cache.
@@ -156,8 +158,61 @@ fn lease_view(lease: &LeaseStatus) -> LeaseView {
     }
 }
 
-/// A port as the API shows it.
-pub fn port_view(port: &PortStatus) -> PortView {
+/// The ports of a switch as the API shows them.
+pub fn port_views(status: &SwitchStatus) -> Vec<PortView> {
+    status.ports.iter().map(|port| port_view(port, &status.mirrors)).collect()
+}
+
+/// The mirrors and captures of a switch as the API shows them.
+pub fn mirror_views(status: &SwitchStatus) -> Vec<MirrorView> {
+    status.mirrors.iter().map(mirror_view).collect()
+}
+
+fn mirror_view(mirror: &MirrorStatus) -> MirrorView {
+    MirrorView {
+        name: mirror.name.clone(),
+        networks: mirror.networks.clone(),
+        to: mirror.to.as_ref().map(|to| match to {
+            MirrorTo::Port(port) => port.to_string(),
+            MirrorTo::Collector(collector) => collector.to_string(),
+        }),
+        copies: mirror.copies,
+        lost: mirror.lost,
+        provenance: mirror.provenance.clone(),
+    }
+}
+
+/// What was decided lately, as the API shows it.
+pub fn history_view(history: History) -> HistoryView {
+    let drop = |frame: DroppedFrame| DroppedFrameView {
+        port: frame.port,
+        reason: frame.reason,
+        rule: frame.rule,
+        age_ms: frame.age_ms,
+        summary: frame.summary,
+        len: frame.len,
+        head: frame.head.iter().map(|byte| format!("{byte:02x}")).collect(),
+    };
+    let logged = |decision: LoggedDecision| LoggedDecisionView {
+        network: decision.network,
+        rule: decision.rule,
+        permission: decision.permission,
+        from: decision.from,
+        to: decision.to,
+        age_ms: decision.age_ms,
+        summary: decision.summary,
+        len: decision.len,
+    };
+    HistoryView {
+        drops: history.drops.into_iter().map(drop).collect(),
+        log: history.log.into_iter().map(logged).collect(),
+        log_lost: history.log_lost,
+    }
+}
+
+/// A port as the API shows it, with those of these mirrors whose copies go to it.
+fn port_view(port: &PortStatus, mirrors: &[MirrorStatus]) -> PortView {
+    let goes_here = |mirror: &&MirrorStatus| matches!(&mirror.to, Some(MirrorTo::Port(to)) if *to == port.name);
     let drop =
         |drop: &weft_dataplane_protocol::DropCount| DropView { reason: drop.reason.clone(), frames: drop.frames };
     PortView {
@@ -186,6 +241,7 @@ pub fn port_view(port: &PortStatus) -> PortView {
         denials: port.denials.iter().map(drop).collect(),
         refusals: port.refusals.iter().map(drop).collect(),
         neighbour: port.neighbour.as_ref().map(|neighbour| neighbour_view(neighbour, &port.vlans)),
+        mirrors: mirrors.iter().filter(goes_here).map(mirror_view).collect(),
         provenance: port.provenance.clone(),
     }
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use weft_types::{Ipv4Net, Label, MacAddr, MacRange, NetworkName, PortName, PortVlans, Provenance, VmName};
 
-use crate::{AccessConfig, AclConfig, AddressConfig};
+use crate::{AccessConfig, AclConfig, AddressConfig, MirrorConfig};
 
 /// Everything one data plane should be.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,6 +46,9 @@ pub struct NetworkConfig {
     /// Who may begin what with whom; without one, everybody everything.
     #[serde(default)]
     pub acl: Option<AclConfig>,
+    /// Who gets copies of which frames.
+    #[serde(default)]
+    pub mirrors: Vec<MirrorConfig>,
     /// Where it was declared.
     pub provenance: Provenance,
 }

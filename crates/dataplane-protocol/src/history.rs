@@ -10,19 +10,6 @@ pub struct History {
     pub log: Vec<LoggedDecision>,
     /// How many decisions were logged before those.
     pub log_lost: u64,
-    /// How each capture does.
-    pub captures: Vec<MirrorStatus>,
-}
-
-/// How a mirror does.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MirrorStatus {
-    /// Its name.
-    pub name: String,
-    /// How many copies were handed over.
-    pub copies: u64,
-    /// How many were lost, because whoever takes them was slower than the traffic.
-    pub lost: u64,
 }
 
 /// A frame that was dropped.
@@ -32,6 +19,9 @@ pub struct DroppedFrame {
     pub port: PortName,
     /// The reason's stable name, like `unknown-unicast`.
     pub reason: String,
+    /// The name of the rule that denied or rejected it, if one did.
+    #[serde(default)]
+    pub rule: Option<String>,
     /// How long ago.
     pub age_ms: u64,
     /// The frame in a line.

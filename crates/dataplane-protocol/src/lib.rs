@@ -1,32 +1,32 @@
 //! What the daemon says to the switch process, and what it answers.
 //!
 //! One JSON object a line over a Unix stream socket: the daemon sends a [`Request`], the switch answers with
-//! one [`Response`]. A descriptor that a request needs (a TAP) travels beside its line as `SCM_RIGHTS`.
+//! one [`Response`]. A descriptor that a request needs (a TAP, the pipe of a capture) travels beside its line as `SCM_RIGHTS`.
 //!
 //! The configuration is always whole ([`DataplaneConfig`]): applying it twice changes nothing, applying a new
 //! one changes only the difference, and ports that stay are not touched. The switch writes it to its own disk
 //! before it answers, so that a restarted switch is complete without the daemon.
 
 mod access;
-mod capture;
 mod client;
 mod config;
 mod history;
 mod line;
 mod message;
+mod mirror;
 mod neighbour;
 
 pub use access::{AccessConfig, AclConfig, AddressConfig, EndConfig, RuleConfig};
-pub use capture::{CaptureDirection, CaptureFilter, CaptureOf, CaptureRequest, CaptureTo};
 pub use client::{Client, ClientError, MAX_DESCRIPTORS};
 pub use config::{
     DataplaneConfig, DhcpConfig, GatewayConfig, HostRecord, NetworkConfig, NetworkMode, PortConfig, PortKind,
     Reservation, Switching,
 };
-pub use history::{DroppedFrame, History, LoggedDecision, MirrorStatus};
+pub use history::{DroppedFrame, History, LoggedDecision};
 pub use line::{LineBuffer, LineError, MAX_LINE_BYTES, to_line};
 pub use message::{
     AclStatus, DropCount, ErrorCode, ExplainRequest, ExplainStep, Explanation, LeaseStatus, PortStatus, Refusal,
     Request, Response, RuleStatus, SwitchStatus,
 };
+pub use mirror::{CaptureRequest, MirrorConfig, MirrorStatus, MirrorTo};
 pub use neighbour::NeighbourStatus;

@@ -3,7 +3,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use serde::{Deserialize, Serialize};
 use weft_types::{MacAddr, MacRange, NetworkName, Permission, PortName, PortVlans, Provenance, VmName};
 
-use crate::{AccessConfig, AddressConfig, CaptureRequest, DataplaneConfig, History, NeighbourStatus};
+use crate::{AccessConfig, AddressConfig, CaptureRequest, DataplaneConfig, History, MirrorStatus, NeighbourStatus};
 
 /// What the daemon asks of the switch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,6 +93,9 @@ pub struct SwitchStatus {
     pub cache_misses: u64,
     /// Flows of the NAT device that are open.
     pub nat_flows: u64,
+    /// Every mirror and every capture.
+    #[serde(default)]
+    pub mirrors: Vec<MirrorStatus>,
     /// What does not work on this host, in sentences (for example: ICMP sockets are closed to this user).
     pub notes: Vec<String>,
 }

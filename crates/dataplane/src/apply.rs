@@ -13,6 +13,7 @@ use weft_switch::Switch;
 use weft_types::{Instant, NetworkName, PortId};
 
 use crate::law;
+use crate::mirror_sink::Outlet;
 use crate::slot::{About, Plug, Slot};
 use crate::validate::{self, Problems};
 use crate::worker::Worker;
@@ -24,6 +25,8 @@ pub(crate) struct Staged {
     /// Numbers and descriptions of all ports, the gateways' among them, and the new ports themselves.
     ports: Vec<(PortId, About, Option<Plug>)>,
     switch: weft_switch::Config,
+    /// New ways to collectors, by the numbers of the mirrors.
+    outlets: Vec<Option<Outlet>>,
 }
 
 impl Worker {
@@ -101,10 +104,10 @@ impl Worker {
             problems.push(error.to_string(), error.hint());
         }
         problems.refuse(ErrorCode::BadConfig)?;
-        Ok(Staged { config, networks, ports, switch })
+        Ok(Staged { config, networks, ports, switch, outlets: Vec::new() })
     }
 
-    /// Opens the ports that are new, or broken.
+    /// Opens the ports, and the ways to collectors, that are new, or broken.
     fn open_ports(&self, staged: &mut Staged, mut taps: BTreeMap<String, OwnedFd>) -> Problems {
         let mut problems = Problems::default();
         let mtus: BTreeMap<_, _> = staged.config.networks.iter().map(|network| (&network.name, network.mtu)).collect();
@@ -125,12 +128,13 @@ impl Worker {
                 },
             });
         }
+        staged.outlets = self.delivery.mirrors.open(&staged.config, &mut problems);
         problems
     }
 
     /// Becomes what was prepared, if anything was.
     pub(crate) fn commit(&mut self, now: Instant) {
-        let Some(Staged { config, networks, ports, switch }) = self.staged.take() else { return };
+        let Some(Staged { config, networks, ports, switch, outlets }) = self.staged.take() else { return };
         // The switch counts anew with each configuration.
         let hits = self.rules().into_iter().flat_map(|acl| {
             let network = acl.network;
@@ -159,6 +163,8 @@ impl Worker {
             // The same configuration was accepted by an empty switch.
             tracing::error!(target: "weft::dataplane", ?errors, "the switch refused what it had accepted");
         }
+        self.delivery.mirrors.declare(&config, outlets);
+        self.renew_captures();
         // Whose lease ends by this configuration speaks from its old address until it has a new one.
         self.note_leases(now);
         let services = config.networks.iter().filter_map(|network| services_of(network, networks[&network.name]));

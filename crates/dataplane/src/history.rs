@@ -16,6 +16,7 @@ impl Worker {
             Some(DroppedFrame {
                 port: self.port_name(frame.port)?,
                 reason: frame.reason.name().to_owned(),
+                rule: frame.rule.as_deref().map(str::to_owned),
                 age_ms: age_ms(frame.at),
                 summary: headers.map_or_else(|problem| problem.to_string(), |headers| headers.to_string()),
                 len: frame.len as u64,
@@ -34,12 +35,7 @@ impl Worker {
                 len: logged.len as u64,
             })
         });
-        History {
-            drops: drops.collect(),
-            log: log.collect(),
-            log_lost: self.switch.rule_log().lost(),
-            captures: self.delivery.mirrors.status().collect(),
-        }
+        History { drops: drops.collect(), log: log.collect(), log_lost: self.switch.rule_log().lost() }
     }
 
     fn port_name(&self, id: PortId) -> Option<PortName> {

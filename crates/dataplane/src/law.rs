@@ -3,13 +3,15 @@
 use std::collections::BTreeMap;
 
 use weft_dataplane_protocol::{
-    AccessConfig, AclConfig, AddressConfig, DataplaneConfig, EndConfig, NetworkConfig, PortKind, RuleConfig, Switching,
+    AccessConfig, AclConfig, AddressConfig, DataplaneConfig, EndConfig, MirrorConfig, MirrorTo, NetworkConfig,
+    PortKind, RuleConfig, Switching,
 };
 use weft_services::NetworkId;
 use weft_switch::{
-    Acl, Addresses, Config, Endpoint, Mode, Policy, PortConfig, Role, Rule, Segment, VSwitchConfig, VSwitchId, Vlans,
+    Acl, Addresses, Config, Endpoint, Mirror, MirrorFilter, MirrorId, MirrorTarget, Mode, Policy, PortConfig, Role,
+    Rule, Segment, VSwitchConfig, VSwitchId, Vlans,
 };
-use weft_types::{Native, NetworkName, PortId, PortName, PortVlans, Traffic};
+use weft_types::{Direction, Native, NetworkName, PortId, PortName, PortVlans, Traffic};
 use weft_wire::Protocol;
 
 use crate::slot::About;
@@ -23,7 +25,13 @@ pub(crate) fn switch_config<'a>(
 ) -> Config {
     let ports: Vec<_> = ports.collect();
     let ids: BTreeMap<_, _> = ports.iter().map(|(id, about)| (&about.name, *id)).collect();
-    let vswitches = config.networks.iter().map(|network| vswitch(network, networks[&network.name], &ids));
+    // Mirrors are numbered across all networks.
+    let mut mirrors = 0;
+    let vswitches = config.networks.iter().map(|network| {
+        let first = mirrors;
+        mirrors += network.mirrors.len() as u32;
+        vswitch(network, networks[&network.name], &ids, first)
+    });
     Config {
         generation,
         vswitches: vswitches.collect(),
@@ -31,13 +39,22 @@ pub(crate) fn switch_config<'a>(
     }
 }
 
-fn vswitch(network: &NetworkConfig, id: NetworkId, ports: &BTreeMap<&PortName, PortId>) -> VSwitchConfig {
+fn vswitch(
+    network: &NetworkConfig,
+    id: NetworkId,
+    ports: &BTreeMap<&PortName, PortId>,
+    first_mirror: u32,
+) -> VSwitchConfig {
     VSwitchConfig {
         mode: match network.switching {
             Switching::Veb => Mode::Veb,
             Switching::Vepa => Mode::Vepa,
         },
         acl: network.acl.as_ref().map(|acl| access_list(acl, ports)),
+        mirrors: (first_mirror..)
+            .zip(&network.mirrors)
+            .filter_map(|(number, config)| mirror(MirrorId(number), config, ports))
+            .collect(),
         ..VSwitchConfig::new(VSwitchId(id.0), network.name.clone(), network.provenance.clone())
     }
 }
@@ -109,6 +126,41 @@ fn access_list(acl: &AclConfig, ports: &BTreeMap<&PortName, PortId>) -> Acl {
         provenance: rule.provenance.clone(),
     };
     Acl { rules: acl.rules.iter().map(rule).collect(), default: acl.default, connections: acl.connections }
+}
+
+/// A mirror; `None` while nobody could be mirrored, or nobody is there to get the copies.
+fn mirror(id: MirrorId, config: &MirrorConfig, ports: &BTreeMap<&PortName, PortId>) -> Option<Mirror> {
+    let known = |names: &Vec<PortName>| names.iter().filter_map(|name| ports.get(name)).copied().collect::<Vec<_>>();
+    let mirrored = config.ports.as_ref().map(known);
+    if mirrored.as_ref().is_some_and(Vec::is_empty) {
+        return None;
+    }
+    Some(Mirror {
+        id,
+        name: config.name.to_string(),
+        ports: mirrored.unwrap_or_default(),
+        segments: config.vlans.iter().copied().map(Segment::Vlan).collect(),
+        direction: direction(config.direction),
+        filter: config.filter.as_ref().map(mirror_filter),
+        snap_bytes: config.snap_bytes,
+        to: match &config.to {
+            MirrorTo::Port(name) => MirrorTarget::Port(*ports.get(name)?),
+            MirrorTo::Collector(_) => MirrorTarget::Outside,
+        },
+        provenance: config.provenance.clone(),
+    })
+}
+
+pub(crate) fn direction(direction: Direction) -> weft_switch::Direction {
+    match direction {
+        Direction::In => weft_switch::Direction::In,
+        Direction::Out => weft_switch::Direction::Out,
+        Direction::Both => weft_switch::Direction::Both,
+    }
+}
+
+pub(crate) fn mirror_filter(filter: &weft_types::MirrorFilter) -> MirrorFilter {
+    MirrorFilter { from: filter.from, to: filter.to, traffic: traffic(&filter.traffic) }
 }
 
 fn traffic(traffic: &Traffic) -> weft_switch::Traffic {

@@ -9,7 +9,9 @@
 //! was killed is complete again when it starts, with or without a daemon.
 
 mod apply;
+mod captures;
 mod clock;
+mod collector;
 mod control;
 mod error;
 mod history;

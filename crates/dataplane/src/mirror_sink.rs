@@ -1,18 +1,19 @@
-//! Where copies of frames leave the process: a thread for each capture, behind a queue that is never waited for.
+//! Where copies of frames leave the process: a thread for each reader, behind a queue that is never waited for.
 
 use std::io::{self, ErrorKind};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, ioctl_fionbio};
 use weft_wire::segment::segment_with;
-use weft_wire::{Offload, pcapng, vxlan};
+use weft_wire::{Offload, pcapng};
+
+use crate::collector::Tunnel;
 
 /// So many copies, and so many bytes of them, wait at most.
 const QUEUE_FRAMES: usize = 1024;
@@ -21,7 +22,7 @@ const QUEUE_BYTES: usize = 8 << 20;
 /// What is written at once.
 const CHUNK_BYTES: usize = 64 << 10;
 
-/// How often a thread that has nothing to do looks whether anybody still wants its copies.
+/// How often a thread that has nothing to do looks whether anybody still reads.
 const TICK: Duration = Duration::from_millis(250);
 
 /// It copies bytes into a buffer; JSON and frames live on the heap.
@@ -48,10 +49,10 @@ enum Item {
 
 /// Where copies go.
 pub(crate) enum Sink {
-    /// Into a descriptor, as pcapng.
+    /// Into a descriptor, as pcapng, as long as its other end is open.
     Stream { descriptor: OwnedFd, snap_bytes: u32 },
-    /// To a collector; as long as the other end of the descriptor is open.
-    Vxlan { descriptor: OwnedFd, socket: UdpSocket, vni: u32 },
+    /// To a collector.
+    Collector(Tunnel),
 }
 
 /// What both sides of a queue see.
@@ -60,12 +61,21 @@ struct Shared {
     waiting_bytes: AtomicUsize,
     /// How many copies were lost, by interface. Touched when one is, and by the thread now and then.
     lost: Mutex<Vec<u64>>,
+    /// How many copies left the queue and could not be sent.
+    unsent: AtomicU64,
+}
+
+impl Shared {
+    fn lost(&self) -> MutexGuard<'_, Vec<u64>> {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// The worker's side of a sink: what does not fit is lost, counted, and waited for by nobody.
 pub(crate) struct Outlet {
     queue: SyncSender<Item>,
     shared: Arc<Shared>,
+    thread: JoinHandle<()>,
 }
 
 /// Nobody takes copies any more.
@@ -79,15 +89,15 @@ impl Outlet {
         let shared = Arc::new(Shared::default());
         let writer = Writer::new(sink, shared.clone())?;
         let builder = thread::Builder::new().name("mirror".into()).stack_size(STACK_BYTES);
-        builder.spawn(move || writer.run(&items))?;
-        Ok(Self { queue, shared })
+        let thread = builder.spawn(move || writer.run(&items))?;
+        Ok(Self { queue, shared, thread })
     }
 
     /// Tells the name of the next interface; whether there was room.
     pub(crate) fn announce(&self, name: String) -> Result<bool, Ended> {
         let is_taken = self.offer(Item::Interface(name))?;
         if is_taken {
-            self.shared.lost.lock().unwrap_or_else(PoisonError::into_inner).push(0);
+            self.shared.lost().push(0);
         }
         Ok(is_taken)
     }
@@ -99,12 +109,31 @@ impl Outlet {
         let is_taken = waiting < QUEUE_BYTES && self.offer(Item::Copy(copy))?;
         if !is_taken {
             self.shared.waiting_bytes.fetch_sub(bytes, Ordering::Relaxed);
-            let mut lost = self.shared.lost.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(lost) = lost.get_mut(interface) {
-                *lost += 1;
-            }
+            self.lose(interface);
         }
         Ok(is_taken)
+    }
+
+    /// Whether so many bytes wait that a copy need not even be made.
+    pub(crate) fn is_full(&self) -> bool {
+        self.shared.waiting_bytes.load(Ordering::Relaxed) >= QUEUE_BYTES
+    }
+
+    /// Counts a copy that came in by this interface, and for which there was no room.
+    pub(crate) fn lose(&self, interface: usize) {
+        if let Some(lost) = self.shared.lost().get_mut(interface) {
+            *lost += 1;
+        }
+    }
+
+    /// How many copies were taken and could not be sent.
+    pub(crate) fn unsent(&self) -> u64 {
+        self.shared.unsent.load(Ordering::Relaxed)
+    }
+
+    /// Whether nobody takes copies any more.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.thread.is_finished()
     }
 
     fn offer(&self, item: Item) -> Result<bool, Ended> {
@@ -116,11 +145,22 @@ impl Outlet {
     }
 }
 
+/// What a stream's reader does.
+#[derive(PartialEq, Eq)]
+enum Reader {
+    /// It reads.
+    There,
+    /// It has said that it wants no more than what is under way.
+    Leaving,
+    /// It is gone.
+    Gone,
+}
+
 /// The thread's side.
 struct Writer {
     sink: Sink,
     shared: Arc<Shared>,
-    /// What waits to be written, or is being sent.
+    /// What waits to be written.
     buffer: Vec<u8>,
     scratch: Vec<u8>,
     /// How many losses of each interface have been told.
@@ -140,9 +180,11 @@ impl Writer {
 
     /// Passes on what comes, until nothing more does or nobody wants it.
     fn run(mut self, items: &Receiver<Item>) {
-        let mut is_wanted = self.flush().is_ok();
-        while is_wanted {
-            match items.recv_timeout(TICK) {
+        if self.flush().is_err() {
+            return;
+        }
+        loop {
+            match self.next(items) {
                 Ok(item) => {
                     self.take(item);
                     while self.buffer.len() < CHUNK_BYTES
@@ -151,11 +193,35 @@ impl Writer {
                         self.take(item);
                     }
                 }
-                Err(RecvTimeoutError::Timeout) => is_wanted = self.is_wanted(),
+                Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
-            self.tell_losses();
-            is_wanted &= self.flush().is_ok();
+            self.tell_losses(false);
+            if self.flush().is_err() {
+                return;
+            }
+            match self.reader() {
+                Reader::There => {}
+                Reader::Leaving => break,
+                Reader::Gone => return,
+            }
+        }
+        // What is under way, but not what comes meanwhile.
+        for item in items.try_iter().take(QUEUE_FRAMES) {
+            self.take(item);
+            if self.buffer.len() >= CHUNK_BYTES && self.flush().is_err() {
+                return;
+            }
+        }
+        self.tell_losses(true);
+        let _ = self.flush(); // who does not hear the last word has left
+    }
+
+    /// The next that is to be passed on. A stream's reader may leave while nothing comes.
+    fn next(&self, items: &Receiver<Item>) -> Result<Item, RecvTimeoutError> {
+        match self.sink {
+            Sink::Stream { .. } => items.recv_timeout(TICK),
+            Sink::Collector(_) => items.recv().map_err(|_| RecvTimeoutError::Disconnected),
         }
     }
 
@@ -170,46 +236,52 @@ impl Writer {
             Item::Copy(Copy { interface, unix_nanos, len, bytes, offload }) => {
                 self.shared.waiting_bytes.fetch_sub(bytes.len(), Ordering::Relaxed);
                 self.last_nanos = unix_nanos;
-                match &self.sink {
+                match &mut self.sink {
                     Sink::Stream { .. } => pcapng::packet(&mut self.buffer, interface, unix_nanos, &bytes, len),
-                    Sink::Vxlan { socket, vni, .. } => {
-                        let mut send = |frame: &[u8]| {
-                            self.buffer.clear();
-                            self.buffer.extend_from_slice(&vxlan::header(*vni));
-                            self.buffer.extend_from_slice(frame);
-                            // A collector that is not there, or slow, loses it: the next one may arrive.
-                            let _ = socket.send(&self.buffer);
-                        };
-                        if offload == Offload::default() {
-                            send(&bytes);
-                        } else {
+                    Sink::Collector(tunnel) => {
+                        let is_cut = (bytes.len() as u64) < u64::from(len);
+                        let mut is_sent = true;
+                        let mut send = |frame: &[u8]| is_sent &= tunnel.send(frame, is_cut);
+                        let has_sense = match offload == Offload::default() {
+                            true => {
+                                send(&bytes);
+                                true
+                            }
                             // What contradicts its own offload is no packet.
-                            let _ = segment_with(&mut self.scratch, &bytes, offload, &mut send);
-                        }
-                        self.buffer.clear();
+                            false => segment_with(&mut self.scratch, &bytes, offload, &mut send).is_ok(),
+                        };
+                        let is_lost = !(is_sent && has_sense);
+                        self.shared.unsent.fetch_add(is_lost.into(), Ordering::Relaxed);
                     }
                 }
             }
         }
     }
 
-    fn tell_losses(&mut self) {
-        let lost = self.shared.lost.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Sink::Stream { .. } = &self.sink {
-            for (interface, (told, lost)) in (0..).zip(self.told.iter_mut().zip(lost)) {
-                if *told != lost {
-                    *told = lost;
-                    pcapng::statistics(&mut self.buffer, interface, self.last_nanos, lost);
-                }
+    /// Tells a stream's reader how much was lost: where that has changed, or at the end of each interface.
+    fn tell_losses(&mut self, is_end: bool) {
+        if !matches!(self.sink, Sink::Stream { .. }) {
+            return;
+        }
+        for (interface, (told, lost)) in (0..).zip(self.told.iter_mut().zip(self.shared.lost().iter())) {
+            if *told != *lost || is_end {
+                *told = *lost;
+                pcapng::statistics(&mut self.buffer, interface, self.last_nanos, *lost);
             }
         }
     }
 
-    /// Whether the other end of the descriptor is open.
-    fn is_wanted(&self) -> bool {
-        let (Sink::Stream { descriptor, .. } | Sink::Vxlan { descriptor, .. }) = &self.sink;
-        let mut fds = [PollFd::new(descriptor, PollFlags::empty())];
-        poll(&mut fds, Some(&Timespec::default())).is_ok() && fds[0].revents().is_empty()
+    /// What a stream's reader does.
+    fn reader(&self) -> Reader {
+        let Sink::Stream { descriptor, .. } = &self.sink else { return Reader::There };
+        let mut fds = [PollFd::new(descriptor, PollFlags::RDHUP)];
+        match poll(&mut fds, Some(&Timespec::default())) {
+            Err(Errno::INTR) => Reader::There,
+            Err(_) => Reader::Gone,
+            Ok(_) if fds[0].revents().intersects(PollFlags::ERR | PollFlags::HUP) => Reader::Gone,
+            Ok(_) if fds[0].revents().contains(PollFlags::RDHUP) => Reader::Leaving,
+            Ok(_) => Reader::There,
+        }
     }
 
     /// Writes what waits to be written, however long the reader takes.
@@ -234,16 +306,4 @@ impl Writer {
         self.buffer.clear();
         Ok(())
     }
-}
-
-/// A socket that talks to a collector.
-pub(crate) fn socket_to(collector: SocketAddr) -> io::Result<UdpSocket> {
-    let any = match collector {
-        SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
-        SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
-    };
-    let socket = UdpSocket::bind(any)?;
-    socket.connect(collector)?;
-    socket.set_nonblocking(true)?;
-    Ok(socket)
 }

@@ -1,87 +1,152 @@
 //! Copies of frames (law 7): to ports as any frame, and out of the process through queues that nobody waits for.
 
-use std::os::fd::OwnedFd;
-
-use weft_dataplane_protocol::{
-    CaptureDirection, CaptureFilter, CaptureOf, CaptureRequest, CaptureTo, ErrorCode, MirrorStatus, Refusal,
-};
+use weft_dataplane_protocol::{DataplaneConfig, MirrorConfig, MirrorStatus, MirrorTo};
 use weft_port::Frame;
-use weft_switch::{
-    Direction, Mirror, MirrorCopy, MirrorFilter, MirrorId, MirrorTarget, Segment, Switch, Traffic, VSwitchId,
-};
-use weft_types::{Instant, PortId, PortName, Provenance};
-use weft_wire::{Offload, Protocol, vxlan};
+use weft_switch::{MirrorCopy, MirrorTarget, Switch};
+use weft_types::{Collector, Instant, NetworkName, PortId, PortName};
+use weft_wire::{Headers, Offload};
 
-use crate::clock;
-use crate::mirror_sink::{Copy, Ended, Outlet, Sink, socket_to};
+use crate::captures::Capture;
+use crate::collector::{Tunnel, is_for};
+use crate::mirror_sink::{Copy, Ended, Outlet, Sink};
 use crate::slot::{Delivery, Others};
-use crate::worker::Worker;
+use crate::validate::Problems;
 
-/// Captures are numbered from here on; what a configuration says, below.
-const FIRST_CAPTURE: u32 = 1 << 31;
+/// Captures are numbered from here on; what a configuration declares, below.
+pub(crate) const FIRST_CAPTURE: u32 = 1 << 31;
 
-/// So many captures there are at most, each with a thread.
-const MAX_CAPTURES: usize = 16;
-
-/// What leaves the process.
+/// Everybody who gets copies.
 #[derive(Default)]
 pub(crate) struct Mirrors {
-    captures: Vec<Capture>,
-    started: u32,
+    /// Those that the configuration declares, by their numbers.
+    declared: Vec<Declared>,
+    pub(crate) captures: Vec<Capture>,
     /// The names of all ports.
     pub(crate) names: Vec<(PortId, PortName)>,
 }
 
-struct Capture {
-    id: MirrorId,
-    outlet: Outlet,
-    /// The ports that were announced, in their order.
-    interfaces: Vec<PortId>,
-    /// The Unix time at the origin of time, in nanoseconds.
-    unix_origin: u64,
-    copies: u64,
-    lost: u64,
+/// What became of copies.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Tally {
+    pub(crate) copies: u64,
+    pub(crate) lost: u64,
+}
+
+impl Tally {
+    pub(crate) fn note(&mut self, is_taken: bool) {
+        self.copies += u64::from(is_taken);
+        self.lost += u64::from(!is_taken);
+    }
+}
+
+/// A mirror that the configuration declares.
+pub(crate) struct Declared {
+    network: NetworkName,
+    config: MirrorConfig,
+    /// The way to its collector, if it has one and that could be opened.
+    outlet: Option<Outlet>,
+    tally: Tally,
 }
 
 impl Mirrors {
-    fn send(&mut self, now: Instant, copy: &MirrorCopy, ingress: PortId, frame: &Frame<'_>) -> Result<(), Ended> {
-        let Some(capture) = self.captures.iter_mut().find(|capture| capture.id == copy.mirror) else {
-            return Err(Ended);
-        };
-        let interface = match capture.interfaces.iter().position(|port| *port == ingress) {
-            Some(interface) => interface,
-            None => {
-                let name = self.names.iter().find(|(port, _)| *port == ingress);
-                if !capture.outlet.announce(name.map_or_else(|| ingress.to_string(), |(_, name)| name.to_string()))? {
-                    capture.lost += 1;
-                    return Ok(());
-                }
-                capture.interfaces.push(ingress);
-                capture.interfaces.len() - 1
+    /// Opens the ways to collectors that `config` is the first to declare: one for each mirror, in their order.
+    pub(crate) fn open(&self, config: &DataplaneConfig, problems: &mut Problems) -> Vec<Option<Outlet>> {
+        let mut open = |network: &NetworkName, mirror: &MirrorConfig| {
+            let MirrorTo::Collector(collector) = mirror.to else { return None };
+            let is_open = self.find(network, mirror).is_some_and(|old| self.declared[old].outlet.is_some());
+            if is_open {
+                return None;
             }
+            let opened = Tunnel::open(collector).and_then(|tunnel| Outlet::open(Sink::Collector(tunnel)));
+            let hint = match collector {
+                Collector::Erspan { .. } => "ERSPAN needs raw sockets (CAP_NET_RAW); `vxlan://` needs nothing",
+                Collector::Vxlan { .. } => "is the limit of open files reached? see `ulimit -n`",
+            };
+            opened
+                .map_err(|error| {
+                    let (name, place) = (&mirror.name, &mirror.provenance);
+                    problems.push(format!("mirror `{name}` ({place}): no way to {collector}: {error}"), hint);
+                })
+                .ok()
         };
-        let mut bytes = Vec::new();
-        let is_whole = cut(frame, copy.snap_bytes, &mut bytes);
-        let is_taken = capture.outlet.send(Copy {
-            interface: interface as u32,
-            unix_nanos: capture.unix_origin.saturating_add(now.as_nanos()),
-            len: frame.len() as u32,
-            bytes,
-            offload: if is_whole { frame.offload() } else { Offload::default() },
-        })?;
-        capture.copies += u64::from(is_taken);
-        capture.lost += u64::from(!is_taken);
-        Ok(())
+        declarations(config).map(|(network, mirror)| open(network, mirror)).collect()
     }
 
-    /// How each capture does.
-    pub(crate) fn status(&self) -> impl Iterator<Item = MirrorStatus> {
-        self.captures.iter().map(|capture| MirrorStatus {
-            name: name(capture.id),
-            copies: capture.copies,
-            lost: capture.lost,
-        })
+    /// Becomes what `config` declares, with the outlets that were opened for it. A mirror that stays, by its name and
+    /// by who gets its copies, keeps its outlet and its counts.
+    pub(crate) fn declare(&mut self, config: &DataplaneConfig, outlets: Vec<Option<Outlet>>) {
+        let mut old = std::mem::take(&mut self.declared);
+        let declared = declarations(config).zip(outlets).map(|((network, mirror), outlet)| {
+            let before = old.iter().position(|old| old.is_same(network, mirror)).map(|at| old.swap_remove(at));
+            let (kept, tally) = before.map_or((None, Tally::default()), |old| (old.outlet, old.tally));
+            Declared { network: network.clone(), config: mirror.clone(), outlet: kept.or(outlet), tally }
+        });
+        self.declared = declared.collect();
     }
+
+    fn find(&self, network: &NetworkName, mirror: &MirrorConfig) -> Option<usize> {
+        self.declared.iter().position(|old| old.is_same(network, mirror))
+    }
+
+    /// How each mirror and capture does.
+    pub(crate) fn status(&self) -> Vec<MirrorStatus> {
+        let declared = self.declared.iter().map(Declared::status);
+        declared.chain(self.captures.iter().map(Capture::status)).collect()
+    }
+
+    /// Hands over a copy of a frame that goes out of the process.
+    fn send(&mut self, now: Instant, copy: &MirrorCopy, ingress: PortId, frame: &Frame<'_>) -> Result<(), Ended> {
+        if copy.mirror.0 < FIRST_CAPTURE {
+            if let Some(declared) = self.declared.get_mut(copy.mirror.0 as usize) {
+                declared.send(copy, frame);
+            }
+            return Ok(());
+        }
+        let capture = self.captures.iter_mut().find(|capture| capture.has(copy.mirror));
+        capture.ok_or(Ended)?.send(now, copy.snap_bytes, ingress, frame, &self.names)
+    }
+}
+
+/// The mirrors of a configuration, by their numbers.
+pub(crate) fn declarations(config: &DataplaneConfig) -> impl Iterator<Item = (&NetworkName, &MirrorConfig)> {
+    config.networks.iter().flat_map(|network| network.mirrors.iter().map(move |mirror| (&network.name, mirror)))
+}
+
+impl Declared {
+    fn is_same(&self, network: &NetworkName, mirror: &MirrorConfig) -> bool {
+        self.network == *network && self.config.name == mirror.name && self.config.to == mirror.to
+    }
+
+    /// Hands over a copy for its collector.
+    fn send(&mut self, copy: &MirrorCopy, frame: &Frame<'_>) {
+        let MirrorTo::Collector(collector) = &self.config.to else { return };
+        if Headers::parse(frame.head(), frame.len()).is_ok_and(|headers| is_for(collector, &headers)) {
+            return;
+        }
+        let outlet = self.outlet.as_ref().filter(|outlet| !outlet.is_full());
+        let is_taken = outlet.is_some_and(|outlet| outlet.send(copied(frame, copy.snap_bytes)) == Ok(true));
+        self.tally.note(is_taken);
+    }
+
+    fn status(&self) -> MirrorStatus {
+        let unsent = self.outlet.as_ref().map_or(0, Outlet::unsent);
+        MirrorStatus {
+            name: self.config.name.to_string(),
+            networks: vec![self.network.clone()],
+            to: Some(self.config.to.clone()),
+            copies: self.tally.copies.saturating_sub(unsent),
+            lost: self.tally.lost + unsent,
+            provenance: self.config.provenance.clone(),
+        }
+    }
+}
+
+/// A copy of a frame, of which nobody asks where and when it came in.
+pub(crate) fn copied(frame: &Frame<'_>, snap_bytes: Option<u32>) -> Copy {
+    let mut bytes = Vec::new();
+    let is_whole = cut(frame, snap_bytes, &mut bytes);
+    let offload = if is_whole { frame.offload() } else { Offload::default() };
+    Copy { interface: 0, unix_nanos: 0, len: frame.len() as u32, bytes, offload }
 }
 
 /// Appends what is to be copied of a frame to `bytes`; whether that is all of it.
@@ -94,10 +159,6 @@ fn cut(frame: &Frame<'_>, snap_bytes: Option<u32>, bytes: &mut Vec<u8>) -> bool 
         bytes.truncate(room);
     }
     room >= frame.len()
-}
-
-fn name(id: MirrorId) -> String {
-    format!("capture-{}", id.0 - FIRST_CAPTURE)
 }
 
 impl Delivery {
@@ -122,104 +183,30 @@ impl Delivery {
                 MirrorTarget::Port(port) => {
                     let index = slot_of.get(port.0 as usize).copied().flatten();
                     let Some(target) = index.and_then(|index| others.get_mut(index)) else { continue };
-                    // The port counts what it has no room for; the frame itself goes its way.
-                    let _ = if copy.snap_bytes.is_some_and(|snap| (snap as usize) < frame.len()) {
+                    let delivered = if copy.snap_bytes.is_some_and(|snap| (snap as usize) < frame.len()) {
                         let mut bytes = Vec::new();
                         cut(frame, copy.snap_bytes, &mut bytes);
                         target.deliver(now, &Frame::new(&bytes, Offload::default()), copy.edit, self)
                     } else {
                         target.deliver(now, frame, copy.edit, self)
                     };
+                    if let Some(mirror) = self.mirrors.declared.get_mut(copy.mirror.0 as usize) {
+                        mirror.tally.note(delivered.is_ok());
+                    }
                 }
             }
         }
         if let Some(id) = ended {
-            switch.stop_capture(id);
-            self.mirrors.captures.retain(|capture| capture.id != id);
+            self.mirrors.end_captures(switch, |capture| capture.has(id));
         }
     }
 }
 
-impl Worker {
-    /// Starts a capture, which ends when the other end of `descriptor` does.
-    ///
-    /// # Errors
-    /// When the request makes no sense, or there are enough captures.
-    pub(crate) fn capture(&mut self, request: &CaptureRequest, descriptor: OwnedFd) -> Result<(), Refusal> {
-        let mirrors = &mut self.delivery.mirrors;
-        if mirrors.captures.len() >= MAX_CAPTURES {
-            return Err(refused(format!("{MAX_CAPTURES} captures run already"), "end one of them"));
+impl Mirrors {
+    /// Takes captures away.
+    pub(crate) fn end_captures(&mut self, switch: &mut Switch, is_over: impl Fn(&Capture) -> bool) {
+        for capture in self.captures.extract_if(.., |capture| is_over(capture)) {
+            capture.mirrors().for_each(|id| switch.stop_capture(id));
         }
-        let unknown = |what: &str| refused(format!("there is no {what}"), "`weft port ls` lists all ports");
-        let slots = self.slots.iter();
-        let (vswitch, ports) = match &request.of {
-            CaptureOf::Port(name) => {
-                let slot = slots.clone().find(|slot| slot.about.name == *name);
-                let slot = slot.ok_or_else(|| unknown(&format!("port `{name}`")))?;
-                (VSwitchId(slot.about.network_id.0), vec![slot.id])
-            }
-            CaptureOf::Network(name) => {
-                let slot = slots.clone().find(|slot| slot.about.network == *name);
-                let slot = slot.ok_or_else(|| unknown(&format!("network `{name}` with ports")))?;
-                (VSwitchId(slot.about.network_id.0), Vec::new())
-            }
-        };
-        let id = MirrorId(FIRST_CAPTURE + mirrors.started);
-        let mirror = Mirror {
-            id,
-            name: name(id),
-            ports,
-            segments: request.vlans.iter().copied().map(Segment::Vlan).collect(),
-            direction: match request.direction {
-                CaptureDirection::In => Direction::In,
-                CaptureDirection::Out => Direction::Out,
-                CaptureDirection::Both => Direction::Both,
-            },
-            filter: request.filter.as_ref().map(filter).transpose()?,
-            snap_bytes: request.snap_bytes,
-            to: MirrorTarget::Outside,
-            provenance: Provenance::command("capture"),
-        };
-        let failed = |error: std::io::Error| refused(format!("the capture cannot start: {error}"), "see `ulimit -n`");
-        let sink = match request.to {
-            CaptureTo::Stream => Sink::Stream { descriptor, snap_bytes: request.snap_bytes.unwrap_or(0) },
-            CaptureTo::Vxlan { vni, .. } if vni > vxlan::MAX_VNI => {
-                return Err(refused(format!("{vni} is no VXLAN network identifier"), "choose 0 to 16777215"));
-            }
-            CaptureTo::Vxlan { collector, vni } => {
-                Sink::Vxlan { descriptor, socket: socket_to(collector).map_err(failed)?, vni }
-            }
-        };
-        self.switch.start_capture(vswitch, mirror).map_err(|problem| match problem {
-            Some(problem) => refused(problem.to_string(), problem.hint()),
-            None => unknown("such network"),
-        })?;
-        let outlet = match Outlet::open(sink) {
-            Ok(outlet) => outlet,
-            Err(error) => {
-                self.switch.stop_capture(id);
-                return Err(failed(error));
-            }
-        };
-        let unix_origin = u64::try_from(clock::unix_origin().as_nanos()).unwrap_or(0);
-        mirrors.captures.push(Capture { id, outlet, interfaces: Vec::new(), unix_origin, copies: 0, lost: 0 });
-        mirrors.started = mirrors.started.wrapping_add(1) % FIRST_CAPTURE;
-        Ok(())
     }
-}
-
-fn filter(filter: &CaptureFilter) -> Result<MirrorFilter, Refusal> {
-    let traffic = match (filter.protocol.map(Protocol), filter.port) {
-        (None, None) => Traffic::Any,
-        (Some(protocol), None) => Traffic::Protocol(protocol),
-        (Some(protocol), Some(port)) => Traffic::Ports { protocol, src: 0..=u16::MAX, dst: port..=port },
-        (None, Some(port)) => {
-            return Err(refused(format!("port {port} of no protocol is no filter"), "write it like tcp/5432"));
-        }
-    };
-    Ok(MirrorFilter { from: filter.from, to: filter.to, traffic })
-}
-
-fn refused(message: String, hint: &str) -> Refusal {
-    Refusal { code: ErrorCode::BadRequest, message, hint: hint.into() }
 }

@@ -15,6 +15,7 @@ use crate::worker::Worker;
 impl Worker {
     /// Everything there is to tell.
     pub(crate) fn status(&mut self, now: Instant) -> SwitchStatus {
+        self.end_idle_captures();
         let stats = self.switch.stats();
         let mut ports: Vec<_> = self.slots.iter().map(|slot| self.port_status(now, slot)).collect();
         ports.sort_by(|a, b| a.name.cmp(&b.name));
@@ -40,6 +41,7 @@ impl Worker {
             cache_hits: stats.hits,
             cache_misses: stats.misses,
             nat_flows,
+            mirrors: self.delivery.mirrors.status(),
             notes,
         }
     }

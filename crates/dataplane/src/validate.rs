@@ -166,6 +166,7 @@ mod tests {
             gateway: Some(gateway),
             switching: Switching::Veb,
             acl: None,
+            mirrors: Vec::new(),
             provenance: Provenance::file("/w.toml", 3),
         }
     }

@@ -64,6 +64,9 @@ pub(crate) struct Worker {
     pub(crate) next_port: u32,
     pub(crate) next_network: u32,
     pub(crate) generation: u64,
+    /// How many captures were started, and how many mirrors for them.
+    pub(crate) captures_started: u64,
+    pub(crate) next_capture_mirror: u32,
     /// What rules have decided under earlier configurations, by network and name.
     pub(crate) rule_hits: BTreeMap<(NetworkName, String), u64>,
     /// Leases from before the restart that wait for the first configuration.
@@ -108,6 +111,8 @@ impl Worker {
             next_port: 0,
             next_network: 0,
             generation: 0,
+            captures_started: 0,
+            next_capture_mirror: 0,
             rule_hits: BTreeMap::new(),
             unrestored,
             start_notes: Vec::new(),
@@ -279,7 +284,7 @@ impl Worker {
             }
             Task::Status => Response::Status(self.status(clock::now())),
             Task::Rules => Response::Rules(self.rules()),
-            Task::Capture { request, descriptor } => done(self.capture(&request, descriptor)),
+            Task::Capture { request, descriptor } => done(self.capture(request, descriptor)),
             Task::History => Response::History(self.history(clock::now())),
             Task::Explain(request) => {
                 self.explain(clock::now(), &request).map_or_else(Response::Refused, Response::Explained)

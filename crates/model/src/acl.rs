@@ -230,7 +230,7 @@ fn check_end(end: &End, acl: &Acl, cast: &Cast<'_>) -> Option<Problem> {
 }
 
 /// The way out for who named nobody.
-fn known(name: &str, names: &BTreeSet<&str>) -> String {
+pub(crate) fn known(name: &str, names: &BTreeSet<&str>) -> String {
     match nearest(name, names.iter().copied()) {
         Some(word) => format!("did you mean `{word}`?"),
         None => format!("there are {}", list(&names.iter().take(20).collect::<Vec<_>>())),

@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use weft_types::{ByteSize, Ipv4Net, MacAddr, NetworkName, PortName, VmName};
 
 use crate::acl::{Cast, check_groups, check_rules};
+use crate::mirror;
 use crate::port_keys::{MAX_LEARNED, Run, meetings};
 use crate::problem::Problem;
 use crate::read::{list, nearest};
@@ -123,6 +124,8 @@ impl Check<'_> {
             let mut find = |path, problem| findings.push(Finding { path, rests_on: None, problem });
             check_groups(&network.acl.groups, &all, cast.what, &mut find);
             check_rules(&network.acl, &format!("network.{name}"), &cast, &mut find);
+            let ports_of = |member: &PortName| ports_of(self.world, name, member);
+            mirror::check(&network.mirrors, &network.acl, &cast, &BTreeSet::new(), ports_of, &mut find);
         }
     }
 
@@ -327,6 +330,17 @@ impl Check<'_> {
             self.find(format!("vm.{name}.memory"), Problem::new("no-memory", message, "give the VMs less"));
             return; // the rest would only repeat it
         }
+    }
+}
+
+/// The ports on a network that are meant by a name: a VM's, or the one that is called so.
+fn ports_of(world: &World, network: &NetworkName, member: &PortName) -> Vec<PortName> {
+    match world.vms.iter().find(|(vm, _)| vm.as_str() == member.as_str()) {
+        Some((vm, spec)) => {
+            let here = spec.nics.iter().enumerate().filter(|(_, nic)| nic.network == *network);
+            here.map(|(index, _)| PortName::of_vnic(vm, index)).collect()
+        }
+        None => vec![member.clone()],
     }
 }
 

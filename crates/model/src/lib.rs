@@ -5,6 +5,7 @@ mod check;
 mod disk;
 mod files;
 mod load;
+mod mirror;
 mod port_keys;
 mod problem;
 pub mod qcow2;
@@ -18,8 +19,9 @@ pub use acl::{Acl, DeclaredRule};
 pub use check::{Finding, HostFacts, findings};
 pub use disk::{Disk, DiskFault};
 pub use load::{load, parse_world};
+pub use mirror::{Mirror, MirrorTo, MirrorToError};
 pub use problem::{Problem, Report};
-pub use rule::{End, Rule, RuleError, parse_traffic};
+pub use rule::{End, Rule, RuleError, parse_filter, parse_traffic};
 pub use switch_file::{Plug, SwitchFile, SwitchMode, SwitchPort, load_switch, parse_switch};
 pub use world::{Dhcp, DiskFormat, EngineKind, Image, ImageSource, Mode, Network, Nic, PortRules, Ready, Vm, World};
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::Read as _;
 use std::net::Ipv4Addr;
+use std::ops::Range;
 use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use crate::acl;
 use crate::check::{self, HostFacts};
 use crate::disk::Disk;
 use crate::files::{check_disk, check_initrd, check_kernel, read_ssh_key, read_user_data, resolve};
+use crate::mirror;
 use crate::port_keys;
 use crate::problem::{Problem, Report};
 use crate::read::{Lines, Notes, Section, items, list, nearest, parse, subtables, wrong_type};
@@ -125,6 +127,7 @@ impl<'a> Loader<'a> {
         let images = subtables(&mut self.notes, &mut section, "image");
         let vms = subtables(&mut self.notes, &mut section, "vm");
         let groups = subtables(&mut self.notes, &mut section, "group");
+        let mirrors = subtables(&mut self.notes, &mut section, "mirror");
         section.finish(&mut self.notes);
         let groups = acl::read_groups(&mut self.notes, groups, "the names of VMs");
         let mut automatic = Vec::new();
@@ -143,6 +146,7 @@ impl<'a> Loader<'a> {
         for network in self.world.networks.values_mut() {
             network.acl.groups.clone_from(&groups);
         }
+        self.mirrors(mirrors);
         for (name, span, table) in images {
             let provenance = self.provenance(span.start);
             if let Some(label) = parse::<Label>(&mut self.notes, &format!("image.{name}"), name) {
@@ -154,6 +158,32 @@ impl<'a> Loader<'a> {
             if let Some(name) = parse::<VmName>(&mut self.notes, &format!("vm.{name}"), name) {
                 self.vm(&name, table, provenance);
             }
+        }
+    }
+
+    /// Reads mirrors, each for the network that it names; the only one need not be named.
+    fn mirrors(&mut self, tables: Vec<(&'a str, Range<usize>, &'a DeTable<'a>)>) {
+        let read = |notes: &mut Notes, section: &mut Section<'a>| {
+            (section.parsed::<NetworkName>(notes, "network", "office"), section.has("network"))
+        };
+        for (name, mirror, (network, is_named)) in mirror::read(&mut self.notes, tables, &self.lines, read) {
+            let mut networks = self.world.networks.iter_mut();
+            let found = match &network {
+                Some(network) => networks.find(|(name, _)| *name == network),
+                None if is_named => continue, // that was told
+                None => networks.next().filter(|_| networks.next().is_none()),
+            };
+            if let Some((_, network)) = found {
+                network.mirrors.insert(name, mirror);
+                continue;
+            }
+            let known: Vec<_> = self.world.networks.keys().map(NetworkName::as_str).collect();
+            let (key, code, message) = match network {
+                Some(network) => (".network", "missing-network", format!("there is no network `{network}`")),
+                None => ("", "missing-key", "the mirror names no network".to_owned()),
+            };
+            let hint = format!("write `network = \"NAME\"`; the file declares {}", list(&known));
+            self.notes.complain(&format!("mirror.{name}{key}"), Problem::new(code, message, hint));
         }
     }
 
@@ -175,7 +205,8 @@ impl<'a> Loader<'a> {
         let acl = acl::read(notes, &mut section, self.source, &self.lines);
         section.finish(notes);
         let gateway = gateway.unwrap_or_else(|| first_host(subnet));
-        let network = Network { mode, subnet, gateway, host_access, dhcp, dns, mtu, acl, provenance };
+        let mirrors = BTreeMap::new(); // they stand beside the networks
+        let network = Network { mode, subnet, gateway, host_access, dhcp, dns, mtu, acl, mirrors, provenance };
         self.world.networks.insert(name.clone(), network);
         written.is_some()
     }

@@ -54,20 +54,25 @@ fn vlans<'a>(notes: &mut Notes, section: &mut Section<'a>) -> PortVlans {
     }
 }
 
-/// The VLANs of a trunk: a text like `10-20,30`, or a list of numbers and such texts.
+/// The VLANs that a trunk carries.
 fn trunk<'a>(notes: &mut Notes, section: &mut Section<'a>) -> Option<VlanSet> {
+    if section.value(notes, "trunk")?.as_array().is_some_and(|values| values.is_empty()) {
+        let hint = "name VLANs, like `trunk = [10, 20]`, or all: `trunk = \"1-4094\"`";
+        notes.complain(&section.path_of("trunk"), Problem::new("bad-value", "the trunk carries no VLAN", hint));
+        return None;
+    }
+    vlan_set(notes, section, "trunk")
+}
+
+/// Some VLANs: a text like `10-20,30`, or a list of numbers and such texts.
+pub(crate) fn vlan_set<'a>(notes: &mut Notes, section: &mut Section<'a>, key: &'static str) -> Option<VlanSet> {
     const EXAMPLE: &str = "[10, 20]";
-    let path = section.path_of("trunk");
-    match section.value(notes, "trunk")? {
+    let path = section.path_of(key);
+    match section.value(notes, key)? {
         DeValue::String(text) => parse(notes, &path, text),
-        DeValue::Array(values) if values.is_empty() => {
-            let hint = "name VLANs, like `trunk = [10, 20]`, or all: `trunk = \"1-4094\"`";
-            notes.complain(&path, Problem::new("bad-value", "the trunk carries no VLAN", hint));
-            None
-        }
         DeValue::Array(_) => {
             let mut set = VlanSet::none();
-            for (path, value) in items(notes, section, "trunk", EXAMPLE) {
+            for (path, value) in items(notes, section, key, EXAMPLE) {
                 let text = match value {
                     DeValue::String(text) => text.to_string(),
                     DeValue::Integer(number) if number.radix() == 10 => number.as_str().replace('_', ""),

@@ -14,7 +14,7 @@ use std::ops::{Range, RangeInclusive};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
-use weft_types::{IpNet, Label, Permission, PortName, Traffic};
+use weft_types::{IpNet, Label, MirrorFilter, Permission, PortName, Traffic};
 
 use crate::problem::Problem;
 use crate::read::nearest;
@@ -80,6 +80,9 @@ const WHAT: &str = "`allow`, `deny` or `reject`";
 /// How a whole rule looks, for whoever wrote half of one.
 const SHAPE: &str = "write it like `deny web -> db` or `allow any -> db tcp/5432`";
 
+/// How a whole filter looks.
+const FILTER_SHAPE: &str = "write it like `tcp/443` or `any -> 10.0.0.5 tcp/443`";
+
 impl Rule {
     /// What explanations and counters call it: its name, or its text.
     pub fn title(&self) -> String {
@@ -134,6 +137,34 @@ impl FromStr for Rule {
 /// What is wrong with it, and where.
 pub fn parse_traffic(text: &str) -> Result<Traffic, RuleError> {
     Words { text, at: 0 }.traffic()
+}
+
+/// Reads which packets are meant: `[ end "->" end ] [ traffic ]`, where the ends are `any`, addresses and prefixes.
+///
+/// # Errors
+/// What is wrong with it, and where.
+pub fn parse_filter(text: &str) -> Result<MirrorFilter, RuleError> {
+    let mut words = Words { text, at: 0 };
+    if !text.split_whitespace().any(|word| word == "->") {
+        return Ok(MirrorFilter { traffic: words.traffic()?, ..MirrorFilter::default() });
+    }
+    let mut next = |what: &str| {
+        let end = text.trim_end().len();
+        let missing = || RuleError {
+            message: format!("the filter ends where it should say {what}"),
+            hint: FILTER_SHAPE.to_owned(),
+            at: end..end,
+        };
+        words.try_next().ok_or_else(missing)
+    };
+    let from = next("one end")?.prefix()?;
+    let arrow = next("`->`")?;
+    if arrow.0 != "->" {
+        let message = format!("`->` is missing before `{}`", arrow.0.escape_debug());
+        return Err(arrow.error(message, FILTER_SHAPE));
+    }
+    let to = next("the other end")?.prefix()?;
+    Ok(MirrorFilter { from, to, traffic: words.traffic()? })
 }
 
 /// One way to say each thing: whatever the ports, it is the protocol.
@@ -227,6 +258,18 @@ impl<'a> Word<'a> {
             text => text.parse().map(End::Name).map_err(|error| {
                 self.error(format!("{error}"), "name `any`, `gateway`, a VM, a group, a port, an address or a prefix")
             }),
+        }
+    }
+
+    /// An end that is known by its addresses; `None` for anyone.
+    fn prefix(self) -> Result<Option<IpNet>, RuleError> {
+        match self.end()? {
+            End::Any => Ok(None),
+            End::Prefix(prefix) => Ok(Some(prefix)),
+            End::Gateway | End::Name(_) => {
+                let message = format!("`{}` is neither an address nor a prefix", self.0.escape_debug());
+                Err(self.error(message, FILTER_SHAPE))
+            }
         }
     }
 
@@ -381,6 +424,21 @@ mod tests {
             ("deny 10.0.0.5/32 -> any proto/6", "deny 10.0.0.5 -> any tcp"),
         ] {
             assert_eq!(text.parse::<Rule>().unwrap().to_string(), same);
+        }
+    }
+
+    #[test]
+    fn filters_are_their_text() {
+        for text in ["tcp/5432", "any", "10.0.0.5 -> any", "any -> fd00::/64 udp/53", "10.0.0.0/8 -> 10.0.0.5 icmp/8"] {
+            assert_eq!(parse_filter(text).unwrap().to_string(), text);
+        }
+        for (bad, message) in [
+            ("web -> any", "`web` is neither an address nor a prefix"),
+            ("any ->", "the filter ends where it should say the other end"),
+            ("any any -> any", "`->` is missing before `any`"),
+            ("tcp/5432 udp", "nothing was expected behind the traffic, and here is `udp`"),
+        ] {
+            assert_eq!(parse_filter(bad).unwrap_err().to_string(), message);
         }
     }
 

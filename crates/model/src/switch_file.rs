@@ -6,14 +6,14 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
-use weft_types::{Allowance, MacAddr, NetworkName, PortName, PortVlans, Provenance};
+use weft_types::{Allowance, Label, MacAddr, NetworkName, PortName, PortVlans, Provenance};
 
 use crate::acl::{self, Cast, check_groups, check_rules};
 use crate::load::{parse_toml, read_file};
 use crate::port_keys::{self, Run, meetings};
 use crate::problem::{Problem, Report};
 use crate::read::{Lines, Notes, Section, list, parse, subtables, wrong_type};
-use crate::{Acl, PortRules};
+use crate::{Acl, Mirror, PortRules, mirror};
 
 const DEFAULT_NAME: &str = "switch";
 const DEFAULT_MTU: i64 = 1500;
@@ -38,6 +38,8 @@ pub struct SwitchFile {
     pub mode: SwitchMode,
     /// Who may begin what with whom; its groups are of ports.
     pub acl: Acl,
+    /// Who gets copies of which frames.
+    pub mirrors: BTreeMap<Label, Mirror>,
     /// Its ports.
     pub ports: BTreeMap<PortName, SwitchPort>,
     /// Where it is declared.
@@ -136,6 +138,7 @@ pub fn parse_switch(source: &str, path: &Path, shown: &str) -> Result<SwitchFile
         notes: Notes::default(),
         taken: BTreeMap::new(),
         macs: BTreeMap::new(),
+        listeners: BTreeSet::new(),
     };
     let switch = loader.switch(&root);
     match loader.notes.into_problems() {
@@ -153,6 +156,8 @@ struct Loader<'a> {
     taken: BTreeMap<String, PortName>,
     /// Which ports have a MAC address, and in which VLANs.
     macs: BTreeMap<MacAddr, Vec<(PortName, PortVlans)>>,
+    /// The ports to which mirrors send copies.
+    listeners: BTreeSet<PortName>,
 }
 
 impl<'a> Loader<'a> {
@@ -165,6 +170,7 @@ impl<'a> Loader<'a> {
             mtu: DEFAULT_MTU as u16,
             mode: SwitchMode::default(),
             acl: Acl::default(),
+            mirrors: BTreeMap::new(),
             ports: BTreeMap::new(),
             provenance: self.lines.provenance(start),
         };
@@ -177,8 +183,13 @@ impl<'a> Loader<'a> {
         }
         let ports = subtables(&mut self.notes, &mut section, "port");
         let groups = subtables(&mut self.notes, &mut section, "group");
+        let mirrors = subtables(&mut self.notes, &mut section, "mirror");
         section.finish(&mut self.notes);
         switch.acl.groups = acl::read_groups(&mut self.notes, groups, "the names of ports");
+        let mirrors = mirror::read(&mut self.notes, mirrors, &self.lines, |_, _| ());
+        switch.mirrors = mirrors.into_iter().map(|(name, mirror, ())| (name, mirror)).collect();
+        let listeners = switch.mirrors.values().filter_map(|mirror| mirror.to.port().cloned());
+        self.listeners = listeners.collect();
         let declared: BTreeSet<_> = ports.iter().map(|(name, ..)| *name).collect();
         for (name, span, table) in ports {
             let provenance = self.lines.provenance(span.start);
@@ -249,6 +260,11 @@ impl<'a> Loader<'a> {
         let notes = &mut self.notes;
         check_groups(&switch.acl.groups, declared, cast.what, |path, problem| notes.complain(&path, problem));
         check_rules(&switch.acl, "switch", &cast, |path, problem| notes.complain(&path, problem));
+        let outward = switch.ports.iter().filter(|(_, port)| port.uplink).map(|(name, _)| name).collect();
+        let itself = |name: &PortName| vec![name.clone()];
+        mirror::check(&switch.mirrors, &switch.acl, &cast, &outward, itself, |path, problem| {
+            notes.complain(&path, problem);
+        });
     }
 
     /// Reads a port; `None` when what plugs into it cannot be told.
@@ -262,7 +278,8 @@ impl<'a> Loader<'a> {
         }
         self.check_macs(name, &section, &mut rules);
         let uplink = section.boolean(&mut self.notes, "uplink").unwrap_or(false);
-        let hears = uplink || rules.learn > 0 || rules.allow.contains(&Allowance::Promiscuous);
+        let is_listener = rules.allow.contains(&Allowance::Promiscuous) || self.listeners.contains(name);
+        let hears = uplink || rules.learn > 0 || is_listener;
         if !section.has("mac") && !section.has("macs") && !section.has("nic") && !hears {
             let message = format!("port `{name}` has no MAC address, so nothing would ever be sent to it");
             let hint = "write `mac = \"…\"`, the address of the adapter behind it; a switch does not guess";

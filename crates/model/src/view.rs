@@ -104,6 +104,9 @@ pub struct WorldView {
     pub ports: Vec<PortView>,
     /// The leases, by address.
     pub leases: Vec<LeaseView>,
+    /// The mirrors, and the captures that run.
+    #[serde(default)]
+    pub mirrors: Vec<MirrorView>,
     /// The daemon.
     pub daemon: DaemonView,
     /// The data plane's process; `None` when none runs.
@@ -279,6 +282,26 @@ pub struct PortView {
     /// Who is at the other end of an uplink's cable, if it said so.
     #[serde(default)]
     pub neighbour: Option<NeighbourView>,
+    /// The mirrors whose copies go to it.
+    #[serde(default)]
+    pub mirrors: Vec<MirrorView>,
+    /// Where it is declared.
+    pub provenance: Provenance,
+}
+
+/// A mirror or a capture: who gets copies of frames, and how many.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MirrorView {
+    /// Its name.
+    pub name: String,
+    /// The networks whose frames it copies.
+    pub networks: Vec<NetworkName>,
+    /// Who gets them: a port, or a collector's URL; absent for the reader of a capture.
+    pub to: Option<String>,
+    /// How many copies were handed over since it was declared, or since the switch began.
+    pub copies: u64,
+    /// How many were lost, because whoever takes them was slower than the traffic, or not there.
+    pub lost: u64,
     /// Where it is declared.
     pub provenance: Provenance,
 }
@@ -330,6 +353,57 @@ pub struct DropView {
     pub reason: String,
     /// How many.
     pub frames: u64,
+}
+
+/// What the switch decided lately.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HistoryView {
+    /// For every reason the last frames that were dropped for it, the oldest first.
+    pub drops: Vec<DroppedFrameView>,
+    /// The last decisions of the rules that have theirs logged, the oldest first.
+    pub log: Vec<LoggedDecisionView>,
+    /// How many decisions were logged before those.
+    pub log_lost: u64,
+}
+
+/// A frame that was dropped.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct DroppedFrameView {
+    /// The port by which it came in.
+    pub port: PortName,
+    /// The reason.
+    pub reason: String,
+    /// The name of the rule that denied or rejected it, if one did.
+    pub rule: Option<String>,
+    /// How long ago, in milliseconds.
+    pub age_ms: u64,
+    /// The frame in a line.
+    pub summary: String,
+    /// How many bytes it had.
+    pub len: u64,
+    /// The first of them, at most 128, in hexadecimal.
+    pub head: String,
+}
+
+/// What a rule decided.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LoggedDecisionView {
+    /// The network whose rule it is.
+    pub network: NetworkName,
+    /// The rule's name.
+    pub rule: String,
+    /// What it says.
+    pub permission: Permission,
+    /// The port by which the packet came in.
+    pub from: PortName,
+    /// The port for which it was.
+    pub to: PortName,
+    /// How long ago, in milliseconds.
+    pub age_ms: u64,
+    /// The packet in a line.
+    pub summary: String,
+    /// How many bytes its frame had.
+    pub len: u64,
 }
 
 /// A DHCP lease.

@@ -11,7 +11,7 @@ use weft_types::{
     Allowance, ByteSize, IpNet, Ipv4Net, Label, MacAddr, MacRange, NetworkName, PortVlans, Provenance, VmName,
 };
 
-use crate::Acl;
+use crate::{Acl, Mirror};
 
 /// Everything that one file declares.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -58,6 +58,10 @@ pub struct Network {
     /// Who may begin what with whom.
     #[serde(default)]
     pub acl: Acl,
+    /// Who gets copies of which frames.
+    #[serde(default)]
+    #[schema(value_type = BTreeMap<String, Mirror>)]
+    pub mirrors: BTreeMap<Label, Mirror>,
     /// Where it is declared.
     pub provenance: Provenance,
 }

@@ -473,3 +473,159 @@ fn mistakes_about_switches() {
     "#]],
     );
 }
+
+const MIRRORS: &str = r#"
+[mirror.watch]
+from = ["servers", "db"]
+vlans = [10, "20-29"]
+direction = "in"
+filter = "any -> 10.20.0.0/24 tcp/443"
+snap = 128
+to = "ids"
+
+[mirror.away]
+to = "vxlan://192.0.2.9/7"
+"#;
+
+#[test]
+fn mirrors_of_a_world() {
+    let source = format!("{WORLD}\n[vm.ids]\nnics = ['office']\n{MIRRORS}");
+    let mirrors = world(&source).unwrap().networks.remove(&"office".parse().unwrap()).unwrap().mirrors;
+    let told = mirrors.iter().map(|(name, mirror)| {
+        let from: Vec<_> = mirror.from.iter().map(ToString::to_string).collect();
+        let filter = mirror.filter.as_ref().map(ToString::to_string);
+        let (snap, place) = (mirror.snap, mirror.provenance.line);
+        format!("{name} {from:?} [{}] {} {filter:?} {snap:?} {} {place:?}\n", mirror.vlans, mirror.direction, mirror.to)
+    });
+    expect![[r#"
+        away [] [] both None None vxlan://192.0.2.9:4789/7 Some(33)
+        watch ["servers", "db"] [10,20-29] in Some("any -> 10.20.0.0/24 tcp/443") Some(128) ids Some(25)
+    "#]]
+    .assert_eq(&told.collect::<String>());
+    for mirror in mirrors.values() {
+        let text = serde_json::to_string(mirror).unwrap();
+        assert_eq!(serde_json::from_str::<weft_model::Mirror>(&text).unwrap(), *mirror);
+    }
+    let two = format!("{source}\n[network.lab]\n");
+    check(
+        world(&two),
+        &expect![[r#"
+        error: the mirror names no network
+          --> lab.toml:25:9
+           |
+        25 | [mirror.watch]
+           |         ^^^^^
+        hint: write `network = "NAME"`; the file declares `lab` and `office`
+
+        error: the mirror names no network
+          --> lab.toml:33:9
+           |
+        33 | [mirror.away]
+           |         ^^^^
+        hint: write `network = "NAME"`; the file declares `lab` and `office`
+
+        2 problems in lab.toml; nothing was changed
+    "#]],
+    );
+}
+
+#[test]
+fn mirrors_that_copy_nothing_are_said() {
+    check(
+        switch(
+            "[port.a]\ntap = 'a'\nmac = '02:00:00:00:00:01'\n\
+             [port.out]\nnic = 'eth0'\nuplink = true\n\
+             [port.ids]\ntap = 'ids'\n\
+             [group.both]\nmembers = ['a', 'ids']\n\
+             [mirror.one]\nfrom = []\nto = 'idz'\n\
+             [mirror.two]\nfrom = ['both', 'x']\nto = 'ids'\n\
+             [mirror.three]\nto = 'out'\nsnap = 3\ndirection = 'up'\n\
+             [mirror.four]\nfilter = 'a -> any'\ncolour = 'red'\n\
+             [mirror.five]\nto = 'vxlan://10.0.0.5'\nvlans = [0]\n",
+        ),
+        &expect![[r#"
+            error: a mirror of nobody copies nothing
+              --> lab.toml:12:8
+               |
+            12 | from = []
+               |        ^^
+            hint: leave `from` out to mirror everybody
+
+            error: there is no port `idz`
+              --> lab.toml:13:6
+               |
+            13 | to = 'idz'
+               |      ^^^^^
+            hint: did you mean `ids`?
+
+            error: there is no port `x`
+              --> lab.toml:15:17
+               |
+            15 | from = ['both', 'x']
+               |                 ^^^
+            hint: did you mean `a`?
+
+            error: `ids` cannot get copies of its own frames
+              --> lab.toml:16:6
+               |
+            16 | to = 'ids'
+               |      ^^^^^
+            hint: remove it from `from`
+
+            error: `out` leads out of the switch
+              --> lab.toml:18:6
+               |
+            18 | to = 'out'
+               |      ^^^^^
+            hint: name the port of a listener, or a collector
+
+            error: `snap` cannot be 3
+              --> lab.toml:19:8
+               |
+            19 | snap = 3
+               |        ^
+            hint: choose 14 to 65535
+
+            error: `up` is no direction: choose `in` (what a port sends), `out` (what it hears) or `both`
+              --> lab.toml:20:13
+               |
+            20 | direction = 'up'
+               |             ^^^^
+
+            error: nobody gets the mirror's copies
+              --> lab.toml:21:9
+               |
+            21 | [mirror.four]
+               |         ^^^^
+            hint: write `to = "PORT"`, or `to = "vxlan://10.0.0.5:4789/42"` for a collector
+
+            error: `a` is neither an address nor a prefix
+              --> lab.toml:22:10
+               |
+            22 | filter = 'a -> any'
+               |          ^^^^^^^^^^
+            hint: write it like `tcp/443` or `any -> 10.0.0.5 tcp/443`
+
+            error: `colour` is not a key of a mirror
+              --> lab.toml:23:1
+               |
+            23 | colour = 'red'
+               | ^^^^^^
+            hint: a mirror has the keys `from`, `vlans`, `direction`, `filter`, `snap` and `to`
+
+            error: `vxlan://10.0.0.5` is no collector: write `vxlan://10.0.0.5:4789/42` or `erspan://10.0.0.5/7`
+              --> lab.toml:25:6
+               |
+            25 | to = 'vxlan://10.0.0.5'
+               |      ^^^^^^^^^^^^^^^^^^
+
+            error: `0` names no VLANs: write numbers from 1 to 4094 and ranges, like `10-20,30`
+              --> lab.toml:26:10
+               |
+            26 | vlans = [0]
+               |          ^
+
+            12 problems in lab.toml; nothing was changed
+        "#]],
+    );
+}

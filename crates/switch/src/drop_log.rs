@@ -1,6 +1,7 @@
 //! The last frames that were dropped, for each reason: what `why --drops` lists.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use weft_types::{Instant, PortId};
 
@@ -13,7 +14,7 @@ const KEPT: usize = 8;
 const HEAD_BYTES: usize = 128;
 
 /// A frame that was dropped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DroppedFrame {
     /// When.
     pub at: Instant,
@@ -21,6 +22,8 @@ pub struct DroppedFrame {
     pub port: PortId,
     /// Why.
     pub reason: DropReason,
+    /// The name of the rule that denied or rejected it, if one did.
+    pub rule: Option<Arc<str>>,
     /// How many bytes it had.
     pub len: usize,
     head: [u8; HEAD_BYTES],
@@ -47,13 +50,21 @@ impl DropLog {
     }
 
     /// Keeps a frame; the oldest of its reason gives way.
-    pub(crate) fn note(&mut self, at: Instant, port: PortId, reason: DropReason, head: &[u8], len: usize) {
+    pub(crate) fn note(
+        &mut self,
+        at: Instant,
+        port: PortId,
+        reason: DropReason,
+        rule: Option<Arc<str>>,
+        head: &[u8],
+        len: usize,
+    ) {
         let frames = &mut self.frames[reason as usize];
         if frames.len() == KEPT {
             frames.pop_front();
         }
         let head_len = head.len().min(HEAD_BYTES);
-        let mut frame = DroppedFrame { at, port, reason, len, head: [0; HEAD_BYTES], head_len: head_len as u8 };
+        let mut frame = DroppedFrame { at, port, reason, rule, len, head: [0; HEAD_BYTES], head_len: head_len as u8 };
         frame.head[..head_len].copy_from_slice(&head[..head_len]);
         frames.push_back(frame);
     }

@@ -55,8 +55,8 @@ pub(crate) struct Rules {
     /// For later fragments, whose ports nobody sees: the rules that do not look at them, and those that allow.
     later: HashMap<u8, Words, FixedState>,
     later_src_port: Vec<u64>,
-    /// The names of the rules whose decisions are logged.
-    logged: Vec<Option<Arc<str>>>,
+    /// The names of the rules, for logs.
+    names: Vec<Arc<str>>,
 }
 
 impl Rules {
@@ -130,7 +130,7 @@ impl Rules {
             },
             later: protocols.iter().map(|protocol| (*protocol, later(*protocol))).collect(),
             later_src_port: bits(&fits_later),
-            logged: rules.iter().map(|rule| rule.log.then(|| rule.name.as_str().into())).collect(),
+            names: rules.iter().map(|rule| rule.name.as_str().into()).collect(),
             acl,
         }
     }
@@ -182,9 +182,14 @@ impl Rules {
         None
     }
 
+    /// The name of a rule.
+    pub(crate) fn name(&self, rule: usize) -> Option<&Arc<str>> {
+        self.names.get(rule)
+    }
+
     /// The name of a rule whose decisions are logged.
     pub(crate) fn logged(&self, rule: usize) -> Option<&Arc<str>> {
-        self.logged.get(rule)?.as_ref()
+        self.name(rule).filter(|_| self.acl.rules[rule].log)
     }
 
     /// What the list says, and which rule of it.

@@ -7,7 +7,8 @@ use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaType, Type};
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::{
-    Allowance, ByteSize, Label, MacAddr, MacRange, NetworkName, Permission, PortName, PortVlans, Provenance, VmName,
+    Allowance, ByteSize, Collector, Direction, Label, MacAddr, MacRange, NetworkName, Permission, PortName, PortVlans,
+    Provenance, VmName,
 };
 
 const LABEL: &str = "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$";
@@ -46,6 +47,8 @@ text! {
     PortName: "A port's name.", LABEL, "web-0";
     MacRange: "A run of MAC addresses, both ends included.", MAC_RANGE, "02:00:5e:10:00:00 to 02:00:5e:10:00:ff";
     Allowance: "One thing beyond the ordinary that a port may do.", ALLOWANCE, "forged-ip";
+    Direction: "Which way frames go at a port, as the switch sees it.", "^(in|out|both)$", "both";
+    Collector: "Who takes copies of frames somewhere on the host's networks.", "^(vxlan|erspan)://", "vxlan://10.0.0.5:4789/42";
     Permission: "What becomes of a connection.", "^(allow|deny|reject)$", "deny";
 }
 

@@ -17,6 +17,12 @@ pub struct VlanSet(Box<[u64; WORDS]>);
 #[error("`{0}` names no VLANs: write numbers from 1 to 4094 and ranges, like `10-20,30`")]
 pub struct VlanSetError(String);
 
+impl Default for VlanSet {
+    fn default() -> Self {
+        Self::none()
+    }
+}
+
 impl VlanSet {
     /// No VLAN.
     pub fn none() -> Self {
@@ -105,7 +111,10 @@ impl TryFrom<String> for VlanSet {
     type Error = VlanSetError;
 
     fn try_from(text: String) -> Result<Self, VlanSetError> {
-        text.parse()
+        match text.as_str() {
+            "" => Ok(Self::none()), // nobody writes that, but it is what none is written as
+            text => text.parse(),
+        }
     }
 }
 
@@ -159,6 +168,9 @@ mod tests {
             assert_eq!(text.parse::<VlanSet>().unwrap().to_string(), text);
         }
         assert_eq!(" 20 , 10-12,11".parse::<VlanSet>().unwrap(), set(&[10, 11, 12, 20]));
+        for set in [VlanSet::none(), set(&[10, 20])] {
+            assert_eq!(serde_json::from_str::<VlanSet>(&serde_json::to_string(&set).unwrap()).unwrap(), set);
+        }
         for bad in ["", ",", "0", "4095", "9-1", "1-", "-1", "+1", "1-2-3", "ten", "1,,2", "70000"] {
             assert!(bad.parse::<VlanSet>().is_err(), "{bad}");
         }

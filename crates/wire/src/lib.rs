@@ -10,7 +10,9 @@
 //! left unfinished on purpose ([`Csum::Partial`]). Who relies on a payload asks the view's `checksum_ok`.
 
 pub mod arp;
+pub mod capture_file;
 pub mod checksum;
+pub mod erspan;
 pub mod ethernet;
 mod headers;
 pub mod icmpv4;

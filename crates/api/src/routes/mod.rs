@@ -1,5 +1,6 @@
 //! The handlers, a file for each kind of object.
 
+pub(crate) mod capture;
 pub(crate) mod events;
 pub(crate) mod images;
 mod log;

@@ -108,7 +108,7 @@ pub(crate) async fn log(
 }
 
 /// The right to turn the connection into a stream.
-pub(crate) struct Upgrade(Option<OnUpgrade>);
+pub(crate) struct Upgrade(pub(crate) Option<OnUpgrade>);
 
 impl<S: Send + Sync> axum::extract::FromRequestParts<S> for Upgrade {
     type Rejection = std::convert::Infallible;

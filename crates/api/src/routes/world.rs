@@ -5,7 +5,9 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
 use weft_dataplane_protocol::ExplainRequest;
-use weft_model::view::{AclView, ApplyRequest, LeaseView, NetworkView, OperationView, PlanView, PortView, WorldView};
+use weft_model::view::{
+    AclView, ApplyRequest, HistoryView, LeaseView, NetworkView, OperationView, PlanView, PortView, WorldView,
+};
 
 use crate::Problem;
 use crate::app::App;
@@ -78,6 +80,13 @@ pub(crate) async fn leases(State(app): State<App>) -> Result<Json<Vec<LeaseView>
     responses((status = 200, body = Vec<AclView>), (status = "5XX", body = Problem)))]
 pub(crate) async fn rules(State(app): State<App>) -> Result<Json<Vec<AclView>>, Problem> {
     Ok(Json(app.call(|controller| controller.rules()).await??))
+}
+
+/// What the switch decided lately: for every reason the last frames that were dropped, and what logged rules decided.
+#[utoipa::path(get, path = "/v1/history", tag = "world",
+    responses((status = 200, body = HistoryView), (status = "5XX", body = Problem)))]
+pub(crate) async fn history(State(app): State<App>) -> Result<Json<HistoryView>, Problem> {
+    Ok(Json(app.call(|controller| controller.history()).await??))
 }
 
 /// Every counter, in the text format of Prometheus.

@@ -1,20 +1,26 @@
 //! What each command does, a file for each group.
 
+mod capture;
 mod console;
 mod doctor;
 mod down;
+mod drops;
 mod events;
 mod exec;
+mod frames;
 mod generate;
 mod image;
 mod logs;
 mod ls;
+mod mirrors;
 mod network;
+mod packet;
 mod plan;
 mod port;
 mod roles;
 mod scratch;
 mod switch;
+mod switch_talk;
 mod up;
 mod vm;
 mod why;
@@ -91,6 +97,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Doctor => doctor::run(&context),
         Command::Exec(args) => exec::run(&context, args),
         Command::Console { vm } => done(console::run(&context, &vm)),
+        Command::Capture { names, options } => done(capture::run(&context, &names, &options)),
         command => done(block_on(talk(&context, command))?),
     }
 }
@@ -109,7 +116,10 @@ async fn talk(context: &Context, command: Command) -> Result {
         Command::Image(command) => image::run(context, command).await,
         Command::Logs { vm, follow, lines } => logs::run(context, &vm, follow, lines).await,
         Command::Events { follow } => events::run(context, follow).await,
-        Command::Why { from, to, traffic } => why::run(context, &from, &to, traffic).await,
+        Command::Why { from, drops: true, .. } => drops::run(context, from.as_deref()).await,
+        Command::Why { from, to, packet, .. } => {
+            why::run(context, &from.unwrap_or_default(), to.as_deref().unwrap_or_default(), packet).await
+        }
         Command::Metrics => output::data(&weft_api::metrics(&context.world().await?, &context.rules().await?)),
         Command::Completions { .. }
         | Command::Man { .. }
@@ -117,7 +127,8 @@ async fn talk(context: &Context, command: Command) -> Result {
         | Command::Daemon
         | Command::Doctor
         | Command::Exec(_)
-        | Command::Console { .. } => unreachable!("these need no conversation"),
+        | Command::Console { .. }
+        | Command::Capture { .. } => unreachable!("these need no conversation"),
     }
 }
 

@@ -5,7 +5,7 @@ use weft_model::view::{AclView, NetworkView};
 use weft_types::NetworkName;
 
 use crate::args::NetworkCommand;
-use crate::commands::{Context, ls};
+use crate::commands::{Context, ls, mirrors};
 use crate::failure::{Failure, Result};
 use crate::output::{self, Style};
 use crate::table::Table;
@@ -27,8 +27,8 @@ pub(crate) async fn run(context: &Context, command: NetworkCommand) -> Result {
 }
 
 async fn show(context: &Context, name: &NetworkName) -> Result {
-    let networks = context.world().await?.networks;
-    let Some(network) = networks.iter().find(|network| network.name == *name) else {
+    let world = context.world().await?;
+    let Some(network) = world.networks.iter().find(|network| network.name == *name) else {
         let title = format!("there is no network `{name}`");
         return Err(Failure::new("no-such-network", title, "`weft network ls` lists them"));
     };
@@ -48,7 +48,8 @@ async fn show(context: &Context, name: &NetworkName) -> Result {
     row("from", network.provenance.to_string());
     let rules = acl
         .map_or_else(|| "\nno rules: everybody may begin everything\n".to_owned(), |acl| format!("\n{}", rules(acl)));
-    output::data(&format!("{}{rules}", table.render()))
+    let mirrors: Vec<_> = world.mirrors.iter().filter(|mirror| mirror.networks.contains(name)).cloned().collect();
+    output::data(&format!("{}{rules}{}", table.render(), mirrors::table(&mirrors)))
 }
 
 /// The rules of an access list, a line each, and its default below them.

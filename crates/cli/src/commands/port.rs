@@ -77,6 +77,9 @@ pub(crate) fn show(port: &PortView) -> String {
     for refusal in &port.refusals {
         row(&format!("refused, {}", refusal.reason), refusal.frames.to_string());
     }
+    for mirror in &port.mirrors {
+        row(&format!("mirror {}", mirror.name), format!("{} copies, {} lost", mirror.copies, mirror.lost));
+    }
     row("from", port.provenance.to_string());
     table.render()
 }

@@ -13,10 +13,10 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::inotify;
 use signal_hook::consts::SIGHUP;
 use signal_hook::low_level::pipe;
-use weft_control::{acl_config, acl_view, known_addresses, port_view, switch_view};
+use weft_control::{acl_config, acl_view, known_addresses, mirror_configs, mirror_views, port_views, switch_view};
 use weft_dataplane::{Options, Standalone};
 use weft_dataplane_protocol::{
-    Client, DataplaneConfig, NetworkConfig, NetworkMode, PortConfig, PortKind, Refusal, Request, Response,
+    Client, ClientError, DataplaneConfig, NetworkConfig, NetworkMode, PortConfig, PortKind, Refusal, Request, Response,
     SwitchStatus, Switching,
 };
 use weft_model::view::{AclView, ProblemView, WorldView};
@@ -24,7 +24,7 @@ use weft_model::{Plug, SwitchFile, SwitchMode, load_switch};
 use weft_types::PortName;
 
 use crate::args::SwitchCommand;
-use crate::commands::{Context, network, port, roles};
+use crate::commands::{Context, mirrors, network, port, roles, switch_talk};
 use crate::failure::{Failure, Result};
 use crate::{file, output};
 
@@ -33,6 +33,11 @@ pub(crate) fn run(context: &Context, command: SwitchCommand) -> Result {
         SwitchCommand::Run { file } => serve(context, &file),
         SwitchCommand::Show { file, port } => show(context, &file, port.as_ref()),
         SwitchCommand::Rules { file } => rules(context, &file),
+        SwitchCommand::Why { file, from, to, packet } => {
+            switch_talk::why(context, &file, &from, to.as_deref().unwrap_or_default(), &packet)
+        }
+        SwitchCommand::Drops { file, port } => switch_talk::drops(context, &file, port.as_ref()),
+        SwitchCommand::Capture { file, ports, options } => switch_talk::record(context, &file, ports, &options),
         SwitchCommand::Metrics { file } => metrics(context, &file),
         SwitchCommand::Serve { control, state } => roles::switch(control, state),
     }
@@ -132,6 +137,7 @@ fn config(switch: &SwitchFile, revision: u64) -> DataplaneConfig {
         },
         // Rules of a switch on its own name no gateway.
         acl: acl_config(&switch.acl, &PortName::of_gateway(&switch.name), |port| vec![port.clone()]),
+        mirrors: mirror_configs(&switch.mirrors, &switch.acl, |port| vec![port.clone()]),
         provenance: switch.provenance.clone(),
     };
     DataplaneConfig { revision, networks: vec![network], ports: ports.collect() }
@@ -153,24 +159,36 @@ fn refused(refusal: Refusal) -> Failure {
     Failure::Problems(problems)
 }
 
-/// Asks the switch that runs from a file.
-fn ask(context: &Context, path: &Path, request: &Request) -> Result<Response> {
+/// A connection to the switch that runs from a file.
+pub(super) fn connect(context: &Context, path: &Path) -> Result<Client> {
     let (_, control) = place(context, path);
-    let mut client = Client::connect(&control).map_err(|error| match error.is_absent() {
+    Client::connect(&control).map_err(|error| match error.is_absent() {
         true => {
             let title = format!("no switch runs from {}", path.display());
             Failure::new("not-running", title, format!("`weft switch run {}` starts it", path.display()))
         }
         false => Failure::of("switch", &error, ""),
-    })?;
-    client.call(request).map_err(|error| Failure::of("switch", &error, ""))
+    })
 }
 
-fn nonsense(answer: &Response) -> Failure {
+/// Asks the switch that runs from a file.
+pub(super) fn ask(context: &Context, path: &Path, request: &Request) -> Result<Response> {
+    answered(connect(context, path)?.call(request))
+}
+
+/// What a switch answers, unless it refuses.
+pub(super) fn answered(answer: Result<Response, ClientError>) -> Result<Response> {
+    match answer.map_err(|error| Failure::of("switch", &error, ""))? {
+        Response::Refused(refusal) => Err(refused(refusal)),
+        response => Ok(response),
+    }
+}
+
+pub(super) fn nonsense(answer: &Response) -> Failure {
     Failure::new("switch", format!("the switch says something else: {answer:?}"), "")
 }
 
-fn status(context: &Context, path: &Path) -> Result<SwitchStatus> {
+pub(super) fn status(context: &Context, path: &Path) -> Result<SwitchStatus> {
     match ask(context, path, &Request::Status)? {
         Response::Status(status) => Ok(status),
         other => Err(nonsense(&other)),
@@ -186,8 +204,8 @@ fn acls(context: &Context, path: &Path) -> Result<Vec<AclView>> {
 
 fn metrics(context: &Context, path: &Path) -> Result {
     let status = status(context, path)?;
-    let ports = status.ports.iter().map(port_view).collect();
-    let world = WorldView { ports, switch: Some(switch_view(status)), ..WorldView::default() };
+    let (ports, mirrors) = (port_views(&status), mirror_views(&status));
+    let world = WorldView { ports, mirrors, switch: Some(switch_view(status)), ..WorldView::default() };
     output::data(&weft_api::metrics(&world, &acls(context, path)?))
 }
 
@@ -203,9 +221,13 @@ fn rules(context: &Context, path: &Path) -> Result {
 }
 
 fn show(context: &Context, path: &Path, only: Option<&PortName>) -> Result {
-    let ports: Vec<_> = status(context, path)?.ports.iter().map(port_view).collect();
+    let status = status(context, path)?;
+    let ports = port_views(&status);
     let Some(name) = only else {
-        return if context.json { output::json(&ports) } else { output::data(&port::table(&ports)) };
+        return match context.json {
+            true => output::json(&ports),
+            false => output::data(&(port::table(&ports) + &mirrors::table(&mirror_views(&status)))),
+        };
     };
     match ports.iter().find(|port| port.name == *name) {
         Some(found) if context.json => output::json(found),

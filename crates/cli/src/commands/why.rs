@@ -1,39 +1,55 @@
 //! `weft why`: what the switch would do with a packet, and which declarations make it so.
 
-use std::fmt;
 use std::net::Ipv4Addr;
-use std::ops::RangeInclusive;
 
 use weft_api::{ExplainBody, ExplanationView};
 use weft_model::view::{NetworkView, NicView, PortView, WorldView};
-use weft_types::{MacAddr, Traffic};
+use weft_types::{MacAddr, PortName};
 
-use crate::commands::Context;
+use crate::args::PacketArgs;
+use crate::commands::packet::{Ends, Packet};
+use crate::commands::{Context, frames};
 use crate::failure::{Failure, Result};
 use crate::link::Link;
 use crate::output::{self, Style};
 use crate::table::Table;
 
-/// The port that a sender has who chose none (RFC 6335: the first dynamic one).
-const SENDERS_PORT: u16 = 49_152;
-
-/// The port that is meant where none is named (RFC 863).
-const DISCARD: u16 = 9;
-
-pub(crate) async fn run(context: &Context, from: &str, to: &str, traffic: Option<Traffic>) -> Result {
+pub(crate) async fn run(context: &Context, from: &str, to: &str, asked: PacketArgs) -> Result {
     let world = context.world().await?;
-    let question = Question::find(&world, from, to, Packet::of(traffic.as_ref()))?;
-    let body = ExplainBody { port: question.nic.port.clone(), frame: hex(&question.frame()) };
+    let (port, frame, sentences) = match &asked.frame {
+        Some(text) => {
+            let frame = frames::read(text, asked.number)?;
+            (captured_at(&world, from, &frame)?, frame, Vec::new())
+        }
+        None => {
+            let question = Question::find(&world, from, to, Packet::of(asked.traffic.as_ref()))?;
+            (question.nic.port.clone(), question.frame(), question.sentences(from, to))
+        }
+    };
+    let body = ExplainBody { port, frame: hex(&frame) };
     let mut link = Link::open(&context.paths).await?;
     let explanation = link.ask(async |client| client.explain(&body).await).await?;
     if context.json {
         return output::json(&explanation);
     }
-    output::say(question.sentence());
-    if question.shares_no_network {
-        output::say(format!("`{from}` and `{to}` share no network: it goes to the gateway, which joins no networks"));
-    }
+    sentences.iter().for_each(output::say);
     output::data(&render(&explanation))
+}
+
+/// The port by which a captured frame comes in: the one of this name, or of a machine the one that has the frame's
+/// source address, else its first.
+fn captured_at(world: &WorldView, from: &str, frame: &[u8]) -> Result<PortName> {
+    if let Some(port) = world.ports.iter().find(|port| port.name.as_str() == from) {
+        return Ok(port.name.clone());
+    }
+    let nics = source_nics(world, from)?;
+    let sender = nics.iter().find(|nic| frame.get(6..12) == Some(&nic.mac.octets()));
+    let nic = sender.or(nics.first()).ok_or_else(|| no_adapter(from))?;
+    Ok(nic.port.clone())
+}
+
+fn no_adapter(from: &str) -> Failure {
+    Failure::new("no-route", format!("`{from}` has no adapter"), "give it one in its file: nics = [\"NETWORK\"]")
 }
 
 /// A packet that somebody would send, and how it would leave its machine.
@@ -64,13 +80,7 @@ impl<'a> Question<'a> {
             let reaches = |nic: &&&NicView| network_of(world, nic).is_some_and(|n| n.mode == weft_model::Mode::Nat);
             Some((*nics.iter().find(reaches).or(nics.first())?, *targets.first()?))
         };
-        let (nic, target) = direct.or_else(by_gateway).ok_or_else(|| {
-            Failure::new(
-                "no-route",
-                format!("`{from}` has no adapter"),
-                "give it one in its file: nics = [\"NETWORK\"]",
-            )
-        })?;
+        let (nic, target) = direct.or_else(by_gateway).ok_or_else(|| no_adapter(from))?;
         let gateway = gateway_port(world, nic);
         let is_gateway = network_of(world, nic).is_some_and(|network| network.gateway == target);
         let neighbour = world.vms.iter().flat_map(|vm| vm.nics.iter().map(move |nic| (vm, nic)));
@@ -89,89 +99,23 @@ impl<'a> Question<'a> {
         Ok(Self { nic, source, target, packet, next_hop, next_hop_is, shares_no_network })
     }
 
-    fn sentence(&self) -> String {
-        let Self { nic, source, target, packet, next_hop, next_hop_is, .. } = self;
-        format!("{packet} from {source} to {target} leaves by {} for {next_hop} ({next_hop_is}):", nic.port)
+    /// What is asked, in words.
+    fn sentences(&self, from: &str, to: &str) -> Vec<String> {
+        let Self { nic, source, target, packet, next_hop, next_hop_is, shares_no_network } = self;
+        let mut sentences =
+            vec![format!("{packet} from {source} to {target} leaves by {} for {next_hop} ({next_hop_is}):", nic.port)];
+        if *shares_no_network {
+            let sentence =
+                format!("`{from}` and `{to}` share no network: it goes to the gateway, which joins no networks");
+            sentences.push(sentence);
+        }
+        sentences
     }
 
-    /// The frame: Ethernet II, IPv4 (RFC 791), and the packet.
+    /// The frame.
     fn frame(&self) -> Vec<u8> {
-        let body = self.packet.body(self.source, self.target);
-        let length = (20 + body.len()) as u16;
-        let mut ip = vec![0x45, 0];
-        ip.extend(length.to_be_bytes());
-        ip.extend([0, 0, 0x40, 0, 64, self.packet.protocol, 0, 0]);
-        ip.extend(self.source.octets());
-        ip.extend(self.target.octets());
-        let mut frame = Vec::from(self.next_hop.octets());
-        frame.extend(self.nic.mac.octets());
-        frame.extend([8, 0]);
-        frame.extend(with_checksum(ip, 10));
-        frame.extend(body);
-        frame.resize(frame.len().max(60), 0);
-        frame
-    }
-}
-
-/// What is in an IPv4 packet, as the first of a conversation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Packet {
-    protocol: u8,
-    /// Of a protocol with ports: the sender's, and the receiver's.
-    ports: (u16, u16),
-    /// Of ICMP.
-    kind: u8,
-}
-
-impl Packet {
-    /// One that is such traffic; a ping if nothing is said.
-    fn of(traffic: Option<&Traffic>) -> Self {
-        let packet = Self { protocol: 1, ports: (SENDERS_PORT, DISCARD), kind: 8 };
-        // Of a range, its first is as good as any; a port of 0 says nothing.
-        let first =
-            |range: &RangeInclusive<u16>, default| if range.contains(&default) { default } else { *range.start() };
-        match traffic {
-            None | Some(Traffic::Any) => packet,
-            Some(Traffic::Protocol { protocol }) => Self { protocol: *protocol, ..packet },
-            Some(Traffic::Icmp { protocol, kind }) => Self { protocol: *protocol, kind: *kind, ..packet },
-            Some(Traffic::Ports { protocol, src, dst }) => {
-                Self { protocol: *protocol, ports: (first(src, SENDERS_PORT), first(dst, DISCARD)), ..packet }
-            }
-        }
-    }
-
-    /// The bytes behind the IP header.
-    fn body(self, source: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
-        let (src, dst) = (self.ports.0.to_be_bytes(), self.ports.1.to_be_bytes());
-        let ports = [src, dst].concat();
-        // RFC 9293, RFC 768: the checksum is over the addresses, too.
-        let transport = |body: Vec<u8>, at: usize| {
-            let length = (body.len() as u16).to_be_bytes();
-            let pseudo = [&source.octets()[..], &target.octets(), &[0, self.protocol], &length].concat();
-            let head = pseudo.len();
-            with_checksum([pseudo, body].concat(), head + at).split_off(head)
-        };
-        match self.protocol {
-            6 => transport([&ports[..], &[0, 0, 0, 1, 0, 0, 0, 0, 0x50, 0x02, 0xff, 0xff, 0, 0, 0, 0]].concat(), 16),
-            17 => transport([&ports[..], &[0, 8, 0, 0]].concat(), 6),
-            1 => with_checksum(vec![self.kind, 0, 0, 0, 0, 1, 0, 1], 2), // RFC 792
-            protocol if Traffic::has_ports(protocol) => [&ports[..], &[0; 8]].concat(),
-            _ => vec![0; 8],
-        }
-    }
-}
-
-impl fmt::Display for Packet {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.protocol {
-            1 if self.kind == 8 => f.write_str("a ping"),
-            1 => write!(f, "an ICMP message of type {}", self.kind),
-            protocol if Traffic::has_ports(protocol) => {
-                let traffic = Traffic::Ports { protocol, src: Traffic::ALL_PORTS, dst: self.ports.1..=self.ports.1 };
-                write!(f, "{traffic}")
-            }
-            protocol => write!(f, "a packet of {}", Traffic::Protocol { protocol }),
-        }
+        let Self { nic, source, target, packet, next_hop, .. } = self;
+        packet.frame(&Ends { src: nic.mac, dst: *next_hop, source: *source, target: *target, vlan: None })
     }
 }
 
@@ -214,22 +158,12 @@ fn target_addresses(world: &WorldView, to: &str) -> Result<Vec<Ipv4Addr>> {
     }
 }
 
-/// The bytes with the Internet checksum (RFC 1071) over them at `at`, where there were zeros.
-fn with_checksum(mut bytes: Vec<u8>, at: usize) -> Vec<u8> {
-    let mut sum: u32 =
-        bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | pair.get(1).map_or(0, |b| u32::from(*b))).sum();
-    while sum > 0xffff {
-        sum = (sum >> 16) + (sum & 0xffff);
-    }
-    bytes[at..at + 2].copy_from_slice(&(!(sum as u16)).to_be_bytes());
-    bytes
-}
-
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn render(explanation: &ExplanationView) -> String {
+/// An explanation: the steps, the verdict, and the ways out.
+pub(crate) fn render(explanation: &ExplanationView) -> String {
     let mut table = Table::plain();
     for step in &explanation.steps {
         let because = step.because.as_ref().map(|place| format!("  ({place})")).unwrap_or_default();
@@ -240,55 +174,4 @@ fn render(explanation: &ExplanationView) -> String {
         ports => format!("\nit leaves by {}", output::list(ports)),
     };
     format!("{}{}{leaves}\n", table.render(), Style::Bold.paint(&explanation.verdict))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_frame_is_a_ping() {
-        let nic = NicView {
-            network: "office".parse().unwrap(),
-            port: "web-0".parse().unwrap(),
-            mac: MacAddr::new([2, 0, 0, 0, 0, 1]),
-            ip: None,
-        };
-        let question = Question {
-            nic: &nic,
-            source: Ipv4Addr::new(10, 20, 0, 10),
-            target: Ipv4Addr::new(10, 20, 0, 11),
-            packet: Packet::of(None),
-            next_hop: MacAddr::new([2, 0, 0, 0, 0, 2]),
-            next_hop_is: String::new(),
-            shares_no_network: false,
-        };
-        let frame = question.frame();
-        let sums_up = |bytes: &[u8]| {
-            let sum: u32 = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
-            (sum >> 16) + (sum & 0xffff) == 0xffff
-        };
-        assert_eq!(frame.len(), 60);
-        assert_eq!(hex(&frame[..14]), "0200000000020200000000010800");
-        assert!(sums_up(&frame[14..34]) && sums_up(&frame[34..42]));
-        assert_eq!(frame[26..34], [10, 20, 0, 10, 10, 20, 0, 11]);
-    }
-
-    #[test]
-    fn what_rules_can_say_can_be_asked() {
-        let check = |text: &str, bytes: usize, sentence: &str| {
-            let packet = Packet::of(Some(&weft_model::parse_traffic(text).unwrap()));
-            let body = packet.body(Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2));
-            assert_eq!((body.len(), packet.to_string().as_str()), (bytes, sentence));
-            (packet, body)
-        };
-        let (packet, body) = check("tcp/5432", 20, "tcp/5432");
-        assert_eq!((packet.ports, &body[..4], body[13]), ((49_152, 5432), &[0xc0, 0, 0x15, 0x38][..], 2));
-        assert_eq!(check("udp/1000-2000 from 53", 8, "udp/1000").0.ports, (53, 1000));
-        check("udp", 8, "udp/9");
-        check("icmp/echo", 8, "a ping");
-        check("icmp/3", 8, "an ICMP message of type 3");
-        check("gre", 8, "a packet of gre");
-        check("sctp/9", 12, "sctp/9");
-    }
 }

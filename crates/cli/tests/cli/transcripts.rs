@@ -40,6 +40,7 @@ fn help() {
               events       Show what happened
               why          Explain what the switch would do with a packet, and which declarations make it so. No
                            packet is sent
+              capture      Copy frames as they pass, as pcapng, into another program or a file. Ctrl-C ends it
               metrics      Write every counter in the text format of Prometheus. The daemon serves the same at
                            `/metrics`
               switch       Run one virtual switch on its own, for machines and namespaces that somebody else

@@ -43,6 +43,18 @@ out.bind(('eth0', 0))
 out.send(bytes.fromhex('0180c200000e020000000009' + '88cc') + says)
 ";
 
+/// Listens until it has heard a ping and its answer, which are for others.
+const LISTENER: &str = "
+import socket
+ids = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+ids.bind(('ids', 0))
+heard = set()
+while not {0, 8} <= heard:
+    frame = ids.recv(2000)
+    if frame[12:14] == bytes([8, 0]) and frame[23] == 1:
+        heard.add(frame[34])
+";
+
 fn ip(args: &str) -> bool {
     Command::new("ip")
         .args(args.split(' '))
@@ -170,6 +182,40 @@ fn three_hosts_two_vlans_and_a_rule() {
         assert!(bed.said(&["switch", "show", "lab.toml", "db"]).contains("access 10"));
         let metrics = bed.said(&["switch", "metrics", "lab.toml"]);
         assert!(metrics.contains("weft_rule_hits_total{network=\"wire\",rule=\"deny web -> db\""), "{metrics}");
+        assert!(bed.end(Signal::TERM).success());
+    });
+}
+
+/// A third host gets copies of what passes between two others: the very file that is the example.
+#[test]
+fn a_listener_gets_copies() {
+    in_netns("namespaces::a_listener_gets_copies", || {
+        if std::fs::File::options().read(true).write(true).open("/dev/net/tun").is_err() {
+            return skipped("a_listener_gets_copies", "/dev/net/tun is closed to us");
+        }
+        let mut bed = Bed::run(include_str!("../../../../examples/switch/ids.toml"));
+        let hosts = [Netns::new(), Netns::new(), Netns::new()];
+        let run = |host: usize, program: &str, args: &str| {
+            let mut command = hosts[host].command(program);
+            command.args(args.split(' ')).stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().success()
+        };
+        for (index, name) in ["red", "blue", "ids"].into_iter().enumerate() {
+            let last = index + 1;
+            assert!(ip(&format!("link set {name} netns {}", hosts[index].pid())));
+            if name != "ids" {
+                assert!(run(index, "ip", &format!("link set {name} address 02:00:00:00:00:0{last}")));
+                assert!(run(index, "ip", &format!("addr add 10.9.0.{last}/24 dev {name}")));
+            }
+            assert!(run(index, "ip", &format!("link set {name} up")));
+        }
+        let mut heard = hosts[2].command("python3");
+        let mut heard = heard.args(["-c", LISTENER]).stdout(Stdio::piped()).spawn().unwrap();
+        eventually("they hear each other", || run(0, "ping", "-c1 -W1 10.9.0.2"));
+        eventually("the listener has heard the request and the reply", || {
+            run(0, "ping", "-c1 -W1 10.9.0.2");
+            heard.try_wait().unwrap().is_some_and(|status| status.success())
+        });
+        assert!(bed.port("ids")["mirrors"][0]["copies"].as_u64() >= Some(4));
         assert!(bed.end(Signal::TERM).success());
     });
 }

@@ -1,6 +1,12 @@
 //! VLANs, addresses and rules of a file, with real guests.
 
-use crate::harness::Home;
+use std::fs;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use weft_wire::capture_file;
+
+use crate::harness::{Home, eventually, said};
 
 const WORLD: &str = "
 [network.lan]
@@ -29,6 +35,25 @@ fn a_file_says_who_may_talk_to_whom_and_from_where() {
     assert!(why.contains("`deny web -> db` denies it") && why.contains("weft.toml:5"), "{why}");
     let why = home.weft(&["why", "db", "web", "tcp/80"]).ok();
     assert!(why.contains("forwarded to `web-0`"), "{why}");
+
+    // What passes can be looked at, and what was dropped.
+    let args = ["capture", "web", "--filter", "10.60.0.20 -> any icmp", "-w", "web.pcapng"];
+    let capture = home.spawn(&args);
+    let file = || fs::read(home.dir().join("web.pcapng")).unwrap_or_default();
+    eventually("the capture has begun", Duration::from_secs(20), || !file().is_empty());
+    assert!(home.json(&["ls"])["mirrors"][0]["name"] == "capture-0");
+    assert!(ping("db", "10.60.0.10"));
+    kill_process(Pid::from_child(&capture), Signal::INT).unwrap();
+    let end = said(capture.wait_with_output().unwrap());
+    assert_eq!((end.code, end.err.as_str()), (0, "2 frames captured, 0 lost\n"));
+    assert_eq!(capture_file::frames(&file()).unwrap().filter(Result::is_ok).count(), 2);
+    eventually("nothing is left of it", Duration::from_secs(20), || {
+        home.json(&["ls"])["mirrors"] == serde_json::json!([])
+    });
+    let why = home.weft(&["why", "db", "--frame", "web.pcapng"]).ok();
+    assert!(why.contains("forwarded to `web-0`"), "{why}");
+    let drops = home.weft(&["why", "web", "--drops"]).ok();
+    assert!(drops.contains("acl-denied") && drops.contains("(rule: deny web -> db)"), "{drops}");
 
     // A VLAN has no gateway, and no lease to wait for; whoever says he is somebody else is not heard.
     let lab = home.json(&["port", "show", "lab-0"]);

@@ -318,8 +318,7 @@ impl Switch {
             copy(&self.tables, index, frame, mirrors, &self.outputs, &mut self.copies);
         }
         if let Action::Drop(reason) = action {
-            self.count_dropped(now, ingress, reason, frame.head, frame_len);
-            return Verdict::Drop(reason);
+            return Verdict::Drop(reason); // it was counted when that was decided: drops are not cached
         }
         if self.meters.is_used() && !self.police(now, frame_len) {
             self.count_dropped(now, ingress, DropReason::EgressOverRate, frame.head, frame_len);
@@ -350,8 +349,14 @@ impl Switch {
         self.misses += 1;
         let decision = pipeline::decide(&self.tables, &self.knowledge, now, ingress, frame, None);
         self.note_rulings(now, ingress, frame, frame_len, &decision.effects);
-        if decision.action == Action::Drop(DropReason::AclRejected) {
-            self.answer_rejected(now, ingress, frame, frame_len);
+        if let Action::Drop(reason) = decision.action {
+            let rule = self.denied_by(ingress, frame, &decision.effects);
+            let id = self.tables.port(ingress).config.id;
+            self.counters.add(id, reason, 1);
+            self.drop_log.note(now, id, reason, rule, frame.head, frame_len);
+            if reason == DropReason::AclRejected {
+                self.answer_rejected(now, ingress, frame, frame_len);
+            }
         }
         let port = self.tables.port(ingress);
         let (vswitch, id, learn) = (port.vswitch.number(), port.config.id, port.config.learn);
@@ -413,7 +418,7 @@ impl Switch {
     #[inline(never)]
     fn count_dropped(&mut self, now: Instant, ingress: PortId, reason: DropReason, head: &[u8], frame_len: usize) {
         self.counters.add(ingress, reason, 1);
-        self.drop_log.note(now, ingress, reason, head, frame_len);
+        self.drop_log.note(now, ingress, reason, None, head, frame_len);
     }
 
     /// Counts and keeps a frame that came in by `ingress` and was dropped after the verdict.

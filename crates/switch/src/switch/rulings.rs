@@ -1,15 +1,17 @@
 //! What becomes of an access list's decisions besides the verdict: they are counted, logged and answered.
 
+use std::sync::Arc;
+
 use weft_types::Instant;
 use weft_wire::Headers;
 
 use super::Switch;
-use crate::Logged;
 use crate::bucket::Bucket;
 use crate::frame::Frame;
 use crate::pipeline::{self, Effects, Ruling};
 use crate::rejection::{self, ANSWERS};
 use crate::table::PortIndex;
+use crate::{Logged, Permission};
 
 impl Switch {
     /// Counts what rules decided about a frame, and logs it where they ask for that.
@@ -46,6 +48,16 @@ impl Switch {
             pipeline::rulings(&self.tables, ingress, frame, segment, sender).for_each(|(_, ruling)| note(ruling));
         }
         effects.ruling.into_iter().for_each(note);
+    }
+
+    /// The name of the rule that keeps a frame from passing, if one does; of a group's receivers, from the first.
+    pub(super) fn denied_by(&self, ingress: PortIndex, frame: &Frame<'_>, effects: &Effects) -> Option<Arc<str>> {
+        let rules = self.tables.vswitch(self.tables.port(ingress).vswitch).rules.as_ref()?;
+        let of_group = effects.group.into_iter().flat_map(|(segment, sender)| {
+            pipeline::rulings(&self.tables, ingress, frame, segment, sender).map(|(_, ruling)| ruling)
+        });
+        let mut rulings = effects.ruling.into_iter().chain(of_group);
+        rules.name(rulings.find(|ruling| ruling.permission != Permission::Allow)?.rule?).cloned()
     }
 
     /// Has something answer a rejected frame, if its sender did not get too many answers.

@@ -164,9 +164,9 @@ fn decisions_are_logged_where_rules_say_so() {
         dns Deny #1 > #3: 02:00:00:00:00:01 > ff:ff:ff:ff:ff:ff, IPv4 10.0.0.1 port 5000 > 224.0.0.1 port 53, UDP, 60 bytes
     "#]].assert_eq(&switch.rule_log().decisions().map(line).collect::<String>());
     assert_eq!(switch.rule_counts(VSwitchId(0)), [3, 1], "two receivers heard nothing of the last");
-    let kept: Vec<_> =
-        switch.dropped().map(|frame| (frame.port, frame.reason, frame.len, frame.head().len())).collect();
-    assert_eq!(kept, [(PortId(1), DropReason::AclDenied, 60, 60), (PortId(1), DropReason::AclDenied, 60, 60)]);
+    let kept = switch.dropped().map(|frame| (frame.port, frame.reason, frame.rule.as_deref(), frame.head().len()));
+    let denied = (PortId(1), DropReason::AclDenied, Some("dns"), 60);
+    assert_eq!(kept.collect::<Vec<_>>(), [denied, denied]);
 }
 
 #[test]
