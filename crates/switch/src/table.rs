@@ -87,6 +87,8 @@ pub(crate) struct VSwitch {
     mirrors: Vec<Mirror>,
     /// Its trunk ports.
     trunks: Members,
+    /// Whether IP addresses were configured for any of its ports.
+    pub(crate) has_fixed: bool,
     /// In order; they do not overlap.
     ranges: Vec<(MacRange, PortIndex)>,
 }
@@ -182,6 +184,7 @@ impl Tables {
             promiscuous: Vec::new(),
             mirrors: Vec::new(),
             trunks: Members::default(),
+            has_fixed: false,
             ranges: Vec::new(),
         });
         let seeded = || FixedState::with_seed(seed);
@@ -238,12 +241,12 @@ impl Tables {
         mirrors.truncate(MAX_MIRRORS);
         mirrors.iter_mut().for_each(|mirror| mirror.ports.sort_unstable());
         let vswitch = &mut self.vswitches[index.number()];
-        let has_rules = vswitch.rules.is_some();
+        let (has_fixed, has_rules) = (vswitch.has_fixed, vswitch.rules.is_some());
         let of_team = pipeline::team::consulted(vswitch.config.team.as_ref().map(|team| team.mode));
         let others = pipeline::mirror::consulted(&mirrors).and(of_team);
         vswitch.mirrors = mirrors;
         for port in self.ports.iter_mut().filter(|port| port.vswitch == index) {
-            port.fields = pipeline::consulted(&port.config, self.learns_addresses, has_rules).and(others);
+            port.fields = pipeline::consulted(&port.config, self.learns_addresses, has_fixed, has_rules).and(others);
         }
     }
 
@@ -265,6 +268,7 @@ impl Tables {
         if let Addresses::Known { fixed, .. } = &port.config.addresses {
             let hosts = fixed.iter().filter(|prefix| prefix.prefix_len() == prefix.max_prefix_len());
             for host in hosts {
+                vswitch.has_fixed = true;
                 self.fixed.entry((port.vswitch, host.addr())).or_default().push(index);
             }
         }

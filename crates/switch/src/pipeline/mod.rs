@@ -86,15 +86,17 @@ impl Fields {
 const LINK: Fields = Fields::INGRESS.and(Fields::DST).and(Fields::SRC).and(Fields::TAG).and(Fields::ETHERTYPE);
 
 /// All fields of frames from such a port that any stage may consult; `learns` says whether any port learns addresses,
-/// `has_rules` whether the vSwitch has an access list.
-pub(crate) fn consulted(port: &PortConfig, learns: bool, has_rules: bool) -> Fields {
+/// `has_fixed` whether the vSwitch has a port with configured ones, `has_rules` whether it has an access list.
+pub(crate) fn consulted(port: &PortConfig, learns: bool, has_fixed: bool, has_rules: bool) -> Fields {
     if has_rules {
         return LINK.and(Fields::PACKET);
     }
     match (port.is_trusted(), &port.addresses) {
         (true, _) if learns => LINK.and(Fields::CLASS),
         (true, _) => LINK,
-        (false, Addresses::Known { .. }) if !port.policy.forged_ips => LINK.and(Fields::CLASS).and(Fields::IP_SRC),
+        (false, addresses) if !port.policy.forged_ips && (has_fixed || *addresses != Addresses::Any) => {
+            LINK.and(Fields::CLASS).and(Fields::IP_SRC)
+        }
         (false, _) => LINK.and(Fields::CLASS),
     }
 }
