@@ -50,6 +50,9 @@ const SWITCH_FILE: &str = r#"The file, with every key that there is:
   allow = []                      # what is denied otherwise: "forged-mac", "forged-ip", "forged-arp",
                                   #   "forged-nd", "mac-change", "promiscuous", "dhcp-server",
                                   #   "router-advertisement"
+  rate = "100Mbit/s"              # as fast as it may be, both ways; or, of what it sends and is sent,
+                                  #   { in = "100Mbit/s", out = "1Gbit/s", burst = "64KiB",
+                                  #     excess = "wait" }: the rest waits for its time, or "drop"
 
 Paths count from the file's folder. The switch learns nothing that no port asks for: each but the
 uplink needs its MAC address. What no port has, and all broadcasts, go to the uplink, too.

@@ -260,6 +260,7 @@ pub fn dataplane_config(desired: &Desired, paths: &Paths) -> DataplaneConfig {
                 learn: nic.port.learn,
                 addresses: addresses(desired, nic),
                 access: nic.port.allow.iter().copied().collect(),
+                rates: nic.port.rates,
                 provenance: nic.provenance.clone(),
             })
         })

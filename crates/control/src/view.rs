@@ -176,6 +176,7 @@ pub fn port_view(port: &PortStatus) -> PortView {
         },
         learned: port.learned.clone(),
         allow: port.access.allowances(),
+        rates: port.rates,
         up: port.up,
         reason: port.reason.clone(),
         rx_frames: port.rx_frames,

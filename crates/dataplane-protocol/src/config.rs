@@ -2,7 +2,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use weft_types::{Ipv4Net, Label, MacAddr, MacRange, NetworkName, PortName, PortVlans, Provenance, VmName};
+use weft_types::{Ipv4Net, Label, MacAddr, MacRange, NetworkName, PortName, PortRates, PortVlans, Provenance, VmName};
 
 use crate::{AccessConfig, AclConfig, AddressConfig};
 
@@ -148,6 +148,9 @@ pub struct PortConfig {
     pub addresses: AddressConfig,
     /// What the port may do.
     pub access: AccessConfig,
+    /// How fast it may be.
+    #[serde(default)]
+    pub rates: PortRates,
     /// Where it was declared.
     pub provenance: Provenance,
 }
@@ -215,6 +218,7 @@ mod tests {
         let (network, port) = (&config.networks[0], &config.ports[0]);
         assert_eq!((network.switching, &network.acl), (Switching::Veb, &None));
         assert_eq!((&port.vlans, &port.addresses, port.learn), (&PortVlans::Untagged, &AddressConfig::Any, 0));
+        assert_eq!(port.rates, PortRates::default());
         let text = serde_json::to_string(&config).unwrap();
         assert_eq!(serde_json::from_str::<DataplaneConfig>(&text).unwrap(), config);
         let later = old.replace("\"mtu\"", "\"quantum\":true,\"mtu\"");

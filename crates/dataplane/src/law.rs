@@ -7,9 +7,10 @@ use weft_dataplane_protocol::{
 };
 use weft_services::NetworkId;
 use weft_switch::{
-    Acl, Addresses, Config, Endpoint, Mode, Policy, PortConfig, Role, Rule, Segment, VSwitchConfig, VSwitchId, Vlans,
+    Acl, Addresses, Config, Endpoint, Mode, Policy, PortConfig, Rate, Rates, Role, Rule, Segment, VSwitchConfig,
+    VSwitchId, Vlans,
 };
-use weft_types::{Native, NetworkName, PortId, PortName, PortVlans, Traffic};
+use weft_types::{BitRate, Native, NetworkName, PortId, PortName, PortRates, PortVlans, Traffic};
 use weft_wire::Protocol;
 
 use crate::slot::About;
@@ -60,6 +61,7 @@ fn port(id: PortId, about: &About) -> PortConfig {
             AddressConfig::Known { fixed, learn } => Addresses::Known { fixed: fixed.clone(), learn: *learn },
         },
         policy: policy(about.access),
+        rates: rates(&about.rates),
         ..PortConfig::new(id, about.name.clone(), vswitch, role, about.provenance.clone())
     }
 }
@@ -89,6 +91,16 @@ fn policy(access: AccessConfig) -> Policy {
         dhcp_server: access.dhcp_server,
         router_advertisements: access.router_advertisements,
     }
+}
+
+/// How fast a port may be.
+pub(crate) fn rates(rates: &PortRates) -> Rates {
+    let way = |rate: BitRate| Rate {
+        bits_per_s: rate.bits_per_s(),
+        burst_bytes: rates.burst_bytes(rate),
+        excess: rates.excess,
+    };
+    Rates { from_port: rates.inward.map(way), to_port: rates.outward.map(way) }
 }
 
 fn access_list(acl: &AclConfig, ports: &BTreeMap<&PortName, PortId>) -> Acl {

@@ -119,6 +119,7 @@ fn config(switch: &SwitchFile, revision: u64) -> DataplaneConfig {
         learn: port.rules.learn,
         addresses: known_addresses(&port.rules.addresses, false),
         access: port.rules.allow.iter().copied().collect(),
+        rates: port.rules.rates,
         provenance: port.provenance.clone(),
     });
     let network = NetworkConfig {

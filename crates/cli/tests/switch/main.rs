@@ -1,5 +1,7 @@
 //! `weft switch run`: the real binary, and peers of every kind.
 
 mod bed;
+mod hosts;
 mod life;
 mod namespaces;
+mod rates;

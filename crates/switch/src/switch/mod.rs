@@ -18,14 +18,14 @@ use crate::counters::Counters;
 use crate::drop_log::DropLog;
 use crate::filter::{Granted, MAX_FILTER_GROUPS, MAX_FILTER_STATIONS};
 use crate::frame::{FlowKey, Frame};
-use crate::meters::{Meters, Way};
+use crate::meters::{self, Meters, Way};
 use crate::packet::Packet;
 use crate::pipeline::{self, Action, Knowledge, Mirrors};
 use crate::rejection::MAX_ANSWER_BYTES;
 use crate::table::{PortIndex, Tables};
 use crate::{
     Config, ConfigError, Denial, DropReason, DroppedFrame, FilterReport, MAX_MIRRORS, Mirror, MirrorCopy, Output,
-    Rates, ReceiveFilter, RuleLog, VSwitchId, Verdict, validate,
+    ReceiveFilter, RuleLog, VSwitchId, Verdict, validate,
 };
 
 /// Flows that there is room for at first: about 2 MiB.
@@ -144,8 +144,8 @@ impl Switch {
         let (old, tables) = (std::mem::replace(&mut self.tables, tables), &self.tables);
         self.counters.retain(|port| tables.index(port).is_some());
         self.drop_log.retain(|port| tables.index(port).is_some());
-        let has_rate = tables.ports().any(|port| port.config.rates != Rates::default());
-        self.meters.configure(has_rate, |port| tables.index(port).map(|index| &tables.port(index).config.rates));
+        let polices = tables.ports().any(|port| meters::polices(&port.config.rates));
+        self.meters.configure(polices, |port| tables.index(port).map(|index| &tables.port(index).config.rates));
         self.answers_left.retain(|port, _| tables.index(*port).is_some());
         self.knowledge.learned.retain(|id, station| {
             let port = tables.index(id).map(|index| tables.port(index));
