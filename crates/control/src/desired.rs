@@ -319,6 +319,7 @@ fn network_config(desired: &Desired, name: &NetworkName, network: &Network) -> N
             records: names.filter_map(|(name, ip)| Some(HostRecord { name: name.parse().ok()?, ip })).collect(),
         }),
         switching: Switching::Veb,
+        team: None,
         acl: acl_config(&network.acl, &PortName::of_gateway(name), |member| ports_of(desired, name, member)),
         provenance: network.provenance.clone(),
     }

@@ -43,6 +43,9 @@ pub struct NetworkConfig {
     /// Where frames between its own ports are switched.
     #[serde(default)]
     pub switching: Switching,
+    /// How it uses its uplinks, if it has several.
+    #[serde(default)]
+    pub team: Option<TeamConfig>,
     /// Who may begin what with whom; without one, everybody everything.
     #[serde(default)]
     pub acl: Option<AclConfig>,
@@ -59,6 +62,26 @@ pub enum Switching {
     Veb,
     /// By the switch at the other end of the uplink, which sends them back.
     Vepa,
+}
+
+/// The uplinks of a network that has several: they are one way out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TeamConfig {
+    /// Who of them takes a frame.
+    pub mode: TeamMode,
+    /// All of them, the preferred one first.
+    pub members: Vec<PortName>,
+}
+
+/// Who of a team takes a frame, of those whose link is up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TeamMode {
+    /// The preferred one; the others wait.
+    ActiveStandby,
+    /// One for each flow.
+    Hash,
 }
 
 /// The services of a network, which answer at one address.

@@ -21,7 +21,7 @@ pub use capture::{CaptureDirection, CaptureFilter, CaptureOf, CaptureRequest, Ca
 pub use client::{Client, ClientError, MAX_DESCRIPTORS};
 pub use config::{
     DataplaneConfig, DhcpConfig, GatewayConfig, HostRecord, NetworkConfig, NetworkMode, PortConfig, PortKind,
-    Reservation, Switching,
+    Reservation, Switching, TeamConfig, TeamMode,
 };
 pub use history::{DroppedFrame, History, LoggedDecision, MirrorStatus};
 pub use line::{LineBuffer, LineError, MAX_LINE_BYTES, to_line};

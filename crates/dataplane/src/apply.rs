@@ -193,7 +193,11 @@ impl Worker {
         let names = self.slots.iter().map(|slot| (slot.id, slot.about.name.clone()));
         self.delivery.mirrors.names = names.collect();
         self.paced.clear();
+        self.uplinks.clear();
         for (index, slot) in self.slots.iter().enumerate() {
+            if slot.about.uplink {
+                self.uplinks.push(index);
+            }
             if slot.pacing.is_used() {
                 self.paced.push(index);
             }

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 
 use weft_dataplane_protocol::{
     AccessConfig, AclConfig, AddressConfig, DataplaneConfig, EndConfig, NetworkConfig, PortKind, RuleConfig, Switching,
+    TeamMode,
 };
 use weft_services::NetworkId;
 use weft_switch::{
-    Acl, Addresses, Config, Endpoint, Mode, Policy, PortConfig, Rate, Rates, Role, Rule, Segment, VSwitchConfig,
+    Acl, Addresses, Config, Endpoint, Mode, Policy, PortConfig, Rate, Rates, Role, Rule, Segment, Team, VSwitchConfig,
     VSwitchId, Vlans,
 };
 use weft_types::{BitRate, Native, NetworkName, PortId, PortName, PortRates, PortVlans, Traffic};
@@ -38,6 +39,14 @@ fn vswitch(network: &NetworkConfig, id: NetworkId, ports: &BTreeMap<&PortName, P
             Switching::Veb => Mode::Veb,
             Switching::Vepa => Mode::Vepa,
         },
+        team: network.team.as_ref().map(|team| Team {
+            mode: match team.mode {
+                TeamMode::ActiveStandby => weft_switch::TeamMode::ActiveStandby,
+                TeamMode::Hash => weft_switch::TeamMode::FlowHash,
+            },
+            // A name of no port is no uplink of the network either, which the switch will say.
+            members: team.members.iter().map(|name| ports.get(name).copied().unwrap_or(PortId(u32::MAX))).collect(),
+        }),
         acl: network.acl.as_ref().map(|acl| access_list(acl, ports)),
         ..VSwitchConfig::new(VSwitchId(id.0), network.name.clone(), network.provenance.clone())
     }

@@ -22,6 +22,8 @@ pub(crate) struct Slot {
     pub(crate) counters: Counters,
     /// Frames were sent and not yet shown to the peer.
     pub(crate) unflushed: bool,
+    /// Whether the switch takes its link for up, as it does at first.
+    pub(crate) is_up: bool,
     /// Where frames wait that are too fast for the port.
     pub(crate) pacing: Pacing,
 }
@@ -152,7 +154,15 @@ impl Delivery {
 
 impl Slot {
     pub(crate) fn new(id: PortId, about: About, plug: Plug) -> Self {
-        Self { id, plug, about, counters: Counters::default(), unflushed: false, pacing: Pacing::default() }
+        Self {
+            id,
+            plug,
+            about,
+            counters: Counters::default(),
+            unflushed: false,
+            is_up: true,
+            pacing: Pacing::default(),
+        }
     }
 
     /// Has the worker's epoll watch the port.

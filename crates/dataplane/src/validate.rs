@@ -165,6 +165,7 @@ mod tests {
             mtu: 1500,
             gateway: Some(gateway),
             switching: Switching::Veb,
+            team: None,
             acl: None,
             provenance: Provenance::file("/w.toml", 3),
         }

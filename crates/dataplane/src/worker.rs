@@ -58,6 +58,8 @@ pub(crate) struct Worker {
     pub(crate) slot_of: Vec<Option<usize>>,
     /// Where the slot of a network's gateway is, by the network's number.
     pub(crate) gateway_of: Vec<Option<usize>>,
+    /// The slots of uplinks, whose links are watched.
+    pub(crate) uplinks: Vec<usize>,
     /// The slots at which frames may have to wait.
     pub(crate) paced: Vec<usize>,
     /// The configuration in force.
@@ -105,6 +107,7 @@ impl Worker {
             host,
             slot_of: Vec::new(),
             gateway_of: Vec::new(),
+            uplinks: Vec::new(),
             paced: Vec::new(),
             config: DataplaneConfig::default(),
             staged: None,
@@ -138,6 +141,7 @@ impl Worker {
         loop {
             let now = clock::now();
             let mut busy = false;
+            self.watch_links();
             for index in 0..self.slots.len() {
                 busy |= self.forward_burst(now, index);
             }
@@ -160,6 +164,17 @@ impl Worker {
                 std::hint::spin_loop();
             } else {
                 self.sleep(now, last_work);
+            }
+        }
+    }
+
+    /// Has the switch know which uplinks are there, so that a team takes another at once.
+    fn watch_links(&mut self) {
+        for at in 0..self.uplinks.len() {
+            let Some(slot) = self.slots.get_mut(self.uplinks[at]) else { continue };
+            let is_up = matches!(&slot.plug, Plug::Port(port) if port.link().is_up());
+            if std::mem::replace(&mut slot.is_up, is_up) != is_up {
+                self.switch.set_link(slot.id, is_up);
             }
         }
     }

@@ -11,6 +11,7 @@ pub mod qcow2;
 mod read;
 mod rule;
 mod switch_file;
+mod team;
 pub mod view;
 mod world;
 
@@ -21,6 +22,7 @@ pub use load::{load, parse_world};
 pub use problem::{Problem, Report};
 pub use rule::{End, Rule, RuleError, parse_traffic};
 pub use switch_file::{Plug, SwitchFile, SwitchMode, SwitchPort, load_switch, parse_switch};
+pub use team::{Team, TeamMode};
 pub use world::{Dhcp, DiskFormat, EngineKind, Image, ImageSource, Mode, Network, Nic, PortRules, Ready, Vm, World};
 
 /// The name of the image that Weft builds itself.

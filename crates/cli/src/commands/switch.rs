@@ -17,10 +17,10 @@ use weft_control::{acl_config, acl_view, known_addresses, port_view, switch_view
 use weft_dataplane::{Options, Standalone};
 use weft_dataplane_protocol::{
     Client, DataplaneConfig, NetworkConfig, NetworkMode, PortConfig, PortKind, Refusal, Request, Response,
-    SwitchStatus, Switching,
+    SwitchStatus, Switching, TeamConfig,
 };
 use weft_model::view::{AclView, ProblemView, WorldView};
-use weft_model::{Plug, SwitchFile, SwitchMode, load_switch};
+use weft_model::{Plug, SwitchFile, SwitchMode, TeamMode, load_switch};
 use weft_types::PortName;
 
 use crate::args::SwitchCommand;
@@ -131,6 +131,13 @@ fn config(switch: &SwitchFile, revision: u64) -> DataplaneConfig {
             SwitchMode::Veb => Switching::Veb,
             SwitchMode::Vepa => Switching::Vepa,
         },
+        team: switch.team.as_ref().map(|team| TeamConfig {
+            mode: match team.mode {
+                TeamMode::ActiveStandby => weft_dataplane_protocol::TeamMode::ActiveStandby,
+                TeamMode::Hash => weft_dataplane_protocol::TeamMode::Hash,
+            },
+            members: team.members.clone(),
+        }),
         // Rules of a switch on its own name no gateway.
         acl: acl_config(&switch.acl, &PortName::of_gateway(&switch.name), |port| vec![port.clone()]),
         provenance: switch.provenance.clone(),

@@ -5,3 +5,4 @@ mod hosts;
 mod life;
 mod namespaces;
 mod rates;
+mod uplinks;

@@ -170,6 +170,7 @@ pub(crate) fn bare_network(name: &str) -> NetworkConfig {
         mtu: 1500,
         gateway: None,
         switching: Switching::Veb,
+        team: None,
         acl: None,
         provenance: Provenance::file("/w.toml", 1),
     }
