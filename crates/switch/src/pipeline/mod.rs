@@ -320,18 +320,20 @@ pub(crate) fn rulings<'a>(
     })
 }
 
-/// The frame's ways out of these ports: not back to where it came from, nor where the tag below its outermost would
-/// carry it into another VLAN.
-pub(crate) fn outputs<'a>(
+/// The frame's way out of a port, if it has one: not back to where it came from, nor where the tag below its outermost
+/// would carry it into another VLAN.
+#[inline]
+pub(crate) fn way<'a>(
     tables: &'a Tables,
     ingress: PortIndex,
     frame: &'a Frame<'a>,
     segment: Segment,
-    ports: impl Iterator<Item = PortIndex> + 'a,
-) -> impl Iterator<Item = Output> + 'a {
+) -> impl Fn(PortIndex) -> Option<Output> + 'a {
     let may_leave = team::may_leave(tables, ingress, segment, frame);
-    let others = ports.filter(move |port| *port != ingress && may_leave(*port));
-    others.filter_map(move |port| output(tables, frame, segment, port))
+    move |port| {
+        let is_way = port != ingress && may_leave(port);
+        if is_way { output(tables, frame, segment, port) } else { None }
+    }
 }
 
 /// The frame's way out of `port`, if it may take it.
