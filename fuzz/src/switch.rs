@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use weft_switch::{
-    Acl, Addresses, Config, Direction, DropReason, Endpoint, Mirror, MirrorCopy, MirrorFilter, MirrorId, MirrorTarget,
-    Mode, Outcome, Output, Permission, Policy, PortConfig, Rate, Rates, ReceiveFilter, Role, Rule, Segment, Switch,
-    Team, TeamMode, Traffic, VSwitchConfig, VSwitchId, Verdict, Vlans,
+    Acl, Addresses, Config, Direction, DropReason, Endpoint, Excess, Mirror, MirrorCopy, MirrorFilter, MirrorId,
+    MirrorTarget, Mode, Outcome, Output, Permission, Policy, PortConfig, Rate, Rates, ReceiveFilter, Role, Rule,
+    Segment, Switch, Team, TeamMode, Traffic, VSwitchConfig, VSwitchId, Verdict, Vlans,
 };
 use weft_types::{Instant, IpNet, MacAddr, MacRange, PortId, Provenance, VlanId};
 use weft_wire::{Protocol, TagEdit};
@@ -164,7 +164,9 @@ fn configuration(bytes: &mut Bytes<'_>) -> Config {
     let [index, from_port, to_port, burst] = bytes.take();
     if let Some(port) = config.ports.get_mut(usize::from(index)) {
         let rate = |kilobits: u8| {
-            (kilobits != 0).then_some(Rate { bits_per_s: u64::from(kilobits) * 1000, burst_bytes: burst.into() })
+            let excess = Excess::Drop;
+            let bits_per_s = u64::from(kilobits) * 1000;
+            (kilobits != 0).then_some(Rate { bits_per_s, burst_bytes: burst.into(), excess })
         };
         port.rates = Rates { from_port: rate(from_port), to_port: rate(to_port) };
     }

@@ -18,6 +18,9 @@ const SWITCH_FILE: &str = r#"The file, with every key that there is:
   name = "lab"                    # `switch` if left out
   mtu = 1500                      # of TAP devices that the switch makes
   mode = "veb"                    # "vepa": every frame leaves by the uplink, whose far end sends it back
+  team = "active-standby"         # several uplinks are one way out: the first in the file whose link is up,
+                                  #   or "hash": one for each flow; or, with the preferred one first,
+                                  #   { mode = "active-standby", order = ["eth1", "eth2"] }
   rules = ["deny web -> db"]      # who may begin what with whom; the first that fits decides:
                                   #   [NAME:] allow|deny END -> END [TRAFFIC], where
                                   #   END is `any`, a port, a group, an address or a prefix, and
@@ -50,7 +53,7 @@ const SWITCH_FILE: &str = r#"The file, with every key that there is:
   mac = "02:00:5e:10:00:01"       # the address of the adapter behind the port;
   macs = ["02:00:5e:10:00:02"]    #   more of them
                                   #   or runs, "02:00:5e:10:01:00 to 02:00:5e:10:01:ff"
-  uplink = false                  # it leads out: to stations that nobody names; one a switch
+  uplink = false                  # it leads out: to stations that nobody names; one a switch, or a team
   vlan = 20                       # an access port: its frames have no tag, and are in VLAN 20; or
   trunk = [10, "20-29"]           # a trunk port: it carries these VLANs, tagged,
   native = 10                     #   and without a tag this one, or "untagged": the segment without VLAN
@@ -59,6 +62,9 @@ const SWITCH_FILE: &str = r#"The file, with every key that there is:
   allow = []                      # what is denied otherwise: "forged-mac", "forged-ip", "forged-arp",
                                   #   "forged-nd", "mac-change", "promiscuous", "dhcp-server",
                                   #   "router-advertisement"
+  rate = "100Mbit/s"              # as fast as it may be, both ways; or, of what it sends and is sent,
+                                  #   { in = "100Mbit/s", out = "1Gbit/s", burst = "64KiB",
+                                  #     excess = "wait" }: the rest waits for its time, or "drop"
 
 Paths count from the file's folder. The switch learns nothing that no port asks for: each needs its MAC
 address, but the uplink and one that gets copies. What no port has, and all broadcasts, go to the uplink, too.

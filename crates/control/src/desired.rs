@@ -260,6 +260,7 @@ pub fn dataplane_config(desired: &Desired, paths: &Paths) -> DataplaneConfig {
                 learn: nic.port.learn,
                 addresses: addresses(desired, nic),
                 access: nic.port.allow.iter().copied().collect(),
+                rates: nic.port.rates,
                 provenance: nic.provenance.clone(),
             })
         })
@@ -318,6 +319,7 @@ fn network_config(desired: &Desired, name: &NetworkName, network: &Network) -> N
             records: names.filter_map(|(name, ip)| Some(HostRecord { name: name.parse().ok()?, ip })).collect(),
         }),
         switching: Switching::Veb,
+        team: None,
         acl: acl_config(&network.acl, &PortName::of_gateway(name), |member| ports_of(desired, name, member)),
         mirrors: mirror_configs(&network.mirrors, &network.acl, |member| ports_of(desired, name, member)),
         provenance: network.provenance.clone(),

@@ -190,6 +190,7 @@ fn port_changes((old, old_reserved): WithReserved<'_>, (new, new_reserved): With
         }
     };
     compare("addresses", addresses(old, old_reserved), addresses(new, new_reserved));
+    compare("rate:", old.rates.to_string(), new.rates.to_string());
     compare("learns", old.learn.to_string(), new.learn.to_string());
     let macs = |port: &PortConfig| {
         let ranges = port.mac_ranges.iter().map(ToString::to_string);

@@ -231,6 +231,7 @@ fn port_view(port: &PortStatus, mirrors: &[MirrorStatus]) -> PortView {
         },
         learned: port.learned.clone(),
         allow: port.access.allowances(),
+        rates: port.rates,
         up: port.up,
         reason: port.reason.clone(),
         rx_frames: port.rx_frames,

@@ -2,7 +2,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use weft_types::{Ipv4Net, Label, MacAddr, MacRange, NetworkName, PortName, PortVlans, Provenance, VmName};
+use weft_types::{Ipv4Net, Label, MacAddr, MacRange, NetworkName, PortName, PortRates, PortVlans, Provenance, VmName};
 
 use crate::{AccessConfig, AclConfig, AddressConfig, MirrorConfig};
 
@@ -43,6 +43,9 @@ pub struct NetworkConfig {
     /// Where frames between its own ports are switched.
     #[serde(default)]
     pub switching: Switching,
+    /// How it uses its uplinks, if it has several.
+    #[serde(default)]
+    pub team: Option<TeamConfig>,
     /// Who may begin what with whom; without one, everybody everything.
     #[serde(default)]
     pub acl: Option<AclConfig>,
@@ -62,6 +65,26 @@ pub enum Switching {
     Veb,
     /// By the switch at the other end of the uplink, which sends them back.
     Vepa,
+}
+
+/// The uplinks of a network that has several: they are one way out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TeamConfig {
+    /// Who of them takes a frame.
+    pub mode: TeamMode,
+    /// All of them, the preferred one first.
+    pub members: Vec<PortName>,
+}
+
+/// Who of a team takes a frame, of those whose link is up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TeamMode {
+    /// The preferred one; the others wait.
+    ActiveStandby,
+    /// One for each flow.
+    Hash,
 }
 
 /// The services of a network, which answer at one address.
@@ -151,6 +174,9 @@ pub struct PortConfig {
     pub addresses: AddressConfig,
     /// What the port may do.
     pub access: AccessConfig,
+    /// How fast it may be.
+    #[serde(default)]
+    pub rates: PortRates,
     /// Where it was declared.
     pub provenance: Provenance,
 }
@@ -218,6 +244,7 @@ mod tests {
         let (network, port) = (&config.networks[0], &config.ports[0]);
         assert_eq!((network.switching, &network.acl), (Switching::Veb, &None));
         assert_eq!((&port.vlans, &port.addresses, port.learn), (&PortVlans::Untagged, &AddressConfig::Any, 0));
+        assert_eq!(port.rates, PortRates::default());
         let text = serde_json::to_string(&config).unwrap();
         assert_eq!(serde_json::from_str::<DataplaneConfig>(&text).unwrap(), config);
         let later = old.replace("\"mtu\"", "\"quantum\":true,\"mtu\"");

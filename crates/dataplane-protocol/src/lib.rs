@@ -20,7 +20,7 @@ pub use access::{AccessConfig, AclConfig, AddressConfig, EndConfig, RuleConfig};
 pub use client::{Client, ClientError, MAX_DESCRIPTORS};
 pub use config::{
     DataplaneConfig, DhcpConfig, GatewayConfig, HostRecord, NetworkConfig, NetworkMode, PortConfig, PortKind,
-    Reservation, Switching,
+    Reservation, Switching, TeamConfig, TeamMode,
 };
 pub use history::{DroppedFrame, History, LoggedDecision};
 pub use line::{LineBuffer, LineError, MAX_LINE_BYTES, to_line};

@@ -1,7 +1,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
-use weft_types::{MacAddr, MacRange, NetworkName, Permission, PortName, PortVlans, Provenance, VmName};
+use weft_types::{MacAddr, MacRange, NetworkName, Permission, PortName, PortRates, PortVlans, Provenance, VmName};
 
 use crate::{AccessConfig, AddressConfig, CaptureRequest, DataplaneConfig, History, MirrorStatus, NeighbourStatus};
 
@@ -134,6 +134,9 @@ pub struct PortStatus {
     /// What it may do.
     #[serde(default)]
     pub access: AccessConfig,
+    /// How fast it may be.
+    #[serde(default)]
+    pub rates: PortRates,
     /// Whether a peer is connected and ready.
     pub up: bool,
     /// Why it is not, when it is not.

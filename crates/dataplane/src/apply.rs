@@ -151,6 +151,9 @@ impl Worker {
             self.slots.push(slot);
         }
         drop(old); // closes what is gone
+        for slot in &mut self.slots {
+            slot.pacing.configure(now, &law::rates(&slot.about.rates));
+        }
         self.index_slots();
         for slot in &self.slots {
             // One that is watched already says so, and stays watched.
@@ -195,7 +198,15 @@ impl Worker {
         self.gateway_of.resize(self.next_network as usize, None);
         let names = self.slots.iter().map(|slot| (slot.id, slot.about.name.clone()));
         self.delivery.mirrors.names = names.collect();
+        self.paced.clear();
+        self.uplinks.clear();
         for (index, slot) in self.slots.iter().enumerate() {
+            if slot.about.uplink {
+                self.uplinks.push(index);
+            }
+            if slot.pacing.is_used() {
+                self.paced.push(index);
+            }
             self.slot_of[slot.id.0 as usize] = Some(index);
             if slot.about.kind.is_none() {
                 self.gateway_of[slot.about.network_id.0 as usize] = Some(index);

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use weft_dataplane_protocol::{
     AccessConfig, AclConfig, AddressConfig, DataplaneConfig, EndConfig, MirrorConfig, MirrorTo, NetworkConfig,
-    PortKind, RuleConfig, Switching,
+    PortKind, RuleConfig, Switching, TeamMode,
 };
 use weft_services::NetworkId;
 use weft_switch::{
-    Acl, Addresses, Config, Endpoint, Mirror, MirrorFilter, MirrorId, MirrorTarget, Mode, Policy, PortConfig, Role,
-    Rule, Segment, VSwitchConfig, VSwitchId, Vlans,
+    Acl, Addresses, Config, Endpoint, Mirror, MirrorFilter, MirrorId, MirrorTarget, Mode, Policy, PortConfig, Rate,
+    Rates, Role, Rule, Segment, Team, VSwitchConfig, VSwitchId, Vlans,
 };
-use weft_types::{Direction, Native, NetworkName, PortId, PortName, PortVlans, Traffic};
+use weft_types::{BitRate, Direction, Native, NetworkName, PortId, PortName, PortRates, PortVlans, Traffic};
 use weft_wire::Protocol;
 
 use crate::slot::About;
@@ -50,6 +50,14 @@ fn vswitch(
             Switching::Veb => Mode::Veb,
             Switching::Vepa => Mode::Vepa,
         },
+        team: network.team.as_ref().map(|team| Team {
+            mode: match team.mode {
+                TeamMode::ActiveStandby => weft_switch::TeamMode::ActiveStandby,
+                TeamMode::Hash => weft_switch::TeamMode::FlowHash,
+            },
+            // A name of no port is no uplink of the network either, which the switch will say.
+            members: team.members.iter().map(|name| ports.get(name).copied().unwrap_or(PortId(u32::MAX))).collect(),
+        }),
         acl: network.acl.as_ref().map(|acl| access_list(acl, ports)),
         mirrors: (first_mirror..)
             .zip(&network.mirrors)
@@ -77,6 +85,7 @@ fn port(id: PortId, about: &About) -> PortConfig {
             AddressConfig::Known { fixed, learn } => Addresses::Known { fixed: fixed.clone(), learn: *learn },
         },
         policy: policy(about.access),
+        rates: rates(&about.rates),
         ..PortConfig::new(id, about.name.clone(), vswitch, role, about.provenance.clone())
     }
 }
@@ -106,6 +115,16 @@ fn policy(access: AccessConfig) -> Policy {
         dhcp_server: access.dhcp_server,
         router_advertisements: access.router_advertisements,
     }
+}
+
+/// How fast a port may be.
+pub(crate) fn rates(rates: &PortRates) -> Rates {
+    let way = |rate: BitRate| Rate {
+        bits_per_s: rate.bits_per_s(),
+        burst_bytes: rates.burst_bytes(rate),
+        excess: rates.excess,
+    };
+    Rates { from_port: rates.inward.map(way), to_port: rates.outward.map(way) }
 }
 
 fn access_list(acl: &AclConfig, ports: &BTreeMap<&PortName, PortId>) -> Acl {

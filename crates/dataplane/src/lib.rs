@@ -22,6 +22,7 @@ mod mailbox;
 mod mirror_sink;
 mod mirrors;
 mod neighbours;
+mod pacing;
 mod replies;
 mod signals;
 mod slot;

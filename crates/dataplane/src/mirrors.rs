@@ -186,9 +186,9 @@ impl Delivery {
                     let delivered = if copy.snap_bytes.is_some_and(|snap| (snap as usize) < frame.len()) {
                         let mut bytes = Vec::new();
                         cut(frame, copy.snap_bytes, &mut bytes);
-                        target.deliver(now, &Frame::new(&bytes, Offload::default()), copy.edit, self)
+                        target.deliver(now, None, &Frame::new(&bytes, Offload::default()), copy.edit, self)
                     } else {
-                        target.deliver(now, frame, copy.edit, self)
+                        target.deliver(now, None, frame, copy.edit, self)
                     };
                     if let Some(mirror) = self.mirrors.declared.get_mut(copy.mirror.0 as usize) {
                         mirror.tally.note(delivered.is_ok());

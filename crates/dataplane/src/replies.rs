@@ -37,7 +37,7 @@ impl Delivery {
         let mut start = 0;
         for end in replies.ends.drain(..) {
             let frame = Frame::new(&replies.bytes[start..end], Offload::default());
-            let _ = sender.deliver(now, &frame, TagEdit::Keep, self);
+            let _ = sender.deliver(now, Some(sender.id), &frame, TagEdit::Keep, self);
             start = end;
         }
         sender.flush();
@@ -84,6 +84,7 @@ mod tests {
             learn: 0,
             addresses: Default::default(),
             access: Default::default(),
+            rates: Default::default(),
             provenance: place(),
         };
         let mut sender = Slot::new(PortId(1), about, Plug::Port(Box::new(near)));

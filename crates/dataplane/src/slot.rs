@@ -5,11 +5,13 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use weft_dataplane_protocol::{AccessConfig, AddressConfig, GatewayConfig, NetworkConfig, PortConfig, PortKind};
 use weft_port::{Egress, Frame, Port, SendError};
 use weft_services::{NetworkId, Services};
-use weft_types::{Instant, MacAddr, MacRange, NetworkName, PortId, PortName, PortVlans, Provenance, VmName};
+use weft_switch::DropReason;
+use weft_types::{Instant, MacAddr, MacRange, NetworkName, PortId, PortName, PortRates, PortVlans, Provenance, VmName};
 use weft_wire::TagEdit;
 
 use crate::mirrors::Mirrors;
 use crate::neighbours::Neighbours;
+use crate::pacing::{Held, Pacing, Queue};
 use crate::replies::Replies;
 
 /// A port of the switch, and what stands behind it.
@@ -20,6 +22,10 @@ pub(crate) struct Slot {
     pub(crate) counters: Counters,
     /// Frames were sent and not yet shown to the peer.
     pub(crate) unflushed: bool,
+    /// Whether the switch takes its link for up, as it does at first.
+    pub(crate) is_up: bool,
+    /// Where frames wait that are too fast for the port.
+    pub(crate) pacing: Pacing,
 }
 
 /// What a configuration says about a port.
@@ -38,6 +44,7 @@ pub(crate) struct About {
     pub(crate) learn: u32,
     pub(crate) addresses: AddressConfig,
     pub(crate) access: AccessConfig,
+    pub(crate) rates: PortRates,
     pub(crate) provenance: Provenance,
 }
 
@@ -56,6 +63,7 @@ impl About {
             learn: config.learn,
             addresses: config.addresses.clone(),
             access: config.access,
+            rates: config.rates,
             provenance: config.provenance.clone(),
         }
     }
@@ -75,6 +83,7 @@ impl About {
             learn: 0,
             addresses: AddressConfig::Known { fixed: vec![IpAddr::V4(gateway.ip).into()], learn: 0 },
             access: AccessConfig::default(),
+            rates: PortRates::default(),
             provenance: network.provenance.clone(),
         }
     }
@@ -115,6 +124,8 @@ pub(crate) struct Delivery {
     pub(crate) mirrors: Mirrors,
     /// Who is at the other ends of uplinks.
     pub(crate) neighbours: Neighbours,
+    /// Frames that waited and lost their room to others, and who sent them.
+    pub(crate) pushed_out: Vec<(PortId, Held)>,
 }
 
 impl Delivery {
@@ -128,6 +139,7 @@ impl Delivery {
             replies: Replies::default(),
             mirrors: Mirrors::default(),
             neighbours: Neighbours::default(),
+            pushed_out: Vec::new(),
         }
     }
 
@@ -142,7 +154,15 @@ impl Delivery {
 
 impl Slot {
     pub(crate) fn new(id: PortId, about: About, plug: Plug) -> Self {
-        Self { id, plug, about, counters: Counters::default(), unflushed: false }
+        Self {
+            id,
+            plug,
+            about,
+            counters: Counters::default(),
+            unflushed: false,
+            is_up: true,
+            pacing: Pacing::default(),
+        }
     }
 
     /// Has the worker's epoll watch the port.
@@ -153,33 +173,58 @@ impl Slot {
         }
     }
 
-    /// Delivers a frame, once its tag is as it should be, to what stands behind the port.
+    /// Delivers a frame, once its tag is as it should be, to what stands behind the port; where that is too fast, it
+    /// waits among those of its sender. Without a sender, it does not wait.
+    ///
+    /// # Errors
+    /// Why it is lost.
     pub(crate) fn deliver(
         &mut self,
         now: Instant,
+        sender: Option<PortId>,
         frame: &Frame<'_>,
         edit: TagEdit,
         delivery: &mut Delivery,
-    ) -> Result<(), SendError> {
+    ) -> Result<(), DropReason> {
         if edit == TagEdit::Keep {
-            return self.deliver_as_it_is(now, frame, delivery);
+            return self.pace(now, sender, frame, delivery);
         }
         let mut whole = std::mem::take(&mut delivery.retagged);
         whole.clear();
         frame.append_to(&mut whole);
         let edited = edit.apply(&mut whole).and_then(|()| edit.offload(frame.offload()));
         let result = match edited {
-            Ok(offload) => self.deliver_as_it_is(now, &Frame::new(&whole, offload), delivery),
-            Err(_) => Err(SendError::Malformed),
+            Ok(offload) => self.pace(now, sender, &Frame::new(&whole, offload), delivery),
+            Err(_) => Err(DropReason::BadOffload),
         };
         delivery.retagged = whole;
         result
     }
 
-    fn deliver_as_it_is(&mut self, now: Instant, frame: &Frame<'_>, delivery: &mut Delivery) -> Result<(), SendError> {
+    /// Sends a frame at once, if the port may be so fast.
+    fn pace(
+        &mut self,
+        now: Instant,
+        sender: Option<PortId>,
+        frame: &Frame<'_>,
+        delivery: &mut Delivery,
+    ) -> Result<(), DropReason> {
+        if let Some(queue) = &mut self.pacing.outward
+            && !queue.pass(now, frame.len())
+        {
+            return hold(queue, sender, frame, delivery);
+        }
+        self.send(now, frame, delivery)
+    }
+
+    /// Hands a frame to what stands behind the port.
+    ///
+    /// # Errors
+    /// Why it is lost.
+    pub(crate) fn send(&mut self, now: Instant, frame: &Frame<'_>, delivery: &mut Delivery) -> Result<(), DropReason> {
         match &mut self.plug {
             Plug::Port(port) => {
-                delivery.egress.send(port.as_mut(), frame)?;
+                delivery.egress.send(port.as_mut(), frame).map_err(reason)?;
                 self.unflushed = true;
             }
             Plug::Gateway => {
@@ -188,7 +233,7 @@ impl Slot {
                 delivery.services_fed = true;
                 delivery.services.handle_frame(now, self.about.network_id, &delivery.whole, frame.offload());
             }
-            Plug::Broken(_) => return Err(SendError::Down),
+            Plug::Broken(_) => return Err(DropReason::EgressDown),
         }
         self.counters.tx_frames += 1;
         self.counters.tx_bytes += frame.len() as u64;
@@ -202,6 +247,31 @@ impl Slot {
         {
             port.flush();
         }
+    }
+}
+
+/// Keeps a copy of a frame until its time comes.
+///
+/// # Errors
+/// When there is no room for it.
+pub(crate) fn hold(
+    queue: &mut Queue,
+    sender: Option<PortId>,
+    frame: &Frame<'_>,
+    delivery: &mut Delivery,
+) -> Result<(), DropReason> {
+    let pushed_out = |sender, held| delivery.pushed_out.push((sender, held));
+    let waits = sender.is_some_and(|sender| queue.wait(sender, frame.len(), || Held::of(frame), pushed_out));
+    if waits { Ok(()) } else { Err(DropReason::QueueFull) }
+}
+
+/// What the switch calls that which keeps a port from sending a frame.
+fn reason(error: SendError) -> DropReason {
+    match error {
+        SendError::Full => DropReason::EgressFull,
+        SendError::Down => DropReason::EgressDown,
+        SendError::TooLong => DropReason::EgressTooLong,
+        SendError::Malformed => DropReason::BadOffload,
     }
 }
 

@@ -86,6 +86,7 @@ impl Worker {
             addresses: slot.about.addresses.clone(),
             learned: self.switch.learned_addresses(slot.id).collect(),
             access: slot.about.access,
+            rates: slot.about.rates,
             up: link.is_up(),
             reason: match link {
                 Link::Up => None,

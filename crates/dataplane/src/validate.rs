@@ -139,7 +139,7 @@ fn check_places(config: &DataplaneConfig, problems: &mut Problems) {
 mod tests {
     use weft_dataplane_protocol::{AccessConfig, DhcpConfig, NetworkMode, Reservation, Switching};
     use weft_testkit::mac;
-    use weft_types::Provenance;
+    use weft_types::{PortRates, Provenance};
 
     use super::*;
 
@@ -165,6 +165,7 @@ mod tests {
             mtu: 1500,
             gateway: Some(gateway),
             switching: Switching::Veb,
+            team: None,
             acl: None,
             mirrors: Vec::new(),
             provenance: Provenance::file("/w.toml", 3),
@@ -218,6 +219,7 @@ mod tests {
             learn: 0,
             addresses: AddressConfig::Any,
             access: AccessConfig::default(),
+            rates: PortRates::default(),
             provenance: Provenance::command("weft port add"),
         };
         let config = DataplaneConfig {

@@ -10,7 +10,7 @@ use rustix::event::Timespec;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::rand::{GetRandomFlags, getrandom};
 use weft_dataplane_protocol::{DataplaneConfig, Response};
-use weft_port::{BURST_FRAMES, Frame, Port, SendError};
+use weft_port::{BURST_FRAMES, Frame, Port};
 use weft_services::{LeaseRecord, NetworkId, Services};
 use weft_switch::{DropReason, Foreseen, Switch, Verdict};
 use weft_types::{Instant, NetworkName, PortId};
@@ -19,7 +19,7 @@ use crate::apply::Staged;
 use crate::lease_log::{LeaseLog, Report};
 use crate::mailbox::{Letter, Mailbox, Task};
 use crate::signals::Signals;
-use crate::slot::{Delivery, Others, Plug, Slot};
+use crate::slot::{Delivery, Others, Plug, Slot, hold};
 use crate::state_dir::{Snapshot, StateDir};
 use crate::{DataplaneError, HostSockets, clock};
 
@@ -58,6 +58,10 @@ pub(crate) struct Worker {
     pub(crate) slot_of: Vec<Option<usize>>,
     /// Where the slot of a network's gateway is, by the network's number.
     pub(crate) gateway_of: Vec<Option<usize>>,
+    /// The slots of uplinks, whose links are watched.
+    pub(crate) uplinks: Vec<usize>,
+    /// The slots at which frames may have to wait.
+    pub(crate) paced: Vec<usize>,
     /// The configuration in force.
     pub(crate) config: DataplaneConfig,
     pub(crate) staged: Option<Staged>,
@@ -106,6 +110,8 @@ impl Worker {
             host,
             slot_of: Vec::new(),
             gateway_of: Vec::new(),
+            uplinks: Vec::new(),
+            paced: Vec::new(),
             config: DataplaneConfig::default(),
             staged: None,
             next_port: 0,
@@ -140,9 +146,11 @@ impl Worker {
         loop {
             let now = clock::now();
             let mut busy = false;
+            self.watch_links();
             for index in 0..self.slots.len() {
                 busy |= self.forward_burst(now, index);
             }
+            busy |= self.release(now);
             busy |= self.serve(now);
             if std::mem::take(&mut self.rung.mailbox) {
                 busy |= self.read_mail();
@@ -161,6 +169,17 @@ impl Worker {
                 std::hint::spin_loop();
             } else {
                 self.sleep(now, last_work);
+            }
+        }
+    }
+
+    /// Has the switch know which uplinks are there, so that a team takes another at once.
+    fn watch_links(&mut self) {
+        for at in 0..self.uplinks.len() {
+            let Some(slot) = self.slots.get_mut(self.uplinks[at]) else { continue };
+            let is_up = matches!(&slot.plug, Plug::Port(port) if port.link().is_up());
+            if std::mem::replace(&mut slot.is_up, is_up) != is_up {
+                self.switch.set_link(slot.id, is_up);
             }
         }
     }
@@ -198,6 +217,14 @@ impl Worker {
             let frame = port.frame(index);
             source.counters.rx_frames += 1;
             source.counters.rx_bytes += frame.len() as u64;
+            if let Some(queue) = &mut source.pacing.inward
+                && !queue.pass(now, frame.len())
+            {
+                if let Err(reason) = hold(queue, Some(source.id), &frame, &mut self.delivery) {
+                    self.switch.note_drop(now, source.id, reason, frame.head(), frame.len());
+                }
+                continue;
+            }
             forward(now, source.id, &frame, &mut self.switch, &mut others, &self.slot_of, &mut self.delivery);
         }
         if lent.frames > 0 {
@@ -308,7 +335,7 @@ impl Worker {
         }
         let trim = (!self.trimmed).then_some(last_work + TRIM_AFTER);
         let services = self.delivery.services.next_timeout();
-        let due = [services, self.host.next_timeout(), trim].into_iter().flatten().min();
+        let due = [services, self.host.next_timeout(), trim, self.next_release()].into_iter().flatten().min();
         self.wait(due.map(|due| due.since(now)));
     }
 
@@ -351,7 +378,7 @@ impl Worker {
 }
 
 /// One frame's way: the verdict, into the receivers, and to who gets a copy.
-fn forward(
+pub(crate) fn forward(
     now: Instant,
     ingress: PortId,
     frame: &Frame<'_>,
@@ -381,23 +408,18 @@ fn deliver(
         Verdict::Drop(DropReason::ReservedGroup) => return delivery.hear_neighbour(now, ingress, frame),
         Verdict::Drop(reason) => return delivery.replies.note(reason, switch),
     };
-    let mut result = Err(SendError::Down);
+    let mut result = Err(DropReason::EgressDown);
     for output in egress {
         let target = slot_of.get(output.port.0 as usize).copied().flatten().and_then(|index| others.get_mut(index));
         if let Some(target) = target {
-            let delivered = target.deliver(now, frame, output.edit, delivery);
+            let delivered = target.deliver(now, Some(ingress), frame, output.edit, delivery);
             result = result.or(delivered); // it is lost only when nobody got it
         }
     }
-    if let Err(error) = result {
-        let reason = match error {
-            SendError::Full => DropReason::EgressFull,
-            SendError::Down => DropReason::EgressDown,
-            SendError::TooLong => DropReason::EgressTooLong,
-            SendError::Malformed => DropReason::BadOffload,
-        };
+    if let Err(reason) = result {
         switch.note_drop(now, ingress, reason, frame.head(), frame.len());
     }
+    delivery.count_pushed_out(now, switch);
 }
 
 /// Bytes that nobody can guess.

@@ -7,7 +7,7 @@ use weft_types::{ByteSize, Ipv4Net, MacAddr, NetworkName, PortName, VmName};
 
 use crate::acl::{Cast, check_groups, check_rules};
 use crate::mirror;
-use crate::port_keys::{MAX_LEARNED, Run, meetings};
+use crate::port_keys::{self, MAX_LEARNED, Run, meetings};
 use crate::problem::Problem;
 use crate::read::{list, nearest};
 use crate::{ImageSource, MICRO, Mode, Network, Nic, Vm, World};
@@ -231,6 +231,9 @@ impl Check<'_> {
                 format!("{path}.learn"),
                 Problem::new("out-of-range", message, format!("choose 0 to {MAX_LEARNED}")),
             );
+        }
+        if let Some(problem) = port_keys::rates_problem(&nic.port.rates) {
+            self.find(format!("{path}.rate"), problem);
         }
         if !nic.mac.is_station() {
             let message = format!("{} is not the address of a single adapter", nic.mac);

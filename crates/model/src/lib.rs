@@ -12,6 +12,7 @@ pub mod qcow2;
 mod read;
 mod rule;
 mod switch_file;
+mod team;
 pub mod view;
 mod world;
 
@@ -23,6 +24,7 @@ pub use mirror::{Mirror, MirrorTo, MirrorToError};
 pub use problem::{Problem, Report};
 pub use rule::{End, Rule, RuleError, parse_filter, parse_traffic};
 pub use switch_file::{Plug, SwitchFile, SwitchMode, SwitchPort, load_switch, parse_switch};
+pub use team::{Team, TeamMode};
 pub use world::{Dhcp, DiskFormat, EngineKind, Image, ImageSource, Mode, Network, Nic, PortRules, Ready, Vm, World};
 
 /// The name of the image that Weft builds itself.

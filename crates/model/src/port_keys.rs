@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use toml::de::DeValue;
-use weft_types::{Allowance, IpNet, MacAddr, MacRange, Native, PortVlans, VlanId, VlanSet};
+use weft_types::{Allowance, BitRate, Excess, IpNet, MacAddr, MacRange, Native, PortRates, PortVlans, VlanId, VlanSet};
 
 use crate::PortRules;
 use crate::problem::Problem;
@@ -20,7 +20,8 @@ pub(crate) fn read<'a>(notes: &mut Notes, section: &mut Section<'a>) -> PortRule
     let (macs, mac_ranges) = macs(notes, section);
     let learn = section.integer(notes, "learn", 0..=i64::from(MAX_LEARNED)).unwrap_or(0) as u32;
     let allow = allow(notes, section);
-    PortRules { vlans, addresses, macs, mac_ranges, learn, allow }
+    let rates = rates(notes, section);
+    PortRules { vlans, addresses, macs, mac_ranges, learn, allow, rates }
 }
 
 fn vlans<'a>(notes: &mut Notes, section: &mut Section<'a>) -> PortVlans {
@@ -193,6 +194,56 @@ fn allow<'a>(notes: &mut Notes, section: &mut Section<'a>) -> BTreeSet<Allowance
         }
     }
     allowed
+}
+
+/// How fast the port may be: both ways, or a table that says it for each.
+fn rates<'a>(notes: &mut Notes, section: &mut Section<'a>) -> PortRates {
+    const EXAMPLE: &str = "100Mbit/s";
+    let path = section.path_of("rate");
+    let table = match section.value(notes, "rate") {
+        None => return PortRates::default(),
+        Some(DeValue::String(text)) => {
+            let rate = parse::<BitRate>(notes, &path, text);
+            return PortRates { inward: rate, outward: rate, ..PortRates::default() };
+        }
+        Some(DeValue::Table(table)) => table,
+        Some(other) => {
+            let example = "\"100Mbit/s\"` or `rate = { in = \"100Mbit/s\", out = \"1Gbit/s\" }";
+            wrong_type::<()>(notes, &path, other, "a text or a table", example);
+            return PortRates::default();
+        }
+    };
+    let mut section = Section::new(table, path.clone(), "a rate");
+    let rates = PortRates {
+        inward: section.parsed(notes, "in", EXAMPLE),
+        outward: section.parsed(notes, "out", EXAMPLE),
+        burst: section.parsed(notes, "burst", "64KiB"),
+        excess: match section.string(notes, "excess", "wait") {
+            None | Some("wait") => Excess::Wait,
+            Some("drop") => Excess::Drop,
+            Some(other) => {
+                let message = format!("`{}` is nothing that becomes of what is too fast", other.escape_debug());
+                let hint = "choose `wait` (shaping), or `drop` (policing)";
+                notes.complain(&section.path_of("excess"), Problem::new("bad-value", message, hint));
+                Excess::default()
+            }
+        },
+    };
+    if !section.has("in") && !section.has("out") {
+        let hint = "write `in` (how fast what is behind the port may send), `out` (how fast it is sent to), or both";
+        notes.complain(&path, Problem::new("missing-rate", "the rate is for neither way", hint));
+    } else if let Some(problem) = rates_problem(&rates) {
+        notes.complain(&section.path_of("burst"), problem);
+    }
+    section.finish(notes);
+    rates
+}
+
+/// What is wrong with rates that could be read.
+pub(crate) fn rates_problem(rates: &PortRates) -> Option<Problem> {
+    let burst = rates.burst.filter(|burst| burst.bytes() == 0 || *burst > PortRates::MAX_BURST)?;
+    let hint = format!("choose 1B to {}, or leave it out", PortRates::MAX_BURST);
+    Some(Problem::new("out-of-range", format!("a burst cannot be {burst}"), hint))
 }
 
 /// The texts of a list, each with its path.

@@ -13,6 +13,7 @@ use crate::load::{parse_toml, read_file};
 use crate::port_keys::{self, Run, meetings};
 use crate::problem::{Problem, Report};
 use crate::read::{Lines, Notes, Section, list, parse, subtables, wrong_type};
+use crate::team::{self, Team};
 use crate::{Acl, Mirror, PortRules, mirror};
 
 const DEFAULT_NAME: &str = "switch";
@@ -36,6 +37,8 @@ pub struct SwitchFile {
     pub mtu: u16,
     /// Where frames between its ports are switched.
     pub mode: SwitchMode,
+    /// How it uses its uplinks, if they are a team.
+    pub team: Option<Team>,
     /// Who may begin what with whom; its groups are of ports.
     pub acl: Acl,
     /// Who gets copies of which frames.
@@ -67,6 +70,13 @@ pub struct SwitchPort {
     pub rules: PortRules,
     /// Where it is declared.
     pub provenance: Provenance,
+}
+
+impl SwitchPort {
+    /// Whether it leads out: a pNIC always does.
+    pub fn is_uplink(&self) -> bool {
+        self.uplink || matches!(self.plug, Plug::Nic { .. })
+    }
 }
 
 /// What plugs into a port. Paths are absolute.
@@ -169,18 +179,17 @@ impl<'a> Loader<'a> {
             name: DEFAULT_NAME.parse().expect("`switch` is a name"),
             mtu: DEFAULT_MTU as u16,
             mode: SwitchMode::default(),
+            team: None,
             acl: Acl::default(),
             mirrors: BTreeMap::new(),
             ports: BTreeMap::new(),
             provenance: self.lines.provenance(start),
         };
-        match about.map(|value| (value, value.as_table())) {
+        let team = match about.map(|value| (value, value.as_table())) {
             Some((_, Some(table))) => self.about(table, &mut switch),
-            Some((value, None)) => {
-                wrong_type::<()>(&mut self.notes, "switch", value, "a table", "{ name = \"lab\" }");
-            }
-            None => {}
-        }
+            Some((value, None)) => wrong_type(&mut self.notes, "switch", value, "a table", "{ name = \"lab\" }"),
+            None => None,
+        };
         let ports = subtables(&mut self.notes, &mut section, "port");
         let groups = subtables(&mut self.notes, &mut section, "group");
         let mirrors = subtables(&mut self.notes, &mut section, "mirror");
@@ -199,11 +208,12 @@ impl<'a> Loader<'a> {
                 switch.ports.insert(name, port);
             }
         }
+        switch.team = self.team(&switch, team);
         self.check(&switch, &declared);
         switch
     }
 
-    fn about(&mut self, table: &'a DeTable<'a>, switch: &mut SwitchFile) {
+    fn about(&mut self, table: &'a DeTable<'a>, switch: &mut SwitchFile) -> Option<team::Wanted> {
         let mut section = Section::new(table, "switch", "a switch");
         let notes = &mut self.notes;
         if let Some(name) = section.parsed(notes, "name", "lab") {
@@ -221,22 +231,31 @@ impl<'a> Loader<'a> {
                 notes.complain("switch.mode", Problem::new("bad-value", message, hint));
             }
         }
+        let team = team::read(notes, &mut section);
         switch.acl = acl::read(notes, &mut section, self.source, &self.lines);
         section.finish(notes);
+        team
+    }
+
+    /// The way out, of which a switch has one: an uplink, or a team of them.
+    fn team(&mut self, switch: &SwitchFile, wanted: Option<team::Wanted>) -> Option<Team> {
+        let mut uplinks: Vec<_> = switch.ports.iter().filter(|(_, port)| port.is_uplink()).collect();
+        uplinks.sort_by_key(|(_, port)| port.provenance.line);
+        let uplinks: Vec<_> = uplinks.into_iter().map(|(name, _)| name).collect();
+        let is_unread = self.notes.is_broken("switch.team");
+        if let ([first, others @ ..], None, false) = (&uplinks[..], &wanted, is_unread) {
+            for name in others {
+                let message = format!("port `{first}` is the uplink already, and a switch has one way out");
+                let hint = "remove one of the two, or make them one way out: `team = \"active-standby\"` in `[switch]`";
+                self.notes.complain(&format!("port.{name}.uplink"), Problem::new("second-uplink", message, hint));
+            }
+        }
+        wanted.map(|team| team.of_uplinks(&mut self.notes, &uplinks))
     }
 
     /// What must hold between the ports, the groups and the rules. `declared` are all ports, read or not.
     fn check(&mut self, switch: &SwitchFile, declared: &BTreeSet<&str>) {
-        let mut uplink: Option<&PortName> = None;
-        for (name, _) in switch.ports.iter().filter(|(_, port)| port.uplink) {
-            if let Some(first) = uplink {
-                let message = format!("port `{first}` is the uplink already, and a switch has one way out");
-                let problem = Problem::new("second-uplink", message, "remove `uplink` from one of the two");
-                self.notes.complain(&format!("port.{name}.uplink"), problem);
-            }
-            uplink = uplink.or(Some(name));
-        }
-        if switch.mode == SwitchMode::Vepa && uplink.is_none() {
+        if switch.mode == SwitchMode::Vepa && !switch.ports.values().any(SwitchPort::is_uplink) {
             let message = "in mode `vepa` every frame leaves by the uplink, and there is none";
             let problem = Problem::new("contradiction", message, "write `uplink = true` in the port that leads out");
             self.notes.complain("switch.mode", problem);

@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use weft_types::{
-    Allowance, ByteSize, IpNet, Ipv4Net, MacAddr, MacRange, NetworkName, Permission, PortName, PortVlans, Provenance,
-    VlanSet, VmName,
+    Allowance, ByteSize, IpNet, Ipv4Net, MacAddr, MacRange, NetworkName, Permission, PortName, PortRates, PortVlans,
+    Provenance, VlanSet, VmName,
 };
 
 use crate::{EngineKind, Mode, World};
@@ -259,6 +259,9 @@ pub struct PortView {
     /// What it is allowed beyond the ordinary.
     #[serde(default)]
     pub allow: Vec<Allowance>,
+    /// How fast it may be.
+    #[serde(default)]
+    pub rates: PortRates,
     /// Whether a peer is connected.
     pub up: bool,
     /// Why not.

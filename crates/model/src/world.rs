@@ -8,7 +8,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use weft_types::{
-    Allowance, ByteSize, IpNet, Ipv4Net, Label, MacAddr, MacRange, NetworkName, PortVlans, Provenance, VmName,
+    Allowance, ByteSize, IpNet, Ipv4Net, Label, MacAddr, MacRange, NetworkName, PortRates, PortVlans, Provenance,
+    VmName,
 };
 
 use crate::{Acl, Mirror};
@@ -144,6 +145,8 @@ pub struct PortRules {
     pub learn: u32,
     /// What it is allowed.
     pub allow: BTreeSet<Allowance>,
+    /// How fast it may be.
+    pub rates: PortRates,
 }
 
 /// What runs a machine.

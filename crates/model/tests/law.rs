@@ -439,7 +439,7 @@ fn mistakes_about_switches() {
                |
             14 | promiscuous = true
                | ^^^^^^^^^^^
-            hint: a port has the keys `vhost`, `stream`, `dgram`, `tap`, `nic`, `udp`, `connect`, `peer`, `mac`, `vlan`, `trunk`, `native`, `addresses`, `macs`, `learn`, `allow` and `uplink`
+            hint: a port has the keys `vhost`, `stream`, `dgram`, `tap`, `nic`, `udp`, `connect`, `peer`, `mac`, `vlan`, `trunk`, `native`, `addresses`, `macs`, `learn`, `allow`, `rate` and `uplink`
 
             error: the MAC addresses 02:00:00:00:00:00 to 02:00:00:00:00:ff meet others of port `a`
               --> lab.toml:17:8
@@ -455,22 +455,22 @@ fn mistakes_about_switches() {
     check(
         switch(&format!("[switch]\nmode = 'bridge'\n{two}")),
         &expect![[r#"
-        error: `bridge` is not a value of `mode`
-         --> lab.toml:2:8
-          |
-        2 | mode = 'bridge'
-          |        ^^^^^^^^
-        hint: choose `veb`, or `vepa` where the switch behind the uplink sends frames back
+            error: `bridge` is not a value of `mode`
+             --> lab.toml:2:8
+              |
+            2 | mode = 'bridge'
+              |        ^^^^^^^^
+            hint: choose `veb`, or `vepa` where the switch behind the uplink sends frames back
 
-        error: port `a` is the uplink already, and a switch has one way out
-         --> lab.toml:8:10
-          |
-        8 | uplink = true
-          |          ^^^^
-        hint: remove `uplink` from one of the two
+            error: port `a` is the uplink already, and a switch has one way out
+             --> lab.toml:8:10
+              |
+            8 | uplink = true
+              |          ^^^^
+            hint: remove one of the two, or make them one way out: `team = "active-standby"` in `[switch]`
 
-        2 problems in lab.toml; nothing was changed
-    "#]],
+            2 problems in lab.toml; nothing was changed
+        "#]],
     );
 }
 

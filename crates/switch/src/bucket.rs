@@ -1,5 +1,7 @@
 //! Token buckets: so much in a second, and so much at once.
 
+use std::time::Duration;
+
 use weft_types::Instant;
 
 /// What a bucket lets pass, in units of the caller's choosing.
@@ -30,6 +32,15 @@ impl Bucket {
     /// the debt is paid before anything else passes, and the rate stays what it is.
     pub(crate) fn is_open(&self, now: Instant, limit: Limit) -> bool {
         self.filled(now, limit) > 0
+    }
+
+    /// When something may pass next, if nothing passes until then.
+    pub(crate) fn opens_at(&self, limit: Limit) -> Instant {
+        if self.nano_units > 0 {
+            return self.at;
+        }
+        let nanos = -self.nano_units / i128::from(limit.per_s.max(1)) + 1;
+        self.at + Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
     }
 
     /// Takes out what something costs, which passes.
@@ -70,6 +81,8 @@ mod tests {
         bucket.take(Instant::ZERO, limit, 510);
         assert!(!bucket.is_open(Instant::from_millis(500), limit));
         assert!(bucket.is_open(Instant::from_millis(501), limit));
+        assert_eq!(bucket.opens_at(limit), Instant::from_nanos(500_000_001));
+        assert!(bucket.is_open(bucket.opens_at(limit), limit));
         bucket.take(Instant::ZERO, limit, 1); // a clock that goes back gains nothing
         assert!(!bucket.is_open(Instant::from_millis(501), limit) || limit.burst == 0);
     }

@@ -13,7 +13,7 @@
 //!    told ([`Switch::answer`]).
 //! 7. Mirrors get copies ([`Mirror`], [`Switch::copies`]), and change nothing.
 //! 8. As a VEPA it leaves switching to the adjacent switch ([`Mode`]); several uplinks are one way out ([`Team`]).
-//! 9. Ports are as fast as they may be ([`Rates`]), each way.
+//! 9. Ports are as fast as they may be ([`Rates`]), each way; what has to wait does so in a [`Shaper`].
 
 mod bindings;
 mod bucket;
@@ -32,6 +32,7 @@ mod pipeline;
 mod rejection;
 mod rule_log;
 mod rules;
+mod shaper;
 mod switch;
 mod table;
 mod validate;
@@ -39,14 +40,15 @@ mod verdict;
 
 pub use cache::Foreseen;
 pub use config::{
-    Acl, Addresses, Config, ConfigError, Direction, Endpoint, MAX_MIRRORS, MAX_RULES, Mirror, MirrorFilter, MirrorId,
-    MirrorTarget, Mode, Permission, Policy, PortConfig, Rate, Rates, Role, Rule, Segment, Team, TeamMode, Traffic,
-    VSwitchConfig, VSwitchId, Vlans,
+    Acl, Addresses, Config, ConfigError, Direction, Endpoint, Excess, MAX_MIRRORS, MAX_RULES, Mirror, MirrorFilter,
+    MirrorId, MirrorTarget, Mode, Permission, Policy, PortConfig, Rate, Rates, Role, Rule, Segment, Team, TeamMode,
+    Traffic, VSwitchConfig, VSwitchId, Vlans,
 };
 pub use drop_log::DroppedFrame;
 pub use explain::{EgressPort, Outcome, Step, Trace};
 pub use filter::{Denial, FilterReport, MAX_FILTER_GROUPS, MAX_FILTER_STATIONS, ReceiveFilter};
 pub use frame::MAX_FRAME_BYTES;
 pub use rule_log::{Logged, RuleLog};
+pub use shaper::Shaper;
 pub use switch::{CacheStats, Switch};
 pub use verdict::{DropReason, MirrorCopy, Output, Verdict};

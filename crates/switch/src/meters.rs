@@ -1,4 +1,4 @@
-//! How fast ports may send and be sent to (law 9).
+//! How fast ports may send and be sent to, where what is faster is dropped (law 9); [`crate::Shaper`] is for the rest.
 //!
 //! A bucket for each port and way (RFC 2697's committed bucket alone, with debt): a frame passes while the bucket is
 //! not empty, however long it is, so a segmentation offload of 64 KiB passes at any rate, and what it takes too much is
@@ -10,7 +10,7 @@ use hashbrown::HashMap;
 use weft_types::{Instant, PortId};
 
 use crate::bucket::{Bucket, Limit};
-use crate::{Rate, Rates};
+use crate::{Excess, Rate, Rates};
 
 /// Which way a frame goes at a port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -23,10 +23,11 @@ pub(crate) enum Way {
 
 impl Way {
     fn rate(self, rates: &Rates) -> Option<Rate> {
-        match self {
+        let rate = match self {
             Self::From => rates.from_port,
             Self::To => rates.to_port,
-        }
+        };
+        rate.filter(|rate| rate.excess == Excess::Drop)
     }
 }
 
@@ -35,6 +36,11 @@ impl Way {
 struct Meter {
     bucket: Bucket,
     longest_bytes: usize,
+}
+
+/// Whether a port drops what is too fast, either way.
+pub(crate) fn polices(rates: &Rates) -> bool {
+    [Way::From, Way::To].iter().any(|way| way.rate(rates).is_some())
 }
 
 /// The meters of all ports that have a rate and were used.
@@ -51,7 +57,7 @@ impl Meters {
         self.meters.retain(|(port, way), _| rates(*port).is_some_and(|rates| way.rate(rates).is_some()));
     }
 
-    /// Whether any port has a rate.
+    /// Whether any port drops what is too fast.
     #[inline]
     pub(crate) fn is_used(&self) -> bool {
         self.is_used

@@ -132,6 +132,8 @@ drop_reasons! {
     OverRate = "over-rate",
     /// The ports by which it should leave are sent to faster than they may be.
     EgressOverRate = "egress-over-rate",
+    /// It came too fast for the port by which it came in, or for those by which it should leave, and too much waits there.
+    QueueFull = "queue-full",
     /// It is longer than the ports by which it should leave can send.
     EgressTooLong = "egress-too-long",
 }

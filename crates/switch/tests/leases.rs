@@ -1,4 +1,4 @@
-//! Leases from before the switch began: who holds one is heard at once.
+//! Whose an IP address is: leases from before the switch began, and ports of which no address is known.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -8,6 +8,7 @@ use weft_types::{Instant, MacAddr, PortId, Provenance};
 const GATEWAY: PortId = PortId(0);
 const WEB: PortId = PortId(1);
 const DB: PortId = PortId(2);
+const TAP: PortId = PortId(3);
 
 fn mac(port: PortId) -> MacAddr {
     MacAddr::new([2, 0, 0, 0, 0, port.0 as u8])
@@ -30,11 +31,28 @@ fn switch() -> Switch {
         port(GATEWAY, "gateway", Role::Gateway, known(&[1], 0)),
         port(WEB, "web", Role::Vnic, known(&[], 2)),
         port(DB, "db", Role::Vnic, known(&[20], 2)),
+        port(TAP, "tap", Role::HostAdapter, Addresses::Any),
     ];
     let vswitches = vec![VSwitchConfig::new(VSwitchId(0), "office".parse().unwrap(), place())];
     let mut switch = Switch::new(7);
     switch.configure(Config { generation: 1, vswitches, ports }).unwrap();
     switch
+}
+
+#[test]
+fn who_may_have_any_address_has_none_that_was_configured_for_another() {
+    let mut switch = switch();
+    for (last, may) in [(77, true), (20, false), (78, true), (20, false), (1, false), (77, true)] {
+        assert_eq!(passes(&mut switch, TAP, last), may, "{last}");
+    }
+    let mut says = |last: u8| {
+        let mut frame = [&[255; 6], &mac(TAP).octets()[..], &[8, 6, 0, 1, 8, 0, 6, 4, 0, 2]].concat();
+        frame.extend([&mac(TAP).octets()[..], &[10, 0, 0, last], &[0; 6], &[10, 0, 0, 9]].concat());
+        matches!(switch.forward(Instant::ZERO, TAP, &frame, frame.len()), Verdict::Forward(_))
+    };
+    assert_eq!([says(77), says(20), says(1)], [true, false, false]);
+    let drops: Vec<_> = switch.drops(TAP).collect();
+    assert_eq!(drops, [(DropReason::ForgedIpv4, 3), (DropReason::ForgedArp, 2)]);
 }
 
 /// Whether a packet from an address of 10.0.0.0/24 passes from `from` to the gateway.

@@ -13,6 +13,7 @@ mod name;
 mod place;
 mod port;
 mod port_vlans;
+mod rate;
 #[cfg(feature = "schema")]
 mod schema;
 mod traffic;
@@ -30,6 +31,7 @@ pub use name::{Label, LabelError, NetworkName, PortName, VmName};
 pub use place::Provenance;
 pub use port::PortId;
 pub use port_vlans::{Native, PortVlans};
+pub use rate::{BitRate, BitRateError, Excess, PortRates};
 pub use traffic::{Permission, Traffic};
 pub use vlan::{VlanId, VlanIdError};
 pub use vlan_set::{VlanSet, VlanSetError};

@@ -7,8 +7,8 @@ use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaType, Type};
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::{
-    Allowance, ByteSize, Collector, Direction, Label, MacAddr, MacRange, NetworkName, Permission, PortName, PortVlans,
-    Provenance, VmName,
+    Allowance, BitRate, ByteSize, Collector, Direction, Label, MacAddr, MacRange, NetworkName, Permission, PortName,
+    PortRates, PortVlans, Provenance, VmName,
 };
 
 const LABEL: &str = "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$";
@@ -40,6 +40,7 @@ macro_rules! text {
 
 text! {
     ByteSize: "An amount of bytes with a binary unit.", "^[0-9]+(\\.[0-9]+)? *[KMGT]?i?B?$", "256MiB";
+    BitRate: "A speed in bits a second.", "^[0-9]+(\\.[0-9]{1,3})? *[kMGT]?bit/s$", "100Mbit/s";
     MacAddr: "A 48-bit MAC address (IEEE 802).", "^[0-9a-fA-F]{2}([:-][0-9a-fA-F]{2}){5}$", "02:00:5e:10:00:01";
     Label: "One label of a host name (RFC 1123).", LABEL, "micro";
     VmName: "A virtual machine's name, which is also its host name.", LABEL, "web";
@@ -83,6 +84,32 @@ impl PartialSchema for PortVlans {
 impl ToSchema for PortVlans {
     fn name() -> Cow<'static, str> {
         "PortVlans".into()
+    }
+}
+
+impl PartialSchema for PortRates {
+    fn schema() -> RefOr<Schema> {
+        let text = |description: &str, example: &str| {
+            let text = ObjectBuilder::new().schema_type(SchemaType::from_iter([Type::String, Type::Null]));
+            text.description(Some(description)).examples([example]).build()
+        };
+        let excess = ObjectBuilder::new()
+            .schema_type(SchemaType::new(Type::String))
+            .description(Some("`wait` or `drop`: what becomes of the rest."))
+            .examples(["wait"]);
+        ObjectBuilder::new()
+            .description(Some("How fast a port may be, each way; absent where it may be as fast as it can."))
+            .property("in", text("How fast what stands behind the port may send into the switch.", "100Mbit/s"))
+            .property("out", text("How fast the switch may send to it.", "1Gbit/s"))
+            .property("burst", text("The bytes that may exceed it for a moment.", "64KiB"))
+            .property("excess", excess)
+            .into()
+    }
+}
+
+impl ToSchema for PortRates {
+    fn name() -> Cow<'static, str> {
+        "PortRates".into()
     }
 }
 

@@ -1,7 +1,7 @@
 //! `weft port …`: where machines plug into networks, and what passes there.
 
 use weft_model::view::PortView;
-use weft_types::{IpNet, PortName};
+use weft_types::{IpNet, PortName, PortRates};
 
 use crate::args::PortCommand;
 use crate::commands::Context;
@@ -65,6 +65,9 @@ pub(crate) fn show(port: &PortView) -> String {
         row("learns", format!("{} stations", port.learn));
     }
     row("may", output::list(&port.allow));
+    if port.rates != PortRates::default() {
+        row("rate", port.rates.to_string());
+    }
     row("state", format!("{}{}", state(port), port.reason.as_ref().map(|why| format!(": {why}")).unwrap_or_default()));
     row("in", traffic(port.rx_frames, port.rx_bytes));
     row("out", traffic(port.tx_frames, port.tx_bytes));

@@ -17,10 +17,10 @@ use weft_control::{acl_config, acl_view, known_addresses, mirror_configs, mirror
 use weft_dataplane::{Options, Standalone};
 use weft_dataplane_protocol::{
     Client, ClientError, DataplaneConfig, NetworkConfig, NetworkMode, PortConfig, PortKind, Refusal, Request, Response,
-    SwitchStatus, Switching,
+    SwitchStatus, Switching, TeamConfig,
 };
 use weft_model::view::{AclView, ProblemView, WorldView};
-use weft_model::{Plug, SwitchFile, SwitchMode, load_switch};
+use weft_model::{Plug, SwitchFile, SwitchMode, TeamMode, load_switch};
 use weft_types::PortName;
 
 use crate::args::SwitchCommand;
@@ -124,6 +124,7 @@ fn config(switch: &SwitchFile, revision: u64) -> DataplaneConfig {
         learn: port.rules.learn,
         addresses: known_addresses(&port.rules.addresses, false),
         access: port.rules.allow.iter().copied().collect(),
+        rates: port.rules.rates,
         provenance: port.provenance.clone(),
     });
     let network = NetworkConfig {
@@ -135,6 +136,13 @@ fn config(switch: &SwitchFile, revision: u64) -> DataplaneConfig {
             SwitchMode::Veb => Switching::Veb,
             SwitchMode::Vepa => Switching::Vepa,
         },
+        team: switch.team.as_ref().map(|team| TeamConfig {
+            mode: match team.mode {
+                TeamMode::ActiveStandby => weft_dataplane_protocol::TeamMode::ActiveStandby,
+                TeamMode::Hash => weft_dataplane_protocol::TeamMode::Hash,
+            },
+            members: team.members.clone(),
+        }),
         // Rules of a switch on its own name no gateway.
         acl: acl_config(&switch.acl, &PortName::of_gateway(&switch.name), |port| vec![port.clone()]),
         mirrors: mirror_configs(&switch.mirrors, &switch.acl, |port| vec![port.clone()]),

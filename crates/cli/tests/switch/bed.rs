@@ -82,6 +82,15 @@ impl Bed {
         kill_process(Pid::from_child(child), signal).unwrap();
     }
 
+    /// How long the switch has worked.
+    pub(crate) fn cpu_time(&self) -> Duration {
+        let (child, _) = self.running.as_ref().unwrap();
+        let stat = fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap();
+        let fields = stat.rsplit(')').next().unwrap().split_ascii_whitespace();
+        let ticks: u64 = fields.skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum();
+        Duration::from_millis(ticks * 10) // a hundred a second, for programs
+    }
+
     /// Ends the switch by a signal.
     pub(crate) fn end(&mut self, signal: Signal) -> ExitStatus {
         self.signal(signal);

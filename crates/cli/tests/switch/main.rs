@@ -2,5 +2,8 @@
 
 mod bed;
 mod capture;
+mod hosts;
 mod life;
 mod namespaces;
+mod rates;
+mod uplinks;

@@ -14,7 +14,7 @@ use weft_dataplane_protocol::{
     PortConfig, PortKind, PortStatus, Request, Response, SwitchStatus, Switching,
 };
 use weft_testkit::mac;
-use weft_types::{MacAddr, PortVlans, Provenance};
+use weft_types::{MacAddr, PortRates, PortVlans, Provenance};
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -170,6 +170,7 @@ pub(crate) fn bare_network(name: &str) -> NetworkConfig {
         mtu: 1500,
         gateway: None,
         switching: Switching::Veb,
+        team: None,
         acl: None,
         mirrors: Vec::new(),
         provenance: Provenance::file("/w.toml", 1),
@@ -208,6 +209,7 @@ pub(crate) fn port(name: &str, network: &str, mac: MacAddr, kind: PortKind) -> P
         learn: 0,
         addresses: AddressConfig::Any,
         access: AccessConfig::default(),
+        rates: PortRates::default(),
         provenance: Provenance::file("/w.toml", 7),
     }
 }

@@ -38,7 +38,7 @@ pub struct PacketPort {
     lent: Vec<(std::ops::Range<usize>, Offload)>,
     scratch: Vec<u8>,
     /// Held as long as the interface is ours: law 2 says that no two vSwitches share a pNIC.
-    _claim: OwnedFd,
+    claim: Claim,
 }
 
 impl PacketPort {
@@ -50,7 +50,7 @@ impl PacketPort {
         let failed = |action| move |source: io::Error| PortError::Nic { name: name.into(), action, source };
         let interface = Interface::find(name).map_err(failed("find"))?;
         let index = interface.index().map_err(failed("find"))?;
-        let claim = claim(index).map_err(|error| match error {
+        let claim = Claim::of(index).map_err(|error| match error {
             Errno::ADDRINUSE => PortError::NicInUse { name: name.into() },
             error => failed("claim")(error.into()),
         })?;
@@ -68,7 +68,7 @@ impl PacketPort {
             burst: Burst::new(),
             lent: Vec::with_capacity(BURST_FRAMES),
             scratch: Vec::new(),
-            _claim: claim,
+            claim,
         };
         port.look();
         Ok(port)
@@ -76,23 +76,49 @@ impl PacketPort {
 
     /// Sees how the interface is.
     fn look(&mut self) {
-        self.absence = match self.interface.look() {
+        self.absence = match self.interface.look().and_then(|()| self.interface.index()) {
             Err(_) => Some("the interface is gone".into()),
-            Ok(()) if !self.interface.is_up() => {
-                Some("the interface is down; set it up with `ip link set … up`".into())
-            }
-            Ok(()) if !self.interface.has_carrier() => Some("nobody is at the other end of the cable".into()),
-            Ok(()) => None,
+            Ok(index) => match self.follow(index) {
+                Err(error) => Some(format!("the interface is another one now, and cannot be used: {error}").into()),
+                Ok(()) if !self.interface.is_up() => {
+                    Some("the interface is down; set it up with `ip link set … up`".into())
+                }
+                Ok(()) if !self.interface.has_carrier() => Some("nobody is at the other end of the cable".into()),
+                Ok(()) => None,
+            },
         };
+    }
+
+    /// Moves to the interface with this number, which has our name now. One that was deleted and made again, or went to
+    /// another network namespace and came back, is another one to the kernel: our socket hears nothing of it.
+    fn follow(&mut self, index: i32) -> io::Result<()> {
+        if self.socket.interface()? == index {
+            return Ok(());
+        }
+        if self.claim.index != index {
+            self.claim = Claim::of(index)?;
+        }
+        let socket = PacketSocket::open(index)?;
+        self.epoll.remove(&self.socket);
+        self.epoll.add(&socket, EventFlags::IN)?;
+        self.socket = socket;
+        Ok(())
     }
 }
 
-/// Claims an interface among all of Weft's switches in this network namespace, until it is closed.
-fn claim(index: i32) -> rustix::io::Result<OwnedFd> {
-    let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
-    // Abstract names live in the network namespace, as interfaces do, and end with their socket.
-    bind(&socket, &SocketAddrUnix::new_abstract_name(format!("weft/nic/{index}").as_bytes())?)?;
-    Ok(socket)
+/// An interface that is claimed among all of Weft's switches in this network namespace, until this is dropped.
+struct Claim {
+    index: i32,
+    _name: OwnedFd,
+}
+
+impl Claim {
+    fn of(index: i32) -> rustix::io::Result<Self> {
+        let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+        // Abstract names live in the network namespace, as interfaces do, and end with their socket.
+        bind(&socket, &SocketAddrUnix::new_abstract_name(format!("weft/nic/{index}").as_bytes())?)?;
+        Ok(Self { index, _name: socket })
+    }
 }
 
 /// A socket that is readable when something happened to an interface (rtnetlink(7)).

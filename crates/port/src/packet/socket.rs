@@ -113,6 +113,17 @@ impl PacketSocket {
         if code == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
+    /// The number of the interface that it is on; no interface's once that is gone.
+    #[expect(unsafe_code, reason = "an address that rustix does not know")]
+    pub(super) fn interface(&self) -> io::Result<i32> {
+        // SAFETY: all zeros is an address, if none that means something.
+        let mut address: sockaddr_ll = unsafe { mem::zeroed() };
+        let mut len = size_of::<sockaddr_ll>() as socklen_t;
+        // SAFETY: the kernel writes at most as many bytes into `address` as it is told that there are.
+        let code = unsafe { libc::getsockname(self.fd.as_raw_fd(), (&raw mut address).cast(), &raw mut len) };
+        if code == 0 { Ok(address.sll_ifindex) } else { Err(io::Error::last_os_error()) }
+    }
+
     /// Receives what is there, without waiting; how many slots were filled.
     #[expect(unsafe_code, reason = "recvmmsg")]
     pub(super) fn recv(&self, burst: &mut Burst) -> rustix::io::Result<usize> {

@@ -11,7 +11,7 @@ mod vlans;
 
 use weft_types::{MacAddr, MacRange, NetworkName, PortId, PortName, Provenance};
 
-pub use weft_types::Permission;
+pub use weft_types::{Excess, Permission};
 
 pub use acl::{Acl, Endpoint, MAX_RULES, Rule, Traffic};
 pub use addresses::Addresses;

@@ -1,4 +1,6 @@
-/// How fast a port may be. What is faster is dropped, and counted as such.
+use weft_types::Excess;
+
+/// How fast a port may be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Rates {
     /// How fast what stands behind the port may send.
@@ -14,6 +16,8 @@ pub struct Rate {
     pub bits_per_s: u64,
     /// In bytes, from 1 to [`Rate::MAX_BURST_BYTES`]; where longer frames come, as much as one of them.
     pub burst_bytes: u64,
+    /// What becomes of the rest. What waits is not kept by the switch, but by a [`Shaper`](crate::Shaper) beside it.
+    pub excess: Excess,
 }
 
 impl Rate {

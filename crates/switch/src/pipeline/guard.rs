@@ -40,10 +40,11 @@ pub(super) fn check(cx: &mut Context<'_>) -> ControlFlow<Action> {
     lease(cx)
 }
 
-/// The sender's IP address is the port's own.
+/// The sender's IP address is the port's own; where that is not known, it was at least configured for no other.
 fn source(cx: &mut Context<'_>, class: Class) -> ControlFlow<Action> {
     let port = &cx.ingress().config;
-    if port.policy.forged_ips || port.addresses == crate::Addresses::Any {
+    let is_free = port.addresses == crate::Addresses::Any && !cx.vswitch().has_fixed;
+    if port.policy.forged_ips || is_free {
         return Continue(());
     }
     let Some(src) = cx.ip_src() else { return Continue(()) };
@@ -135,14 +136,22 @@ fn are_honest(mut options: &[u8], mac: MacAddr) -> bool {
 }
 
 /// Whether an IP address is the port's own: configured, learned, or made of the sender's MAC address (RFC 4291,
-/// appendix A).
+/// appendix A). Where that is not known, every address could be that was configured for no other port.
 fn owns(cx: &mut Context<'_>, address: IpAddr) -> bool {
     let port = &cx.ingress().config;
+    if port.addresses == crate::Addresses::Any {
+        return !is_anothers(cx, address);
+    }
     let place = cx.place(address);
-    port.addresses == crate::Addresses::Any
-        || port.addresses.is_fixed(address)
+    port.addresses.is_fixed(address)
         || cx.knowledge.bindings.owner(&place) == Some(port.id)
         || address == IpAddr::V6(link_local(cx.src()))
+}
+
+/// Whether an IP address was configured for another port where the frame is.
+fn is_anothers(cx: &mut Context<'_>, address: IpAddr) -> bool {
+    let (index, vswitch) = (cx.ingress, cx.ingress().vswitch);
+    cx.tables.is_fixed(vswitch, cx.segment, address, index)
 }
 
 fn link_local(mac: MacAddr) -> Ipv6Addr {
@@ -155,9 +164,11 @@ fn claim(cx: &mut Context<'_>, address: IpAddr) {
     let port = &cx.ingress().config;
     let limit = port.addresses.learn();
     let place = cx.place(address);
-    let (index, vswitch) = (cx.ingress, cx.ingress().vswitch);
-    let is_anothers = cx.tables.is_fixed(vswitch, cx.segment, address, index);
-    if limit > 0 && !address.is_unspecified() && !is_anothers && cx.knowledge.bindings.owner(&place).is_none() {
+    if limit > 0
+        && !address.is_unspecified()
+        && !is_anothers(cx, address)
+        && cx.knowledge.bindings.owner(&place).is_none()
+    {
         cx.effects.claim = Some(Claim { place, port: port.id, limit });
     }
 }

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use weft_types::{Instant, MacAddr};
 
-use super::{Action, Break, Context, Continue, acl, output, outputs, rulings};
+use super::{Action, Break, Context, Continue, acl, output, rulings, way};
 use crate::table::PortIndex;
 use crate::{DropReason, Mode, Output, Permission, Role};
 
@@ -166,7 +166,7 @@ fn deliver(cx: &mut Context<'_>, target: PortIndex) -> ControlFlow<Action> {
     let (segment, ingress) = (cx.segment, cx.ingress().vswitch);
     let output = way_out(cx, target)?;
     let others = cx.tables.listeners(ingress, segment).filter(|port| *port != target && Some(*port) != sender);
-    let listeners = outputs(cx.tables, cx.ingress, cx.frame, segment, others).count();
+    let listeners = others.filter_map(way(cx.tables, cx.ingress, cx.frame, segment)).count();
     if listeners == 0 {
         return Break(Action::Send(output));
     }

@@ -86,15 +86,17 @@ impl Fields {
 const LINK: Fields = Fields::INGRESS.and(Fields::DST).and(Fields::SRC).and(Fields::TAG).and(Fields::ETHERTYPE);
 
 /// All fields of frames from such a port that any stage may consult; `learns` says whether any port learns addresses,
-/// `has_rules` whether the vSwitch has an access list.
-pub(crate) fn consulted(port: &PortConfig, learns: bool, has_rules: bool) -> Fields {
+/// `has_fixed` whether the vSwitch has a port with configured ones, `has_rules` whether it has an access list.
+pub(crate) fn consulted(port: &PortConfig, learns: bool, has_fixed: bool, has_rules: bool) -> Fields {
     if has_rules {
         return LINK.and(Fields::PACKET);
     }
     match (port.is_trusted(), &port.addresses) {
         (true, _) if learns => LINK.and(Fields::CLASS),
         (true, _) => LINK,
-        (false, Addresses::Known { .. }) if !port.policy.forged_ips => LINK.and(Fields::CLASS).and(Fields::IP_SRC),
+        (false, addresses) if !port.policy.forged_ips && (has_fixed || *addresses != Addresses::Any) => {
+            LINK.and(Fields::CLASS).and(Fields::IP_SRC)
+        }
         (false, _) => LINK.and(Fields::CLASS),
     }
 }
@@ -318,18 +320,20 @@ pub(crate) fn rulings<'a>(
     })
 }
 
-/// The frame's ways out of these ports: not back to where it came from, nor where the tag below its outermost would
-/// carry it into another VLAN.
-pub(crate) fn outputs<'a>(
+/// The frame's way out of a port, if it has one: not back to where it came from, nor where the tag below its outermost
+/// would carry it into another VLAN.
+#[inline]
+pub(crate) fn way<'a>(
     tables: &'a Tables,
     ingress: PortIndex,
     frame: &'a Frame<'a>,
     segment: Segment,
-    ports: impl Iterator<Item = PortIndex> + 'a,
-) -> impl Iterator<Item = Output> + 'a {
+) -> impl Fn(PortIndex) -> Option<Output> + 'a {
     let may_leave = team::may_leave(tables, ingress, segment, frame);
-    let others = ports.filter(move |port| *port != ingress && may_leave(*port));
-    others.filter_map(move |port| output(tables, frame, segment, port))
+    move |port| {
+        let is_way = port != ingress && may_leave(port);
+        if is_way { output(tables, frame, segment, port) } else { None }
+    }
 }
 
 /// The frame's way out of `port`, if it may take it.

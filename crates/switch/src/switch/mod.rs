@@ -18,14 +18,14 @@ use crate::counters::Counters;
 use crate::drop_log::DropLog;
 use crate::filter::{Granted, MAX_FILTER_GROUPS, MAX_FILTER_STATIONS};
 use crate::frame::{FlowKey, Frame};
-use crate::meters::{Meters, Way};
+use crate::meters::{self, Meters, Way};
 use crate::packet::Packet;
 use crate::pipeline::{self, Action, Knowledge, Mirrors};
 use crate::rejection::MAX_ANSWER_BYTES;
 use crate::table::{PortIndex, Tables};
 use crate::{
     Config, ConfigError, Denial, DropReason, DroppedFrame, FilterReport, MAX_MIRRORS, Mirror, MirrorCopy, Output,
-    Rates, ReceiveFilter, RuleLog, VSwitchId, Verdict, validate,
+    ReceiveFilter, RuleLog, VSwitchId, Verdict, validate,
 };
 
 /// Flows that there is room for at first: about 2 MiB.
@@ -144,8 +144,8 @@ impl Switch {
         let (old, tables) = (std::mem::replace(&mut self.tables, tables), &self.tables);
         self.counters.retain(|port| tables.index(port).is_some());
         self.drop_log.retain(|port| tables.index(port).is_some());
-        let has_rate = tables.ports().any(|port| port.config.rates != Rates::default());
-        self.meters.configure(has_rate, |port| tables.index(port).map(|index| &tables.port(index).config.rates));
+        let polices = tables.ports().any(|port| meters::polices(&port.config.rates));
+        self.meters.configure(polices, |port| tables.index(port).map(|index| &tables.port(index).config.rates));
         self.answers_left.retain(|port, _| tables.index(*port).is_some());
         self.knowledge.learned.retain(|id, station| {
             let port = tables.index(id).map(|index| tables.port(index));
@@ -499,8 +499,14 @@ fn leave(tables: &Tables, ingress: PortIndex, frame: &Frame<'_>, action: Action,
     match action {
         Action::Send(output) => outputs.push(output),
         Action::Overheard { target, segment, sender } => {
-            let others = tables.listeners(vswitch, segment).filter(|port| *port != target && Some(*port) != sender);
-            outputs.extend(pipeline::outputs(tables, ingress, frame, segment, std::iter::once(target).chain(others)));
+            // Not as one chain of iterators, which is slower by a half.
+            let way = pipeline::way(tables, ingress, frame, segment);
+            outputs.extend(way(target));
+            for port in tables.listeners(vswitch, segment) {
+                if port != target && Some(port) != sender {
+                    outputs.extend(way(port));
+                }
+            }
         }
         Action::Flood { segment, sender } => {
             outputs.extend(pipeline::flooded(tables, ingress, frame, segment, sender));

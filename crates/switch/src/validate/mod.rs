@@ -171,7 +171,7 @@ fn check_ranges(ports: &[PortConfig], problems: &mut Vec<ConfigError>) {
 fn check_rates(ports: &[PortConfig], problems: &mut Vec<ConfigError>) {
     for port in ports {
         for rate in [port.rates.from_port, port.rates.to_port].into_iter().flatten() {
-            let Rate { bits_per_s, burst_bytes } = rate;
+            let Rate { bits_per_s, burst_bytes, .. } = rate;
             let is_rate = (1..=Rate::MAX_BITS_PER_S).contains(&bits_per_s);
             if !is_rate || !(1..=Rate::MAX_BURST_BYTES).contains(&burst_bytes) {
                 let (port, provenance) = (port.name.clone(), port.provenance.clone());

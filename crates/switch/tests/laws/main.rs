@@ -7,6 +7,7 @@ mod meter_cases;
 mod mirror_cases;
 mod model;
 mod packet;
+mod shaper_cases;
 mod team_cases;
 mod world;
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use proptest::prelude::*;
-use weft_switch::{Config, DropReason, PortConfig, Rate, Rates, Role, Switch, VSwitchId, Verdict};
+use weft_switch::{Config, DropReason, Excess, PortConfig, Rate, Rates, Role, Switch, VSwitchId, Verdict};
 use weft_types::{Instant, PortId, Provenance};
 
 use crate::NOW;
@@ -39,7 +39,7 @@ proptest! {
         changes in 0..3u64,
     ) {
         // Twice as much is sent as may pass, for as long as a hundred of the largest frames and bursts take.
-        let rate = Some(Rate { bits_per_s, burst_bytes });
+        let rate = Some(Rate { bits_per_s, burst_bytes, excess: Excess::Drop });
         let config = if is_from { world(rate, None) } else { world(None, rate) };
         let mut switch = Switch::new(7);
         switch.configure(config.clone()).unwrap();
@@ -65,7 +65,7 @@ proptest! {
 
     #[test]
     fn law_9_who_is_slower_loses_nothing(bits_per_s in 1_000_000u64..10_000_000_000, len in 60..MAX_LEN, burst_bytes in 1u64..9000) {
-        let rate = Some(Rate { bits_per_s, burst_bytes });
+        let rate = Some(Rate { bits_per_s, burst_bytes, excess: Excess::Drop });
         let mut switch = Switch::new(7);
         switch.configure(world(rate, rate)).unwrap();
         let span = Duration::from_nanos(len * 8 * 1_000_000_000 / bits_per_s + 1);
@@ -77,7 +77,7 @@ proptest! {
 
 #[test]
 fn a_group_reaches_those_who_may_be_sent_to() {
-    let slow = Some(Rate { bits_per_s: 1000, burst_bytes: 1 });
+    let slow = Some(Rate { bits_per_s: 1000, burst_bytes: 1, excess: Excess::Drop });
     let mut config = world(None, slow);
     let mut third = config.ports[0].clone();
     (third.id, third.name, third.macs) = (PortId(3), "p3".parse().unwrap(), vec![mac(3)]);
@@ -102,7 +102,9 @@ fn a_group_reaches_those_who_may_be_sent_to() {
 #[test]
 fn rates_at_which_nothing_passes_are_refused() {
     for (bits_per_s, burst_bytes) in [(0, 1), (1, 0), (u64::MAX, 1), (1, u64::MAX)] {
-        let problems = Switch::new(7).configure(world(Some(Rate { bits_per_s, burst_bytes }), None)).unwrap_err();
+        let problems = Switch::new(7)
+            .configure(world(Some(Rate { bits_per_s, burst_bytes, excess: Excess::Drop }), None))
+            .unwrap_err();
         assert_eq!(problems.len(), 1);
         assert!(problems[0].to_string().starts_with("port `p1` (lab.toml:1) cannot have a rate of"));
     }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use weft_switch::{
-    Acl, Addresses, Config, Direction, Endpoint, Mirror, MirrorFilter, MirrorId, MirrorTarget, Mode, Permission,
-    Policy, PortConfig, Rate, Rates, ReceiveFilter, Role, Rule, Segment, Switch, Team, TeamMode, Traffic,
+    Acl, Addresses, Config, Direction, Endpoint, Excess, Mirror, MirrorFilter, MirrorId, MirrorTarget, Mode,
+    Permission, Policy, PortConfig, Rate, Rates, ReceiveFilter, Role, Rule, Segment, Switch, Team, TeamMode, Traffic,
     VSwitchConfig, VSwitchId, Vlans,
 };
 use weft_types::{IpNet, MacAddr, MacRange, PortId, Provenance, VlanId};
@@ -113,7 +113,8 @@ fn any_addresses() -> impl Strategy<Value = Addresses> {
 
 fn any_rates() -> impl Strategy<Value = Rates> {
     let rate = (prop::sample::select(vec![1000u64, 9_999, 1_000_000]), prop::sample::select(vec![1u64, 200, 70_000]));
-    let rate = rate.prop_map(|(bits_per_s, burst_bytes)| Rate { bits_per_s, burst_bytes });
+    let excess = prop_oneof![4 => Just(Excess::Drop), 1 => Just(Excess::Wait)];
+    let rate = (rate, excess).prop_map(|((bits_per_s, burst_bytes), excess)| Rate { bits_per_s, burst_bytes, excess });
     let rate = || prop::option::weighted(0.15, rate.clone());
     (rate(), rate()).prop_map(|(from_port, to_port)| Rates { from_port, to_port })
 }

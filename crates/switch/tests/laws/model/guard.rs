@@ -98,7 +98,9 @@ pub(crate) fn packet(ethertype: u16, payload: &[u8]) -> Option<Packet<'_>> {
 
 impl Model {
     fn owns(&self, port: &PortConfig, segment: u16, src: MacAddr, address: IpAddr) -> bool {
-        let Addresses::Known { fixed, .. } = &port.addresses else { return true };
+        let Addresses::Known { fixed, .. } = &port.addresses else {
+            return !self.is_fixed_elsewhere(port, segment, address);
+        };
         let [a, b, c, d, e, f] = src.octets();
         let own = Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f]);
         let binding = Binding { vswitch: port.vswitch, segment, address, port: port.id };

@@ -1,6 +1,6 @@
 //! Law 9: how fast ports may be.
 
-use weft_switch::Rate;
+use weft_switch::{Excess, Rate};
 use weft_types::{Instant, PortId};
 
 use super::Model;
@@ -16,7 +16,8 @@ pub(super) struct Meter {
 impl Model {
     fn rate(&self, port: PortId, is_from: bool) -> Option<Rate> {
         let port = self.config.ports.iter().find(|known| known.id == port)?;
-        if is_from { port.rates.from_port } else { port.rates.to_port }
+        let rate = if is_from { port.rates.from_port } else { port.rates.to_port };
+        rate.filter(|rate| rate.excess == Excess::Drop) // what waits is no matter of verdicts
     }
 
     pub(super) fn keep_meters(&mut self) {
