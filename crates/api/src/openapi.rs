@@ -2,7 +2,7 @@
 
 use utoipa::OpenApi;
 
-use crate::routes::{events, images, operations, vms, world};
+use crate::routes::{events, forwards, images, operations, vms, world};
 
 /// Describes the routes; the schemas follow from them.
 #[derive(OpenApi)]
@@ -24,6 +24,9 @@ use crate::routes::{events, images, operations, vms, world};
         world::rules,
         world::metrics,
         world::explain,
+        forwards::list,
+        forwards::add,
+        forwards::remove,
         vms::list,
         vms::remove,
         vms::start,

@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 
 use weft_dataplane_protocol::{
-    AclStatus, AddressConfig, LeaseStatus, NeighbourStatus, PortStatus, RuleStatus, SwitchStatus,
+    AclStatus, AddressConfig, ForwardStatus, LeaseStatus, NeighbourStatus, PortStatus, RuleStatus, SwitchStatus,
 };
 use weft_model::view::{
-    AclView, DaemonView, DropView, ImageView, LeaseView, NeighbourView, NetworkView, NicView, PortView, ProblemView,
-    RuleView, SwitchView, VmState, VmView, WorldView,
+    AclView, DaemonView, DropView, ForwardView, ImageView, LeaseView, NeighbourView, NetworkView, NicView, PortView,
+    ProblemView, RuleView, SwitchView, VmState, VmView, WorldView,
 };
-use weft_model::{EngineKind, ImageSource, MICRO};
+use weft_model::{EngineKind, Forward, ImageSource, MICRO};
 use weft_types::{ByteSize, NetworkName, PortName, PortVlans, VlanSet, VmName};
 
 use crate::desired::{Desired, DesiredVm, Records};
@@ -44,7 +44,9 @@ impl Inner {
         let mut leases: Vec<_> = leases.iter().map(lease_view).collect();
         leases.sort_by_key(|lease| lease.ip);
         let ports = status.as_ref().map_or_else(Vec::new, |status| status.ports.iter().map(port_view).collect());
-        WorldView { revision, networks, vms, ports, leases, daemon, switch: status.map(switch_view) }
+        let statuses = status.as_ref().map_or(&[][..], |status| &status.forwards);
+        let forwards = forward_views(&desired, statuses);
+        WorldView { revision, networks, vms, ports, leases, forwards, daemon, switch: status.map(switch_view) }
     }
 
     /// The images that could be used, and what is in the cache.
@@ -154,6 +156,24 @@ fn lease_view(lease: &LeaseStatus) -> LeaseView {
         client_name: lease.client_name.clone(),
         expires_unix_s: lease.expires_unix_s,
     }
+}
+
+fn forward_views(desired: &Desired, statuses: &[ForwardStatus]) -> Vec<ForwardView> {
+    let view = |(network, owner, forward): (&NetworkName, &str, &Forward)| {
+        let status = statuses.iter().find(|status| status.listen == forward.listen);
+        ForwardView {
+            listen: forward.listen,
+            to: forward.to.clone(),
+            network: network.clone(),
+            up: status.is_some_and(|status| status.reason.is_none()),
+            reason: status.map_or_else(|| Some("no switch runs".to_owned()), |status| status.reason.clone()),
+            clients: status.map_or(0, |status| status.clients),
+            served: status.map_or(0, |status| status.served),
+            owner: owner.to_owned(),
+            provenance: forward.provenance.clone(),
+        }
+    };
+    desired.all_forwards().map(view).collect()
 }
 
 /// A port as the API shows it.

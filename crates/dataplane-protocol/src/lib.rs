@@ -11,6 +11,7 @@ mod access;
 mod capture;
 mod client;
 mod config;
+mod forward;
 mod history;
 mod line;
 mod message;
@@ -20,13 +21,14 @@ pub use access::{AccessConfig, AclConfig, AddressConfig, EndConfig, RuleConfig};
 pub use capture::{CaptureDirection, CaptureFilter, CaptureOf, CaptureRequest, CaptureTo};
 pub use client::{Client, ClientError, MAX_DESCRIPTORS};
 pub use config::{
-    DataplaneConfig, DhcpConfig, GatewayConfig, HostRecord, NetworkConfig, NetworkMode, PortConfig, PortKind,
-    Reservation, Switching,
+    DataplaneConfig, DhcpConfig, ForwardConfig, GatewayConfig, HostRecord, NetworkConfig, NetworkMode, PortConfig,
+    PortKind, Reservation, Switching,
 };
+pub use forward::why_not_listening;
 pub use history::{DroppedFrame, History, LoggedDecision, MirrorStatus};
 pub use line::{LineBuffer, LineError, MAX_LINE_BYTES, to_line};
 pub use message::{
-    AclStatus, DropCount, ErrorCode, ExplainRequest, ExplainStep, Explanation, LeaseStatus, PortStatus, Refusal,
-    Request, Response, RuleStatus, SwitchStatus,
+    AclStatus, DropCount, ErrorCode, ExplainRequest, ExplainStep, Explanation, ForwardStatus, LeaseStatus, PortStatus,
+    Refusal, Request, Response, RuleStatus, SwitchStatus,
 };
 pub use neighbour::NeighbourStatus;

@@ -12,6 +12,7 @@ mod apply;
 mod clock;
 mod control;
 mod error;
+mod forwards;
 mod history;
 mod host;
 mod law;

@@ -16,6 +16,7 @@ use weft_switch::{DropReason, Switch, Verdict};
 use weft_types::{Instant, NetworkName, PortId};
 
 use crate::apply::Staged;
+use crate::forwards::Numbered;
 use crate::lease_log::{LeaseLog, Report};
 use crate::mailbox::{Letter, Mailbox, Task};
 use crate::signals::Signals;
@@ -63,6 +64,9 @@ pub(crate) struct Worker {
     pub(crate) staged: Option<Staged>,
     pub(crate) next_port: u32,
     pub(crate) next_network: u32,
+    pub(crate) next_forward: u32,
+    /// The port forwards in force.
+    pub(crate) forwards: Vec<Numbered>,
     pub(crate) generation: u64,
     /// What rules have decided under earlier configurations, by network and name.
     pub(crate) rule_hits: BTreeMap<(NetworkName, String), u64>,
@@ -107,6 +111,8 @@ impl Worker {
             staged: None,
             next_port: 0,
             next_network: 0,
+            next_forward: 0,
+            forwards: Vec::new(),
             generation: 0,
             rule_hits: BTreeMap::new(),
             unrestored,

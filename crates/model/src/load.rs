@@ -15,6 +15,7 @@ use crate::acl;
 use crate::check::{self, HostFacts};
 use crate::disk::Disk;
 use crate::files::{check_disk, check_initrd, check_kernel, read_ssh_key, read_user_data, resolve};
+use crate::forward;
 use crate::port_keys;
 use crate::problem::{Problem, Report};
 use crate::read::{Lines, Notes, Section, items, list, nearest, parse, subtables, wrong_type};
@@ -173,9 +174,10 @@ impl<'a> Loader<'a> {
         let mtu = section.integer(notes, "mtu", 576..=9000).unwrap_or(DEFAULT_MTU) as u16;
         let dhcp = read_dhcp(notes, &mut section, subnet);
         let acl = acl::read(notes, &mut section, self.source, &self.lines);
+        let forwards = forward::read(notes, &mut section, &self.lines);
         section.finish(notes);
         let gateway = gateway.unwrap_or_else(|| first_host(subnet));
-        let network = Network { mode, subnet, gateway, host_access, dhcp, dns, mtu, acl, provenance };
+        let network = Network { mode, subnet, gateway, host_access, dhcp, dns, mtu, acl, forwards, provenance };
         self.world.networks.insert(name.clone(), network);
         written.is_some()
     }

@@ -11,7 +11,7 @@ use weft_types::{
     Allowance, ByteSize, IpNet, Ipv4Net, Label, MacAddr, MacRange, NetworkName, PortVlans, Provenance, VmName,
 };
 
-use crate::Acl;
+use crate::{Acl, Forward};
 
 /// Everything that one file declares.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -58,6 +58,9 @@ pub struct Network {
     /// Who may begin what with whom.
     #[serde(default)]
     pub acl: Acl,
+    /// What of the host's ports leads to its machines.
+    #[serde(default)]
+    pub forwards: Vec<Forward>,
     /// Where it is declared.
     pub provenance: Provenance,
 }

@@ -7,12 +7,15 @@ use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaType, Type};
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::{
-    Allowance, ByteSize, Label, MacAddr, MacRange, NetworkName, Permission, PortName, PortVlans, Provenance, VmName,
+    Allowance, ByteSize, ForwardTarget, Label, Listen, MacAddr, MacRange, NetworkName, Permission, PortName, PortVlans,
+    Provenance, VmName,
 };
 
 const LABEL: &str = "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$";
 
 const MAC_RANGE: &str = "^[0-9a-fA-F:]{17}( to |-)[0-9a-fA-F:]{17}$";
+const LISTEN: &str = "^((tcp|udp)/)?([^/]+:)?[0-9]{1,5}(-[0-9]{1,5})?$";
+const TARGET: &str = "^[a-z0-9.-]+:[0-9]{1,5}$";
 const ALLOWANCE: &str =
     "^(forged-mac|forged-ip|forged-arp|forged-nd|mac-change|promiscuous|dhcp-server|router-advertisement)$";
 
@@ -46,6 +49,8 @@ text! {
     PortName: "A port's name.", LABEL, "web-0";
     MacRange: "A run of MAC addresses, both ends included.", MAC_RANGE, "02:00:5e:10:00:00 to 02:00:5e:10:00:ff";
     Allowance: "One thing beyond the ordinary that a port may do.", ALLOWANCE, "forged-ip";
+    Listen: "Where on the host a port forward is met.", LISTEN, "tcp/127.0.0.1:8080";
+    ForwardTarget: "The machine, or the address, and its port to which a port forward leads.", TARGET, "web:80";
     Permission: "What becomes of a connection.", "^(allow|deny|reject)$", "deny";
 }
 

@@ -1,6 +1,7 @@
 //! The handlers, a file for each kind of object.
 
 pub(crate) mod events;
+pub(crate) mod forwards;
 pub(crate) mod images;
 mod log;
 pub(crate) mod operations;

@@ -171,6 +171,7 @@ pub(crate) fn bare_network(name: &str) -> NetworkConfig {
         gateway: None,
         switching: Switching::Veb,
         acl: None,
+        forwards: Vec::new(),
         provenance: Provenance::file("/w.toml", 1),
     }
 }
