@@ -89,6 +89,8 @@ impl Worker {
                 }
                 match open_listener(place) {
                     Ok(listener) => drop(staged.opened.insert(place, listener)),
+                    // Lost to another program while this process was away: that is told, and is in nobody's way.
+                    Err(_) if self.host.listen_error(&place).is_some() => {}
                     Err(error) => {
                         let why = why_not_listening(place.0, place.1, &error);
                         let (to, at) = (&forward.config.to, &forward.config.provenance);
