@@ -19,11 +19,15 @@ use crate::forward;
 use crate::port_keys;
 use crate::problem::{Problem, Report};
 use crate::read::{Lines, Notes, Section, items, list, nearest, parse, subtables, wrong_type};
-use crate::{Dhcp, DiskFormat, EngineKind, Image, ImageSource, MICRO, Mode, Network, Nic, PortRules, Ready, Vm, World};
+use crate::{
+    Acl, Dhcp, DiskFormat, EngineKind, Image, ImageSource, MICRO, Mode, Network, Nic, PortRules, Ready, Vm, World,
+};
 
 /// A world that a person writes has a few hundred lines; this many bytes are no such file.
 const MAX_FILE_BYTES: u64 = 4 << 20;
 const DEFAULT_MTU: i64 = 1500;
+/// The network that an adapter can be on without a block for it.
+const IMPLIED: &str = "nat";
 const DEFAULT_LEASE: Duration = Duration::from_secs(3600);
 const KERNEL_MEMORY: ByteSize = ByteSize::from_mib(256);
 const DISK_MEMORY: ByteSize = ByteSize::from_mib(1024);
@@ -156,6 +160,33 @@ impl<'a> Loader<'a> {
                 self.vm(&name, table, provenance);
             }
         }
+        self.imply_nat();
+    }
+
+    /// An adapter on `nat` needs no network block: without one, the network is there with everything as it is by default.
+    fn imply_nat(&mut self) {
+        let nics = self.world.vms.values().flat_map(|vm| &vm.nics).filter(|nic| nic.network.as_str() == IMPLIED);
+        let Some(first) = nics.min_by_key(|nic| nic.provenance.line) else { return };
+        let (name, provenance) = (first.network.clone(), first.provenance.clone());
+        if self.world.networks.contains_key(&name) {
+            return;
+        }
+        let subnet = Ipv4Net::default(); // not chosen yet
+        let (first, last) = whole_pool(subnet);
+        let network = Network {
+            mode: Mode::Nat,
+            subnet,
+            gateway: first_host(subnet),
+            host_access: false,
+            dhcp: Some(Dhcp { first, last, lease: DEFAULT_LEASE }),
+            dns: true,
+            mtu: DEFAULT_MTU as u16,
+            acl: Acl::default(),
+            forwards: Vec::new(),
+            provenance,
+        };
+        self.world.networks.insert(name.clone(), network);
+        self.choose_subnet(&name);
     }
 
     /// Reads a network; whether the file says its subnet, and rightly.

@@ -39,6 +39,17 @@ fn short_forms() {
     assert_eq!(world.networks[&"b".parse().unwrap()].gateway.to_string(), "10.20.1.1");
     assert_eq!(world.vms.values().next().unwrap().image.as_str(), "micro");
     assert_eq!(load("").unwrap(), World::default());
+    // `nat` is there without a block, and is what its block says where there is one.
+    let implied = load("[network.a]\n[vm.x]\n[vm.y]\nnics = ['a', 'nat']\n").unwrap();
+    let mut declared = load("[network.a]\n[network.nat]\n[vm.x]\nnics = ['nat']\n").unwrap();
+    let nat = "nat".parse().unwrap();
+    assert_eq!(implied.networks[&nat].provenance.to_string(), "/lab/lab.toml:4");
+    declared.networks.get_mut(&nat).unwrap().provenance = implied.networks[&nat].provenance.clone();
+    assert_eq!(implied.networks, declared.networks);
+    assert_eq!(
+        load("[network.nat]\nmode = 'internal'\n[vm.x]\nnics = ['nat']\n").unwrap().networks[&nat].mode,
+        Mode::Internal
+    );
 }
 
 #[test]
