@@ -1,10 +1,10 @@
 //! A whole life of the NAT device: bytes decode into frames of guests, events of the host, and time.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
 use weft_services::NetworkId;
-use weft_services::nat::{FlowId, HostError, HostLimits, HostOp, Nat, NatNetwork};
+use weft_services::nat::{Callee, FlowId, ForwardId, HostError, HostLimits, HostOp, Nat, NatNetwork};
 use weft_types::{Instant, Ipv4Net, MacAddr};
 use weft_wire::icmpv4::Message;
 use weft_wire::tcp::{Flags, Options, Repr};
@@ -20,6 +20,7 @@ const REMOTE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 80);
 const PORTS: u8 = 4;
 /// Most frames that one action may lead to: more would be a loop.
 const MAX_ANSWERS: usize = 5000;
+const FORWARD: ForwardId = ForwardId(1);
 
 /// Actions, each a byte and what it takes; see `Life::act`.
 pub(crate) fn nat_life(data: &[u8]) {
@@ -62,6 +63,8 @@ struct Life {
     nat: Nat,
     now: Instant,
     flows: Vec<FlowId>,
+    /// The port of the gateway's from which a client was heard last.
+    caller: u16,
     /// Per port of the guest: its next number, and the one that it expects.
     numbers: [(u32, u32); PORTS as usize],
 }
@@ -70,7 +73,7 @@ impl Life {
     fn new() -> Self {
         let mut nat = Nat::new([1; 32]);
         nat.set_limits(HostLimits { flows: 12, flows_per_guest: 8, echo: true });
-        let mut life = Self { nat, now: Instant::ZERO, flows: Vec::new(), numbers: Default::default() };
+        let mut life = Self { nat, now: Instant::ZERO, flows: Vec::new(), caller: 0, numbers: Default::default() };
         life.configure(&[true]);
         life
     }
@@ -80,7 +83,15 @@ impl Life {
         let subnet = Ipv4Net::new_assert(GATEWAY, 24);
         let networks: Vec<_> = host_access
             .iter()
-            .map(|&host_access| NatNetwork { id: NET, mac: GATEWAY_MAC, ip: GATEWAY, subnet, mtu: 1500, host_access })
+            .map(|&host_access| NatNetwork {
+                id: NET,
+                mac: GATEWAY_MAC,
+                ip: GATEWAY,
+                subnet,
+                mtu: 1500,
+                host_access,
+                forwards: vec![FORWARD],
+            })
             .collect();
         self.nat.configure(self.now, &networks, &[subnet, Ipv4Net::new_assert(Ipv4Addr::new(10, 30, 0, 0), 24)]);
     }
@@ -104,8 +115,23 @@ impl Life {
             }
             _ => {
                 let [what] = bytes.take();
+                if what & 0x80 != 0 {
+                    return self.call(what);
+                }
                 self.configure([&[][..], &[false], &[true], &[true]][usize::from(what % 4)]);
             }
+        }
+    }
+
+    /// A client of a forward wants to be connected, or sends a datagram.
+    fn call(&mut self, what: u8) {
+        let guest = SocketAddrV4::new(GUEST, (what % PORTS).into());
+        let callee = Callee { network: NET, guest, mac: Some(GUEST_MAC) };
+        if what & 0x40 != 0 {
+            let client = SocketAddr::from((REMOTE, u16::from(what >> 2)));
+            self.nat.deliver(self.now, (FORWARD, 0, client), callee, &[what]);
+        } else {
+            self.flows.extend(self.nat.dial(self.now, FORWARD, callee));
         }
     }
 
@@ -129,10 +155,11 @@ impl Life {
         let near = |number: u32, off: u8| number.wrapping_add_signed(i32::from(off.cast_signed()) * 97);
         let payload = vec![len; usize::from(len) * 50];
         let flags = Flags(flags);
+        let (remote, dst_port) = if port & 0x20 != 0 { (GATEWAY, self.caller) } else { (REMOTE, 80) };
         let options = Options { mss: Some(u16::from(len) * 8), window_scale: Some(window % 16), sack_permitted: false };
         let header = Repr {
             src_port: (port % PORTS).into(),
-            dst_port: 80,
+            dst_port,
             seq: near(next, seq),
             ack: near(expected, ack),
             flags,
@@ -140,7 +167,7 @@ impl Life {
             options: if flags.contains(Flags::SYN) { options } else { Options::default() },
         };
         let mut bytes = Vec::new();
-        header.emit(&mut bytes, GUEST, REMOTE, &payload);
+        header.emit(&mut bytes, GUEST, remote, &payload);
         let offload = Offload {
             csum: if port & 0x80 != 0 { Csum::Partial { start: 34, offset: 16 } } else { Csum::Unverified },
             gso: (port & 0x40 != 0).then_some(Gso { kind: GsoKind::Tcp4 { ecn: false }, size: 1460 }),
@@ -149,7 +176,7 @@ impl Life {
             let end = tcp::parse(&bytes).map_or(0, |segment| segment.sequence_len());
             self.numbers[usize::from(port % PORTS)].0 = next.wrapping_add(end);
         }
-        self.send(REMOTE, Protocol::TCP, &bytes, 0, offload);
+        self.send(remote, Protocol::TCP, &bytes, 0, offload);
     }
 
     fn send_datagram(&mut self, [port, to, len]: [u8; 3]) {
@@ -228,6 +255,9 @@ impl Life {
                 let segment = tcp::parse(packet.payload).expect("a segment");
                 if let Some((_, expected)) = self.numbers.get_mut(usize::from(segment.dst_port)) {
                     *expected = segment.seq.wrapping_add(segment.sequence_len());
+                }
+                if packet.src == GATEWAY {
+                    self.caller = segment.src_port;
                 }
             }
         }

@@ -34,6 +34,7 @@ fn services() -> Services {
         dns: true,
         host_access: true,
         records: Vec::new(),
+        forwards: Vec::new(),
     };
     services.configure(Instant::ZERO, vec![network]);
     services

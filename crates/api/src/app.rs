@@ -12,7 +12,7 @@ use weft_control::Controller;
 
 use crate::Problem;
 use crate::extract::MAX_BODY_BYTES;
-use crate::routes::{capture, events, images, operations, vms, world};
+use crate::routes::{capture, events, forwards, images, operations, vms, world};
 use crate::seats::Seats;
 
 /// How many requests wait for something to happen at a time; more wait for their turn. Each holds a thread.
@@ -65,6 +65,8 @@ pub fn router(controller: Controller) -> Router {
         .route("/v1/rules", get(world::rules))
         .route("/v1/history", get(world::history))
         .route("/v1/capture", post(capture::capture))
+        .route("/v1/forwards", get(forwards::list).post(forwards::add))
+        .route("/v1/forwards/{listen}", delete(forwards::remove))
         .route("/metrics", get(world::metrics))
         .route("/v1/explain", post(world::explain))
         .route("/v1/vms", get(vms::list))

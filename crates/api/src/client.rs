@@ -16,9 +16,10 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::sync::Mutex;
 use weft_model::view::{
-    AclView, ApplyRequest, EventView, HistoryView, ImageView, OperationView, PlanView, ProblemView, WorldView,
+    AclView, ApplyRequest, EventView, ForwardRequest, HistoryView, ImageView, OperationView, PlanView, ProblemView,
+    WorldView,
 };
-use weft_types::VmName;
+use weft_types::{Listen, VmName};
 
 use crate::message::{EventsQuery, LogQuery, StopQuery, WaitQuery};
 use crate::tunnel::{CAPTURE, CONSOLE, EXEC, Tunnel};
@@ -153,6 +154,16 @@ impl Client {
     /// Makes the owner's objects become the request's world; the operation that does it.
     pub async fn apply(&self, request: &ApplyRequest) -> Result<OperationView> {
         self.send(Method::PUT, "/v1/world", request).await
+    }
+
+    /// Adds a port forward; the operation that does it.
+    pub async fn add_forward(&self, request: &ForwardRequest) -> Result<OperationView> {
+        self.send(Method::POST, "/v1/forwards", request).await
+    }
+
+    /// Removes a port forward that a command has added; the operation that does it.
+    pub async fn remove_forward(&self, listen: &Listen) -> Result<OperationView> {
+        self.send(Method::DELETE, &format!("/v1/forwards/{}", segment(&listen.to_string())), &()).await
     }
 
     /// Lets a machine run again.

@@ -2,7 +2,7 @@
 
 use utoipa::OpenApi;
 
-use crate::routes::{capture, events, images, operations, vms, world};
+use crate::routes::{capture, events, forwards, images, operations, vms, world};
 
 /// Describes the routes; the schemas follow from them.
 #[derive(OpenApi)]
@@ -26,6 +26,9 @@ use crate::routes::{capture, events, images, operations, vms, world};
         capture::capture,
         world::metrics,
         world::explain,
+        forwards::list,
+        forwards::add,
+        forwards::remove,
         vms::list,
         vms::remove,
         vms::start,

@@ -57,11 +57,10 @@ impl From<Vec<ProblemView>> for Problem {
 /// The HTTP status that fits a problem's code.
 fn status_of(code: &str) -> StatusCode {
     match code {
-        "no-such-vm" | "no-such-image" | "no-console-log" => StatusCode::NOT_FOUND,
+        "no-such-vm" | "no-such-image" | "no-such-forward" | "no-console-log" => StatusCode::NOT_FOUND,
         "changed-meanwhile" => StatusCode::PRECONDITION_FAILED,
-        "name-taken" | "vm-not-running" | "vm-died" | "superseded" | "image-in-use" | "runs-already" => {
-            StatusCode::CONFLICT
-        }
+        "name-taken" | "taken" | "forward-failed" | "declared-by-file" | "vm-not-running" | "vm-died"
+        | "superseded" | "image-in-use" | "runs-already" => StatusCode::CONFLICT,
         "disk-full" | "store-full" | "no-memory" => StatusCode::INSUFFICIENT_STORAGE,
         "guest-agent" | "console" | "not-ready" | "switch-absent" | "switch-silent" => StatusCode::SERVICE_UNAVAILABLE,
         "io" | "internal" => StatusCode::INTERNAL_SERVER_ERROR,

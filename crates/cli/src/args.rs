@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 use weft_model::{parse_filter, parse_traffic};
-use weft_types::{Direction, MirrorFilter, NetworkName, PortName, Traffic, VlanSet, VmName};
+use weft_types::{Direction, Listen, MirrorFilter, NetworkName, PortName, Traffic, VlanSet, VmName};
 
 const EXIT_CODES: &str = "Exit codes: 0 it is done, 1 it failed, 2 the command line or the file is wrong. \
 `exec` exits as its command did, with 128 and the signal's number if one killed it, and with 125 if it could not run it.
@@ -112,6 +112,9 @@ pub(crate) enum Command {
     /// Work with ports: where machines plug into networks.
     #[command(subcommand)]
     Port(PortCommand),
+    /// Work with port forwards: what of the host's ports leads to machines.
+    #[command(subcommand)]
+    Forward(ForwardCommand),
     /// Work with DHCP leases.
     #[command(subcommand)]
     Lease(LeaseCommand),
@@ -248,6 +251,36 @@ pub(crate) enum PortCommand {
     Show {
         /// The port, like `web-0`.
         name: PortName,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ForwardCommand {
+    /// List port forwards.
+    #[command(visible_alias = "list")]
+    Ls,
+    /// Let a port of the host lead to a machine, until it is removed or the machine is.
+    ///
+    /// Nobody else's connections are disturbed. To the machine, all clients have the gateway's address.
+    Add {
+        /// Where on the host: `8080` for this host only, `0.0.0.0:8080` for everybody, `udp/5353-5360`.
+        listen: Listen,
+        /// The machine and its port, like `web:80`, or an address of a network.
+        to: String,
+        /// UDP, not TCP.
+        #[arg(long)]
+        udp: bool,
+        /// On this network, where the machine is on several.
+        #[arg(long)]
+        network: Option<NetworkName>,
+    },
+    /// Remove a port forward that `add` has made; its connections end.
+    Rm {
+        /// Where on the host, as `ls` shows it.
+        listen: Listen,
+        /// UDP, not TCP.
+        #[arg(long)]
+        udp: bool,
     },
 }
 

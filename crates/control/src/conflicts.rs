@@ -33,6 +33,7 @@ pub(crate) fn conflicts(current: &Desired, owner: &str, world: &World) -> Vec<Pr
     }
     problems.extend(overlaps(current, owner, world));
     problems.extend(macs(current, owner, world));
+    problems.extend(forwards(current, owner, world));
     problems
 }
 
@@ -63,6 +64,23 @@ fn macs(current: &Desired, owner: &str, world: &World) -> Vec<ProblemView> {
                 let hint = "leave `mac` out, and Weft chooses one".to_owned();
                 problems.push(problem("duplicate-mac", title, &theirs.provenance, hint, &nic.provenance));
             }
+        }
+    }
+    problems
+}
+
+/// Places of the host that another owner's forward, or one that a command has added, has already.
+fn forwards(current: &Desired, owner: &str, world: &World) -> Vec<ProblemView> {
+    let mut problems = Vec::new();
+    let others = || current.all_forwards().filter(|(_, other, _)| *other != owner);
+    for ours in world.networks.values().flat_map(|network| &network.forwards) {
+        for (_, _, theirs) in others() {
+            let Some(clash) = ours.clash(theirs) else { continue };
+            let hint = match theirs.provenance.line {
+                Some(_) => "choose another port of the host".to_owned(),
+                None => format!("choose another port of the host, or: weft forward rm {}", theirs.listen),
+            };
+            problems.push(problem("name-taken", clash.message, &theirs.provenance, hint, &ours.provenance));
         }
     }
     problems

@@ -13,10 +13,11 @@ use weft_dataplane_protocol::{CaptureRequest, ExplainRequest, Explanation};
 use weft_machine::guest::ExecRequest;
 use weft_machine::{Exit, Running};
 use weft_model::view::{
-    AclView, ApplyRequest, EventView, HistoryView, ImageView, OperationView, PlanView, ProblemView, WorldView,
+    AclView, ApplyRequest, EventView, ForwardRequest, HistoryView, ImageView, OperationView, PlanView, ProblemView,
+    WorldView,
 };
 use weft_store::{SqliteStore, Store, StoreError};
-use weft_types::{Label, VmName};
+use weft_types::{Label, Listen, VmName};
 
 use crate::host::{Host, Trouble};
 use crate::inner::{Inner, Notice, Settings};
@@ -216,6 +217,22 @@ impl Controller {
     /// All problems at once; nothing was changed.
     pub fn vm_action(&self, vm: &VmName, action: VmAction) -> Result<u64, Vec<ProblemView>> {
         self.inner.act(vm, action)
+    }
+
+    /// Adds a port forward; the number of the operation that does it.
+    ///
+    /// # Errors
+    /// All problems at once; nothing was changed.
+    pub fn add_forward(&self, request: &ForwardRequest) -> Result<u64, Vec<ProblemView>> {
+        self.inner.add_forward(request)
+    }
+
+    /// Removes a port forward that a command has added; the number of the operation that does it.
+    ///
+    /// # Errors
+    /// When there is none, or a file declares it.
+    pub fn remove_forward(&self, listen: &Listen) -> Result<u64, Vec<ProblemView>> {
+        self.inner.remove_forward(listen)
     }
 
     /// An operation, if it is known (still).

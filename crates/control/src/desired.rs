@@ -4,17 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use weft_dataplane_protocol::{
-    AddressConfig, DataplaneConfig, DhcpConfig, GatewayConfig, HostRecord, NetworkConfig, NetworkMode, PortConfig,
-    PortKind, Reservation, Switching,
+    AddressConfig, DataplaneConfig, DhcpConfig, ForwardConfig, GatewayConfig, HostRecord, NetworkConfig, NetworkMode,
+    PortConfig, PortKind, Reservation, Switching,
 };
 use weft_machine::{NicSetup, Process};
-use weft_model::{Image, Mode, Network, Nic, Vm, World};
+use weft_model::{Forward, Image, Mode, Network, Nic, Problem, Vm, World};
 use weft_store::{Entry, Snapshot};
-use weft_types::{ByteSize, Label, MacAddr, NetworkName, PortName, VmName};
+use weft_types::{ByteSize, ForwardHost, Label, Listen, MacAddr, NetworkName, PortName, VmName};
 
 use crate::access::{acl_config, known_addresses, mirror_configs};
 use crate::launch::{Launch, NicLaunch};
-use crate::objects::{self, Fate, Object, OperationRecord, Override, Wish};
+use crate::objects::{self, AddedForward, Fate, Object, OperationRecord, Override, Wish};
 use crate::{ControlError, Paths};
 
 /// The name under which a network's gateway is found in DNS.
@@ -46,6 +46,8 @@ pub struct Desired {
     pub images: BTreeMap<Label, Object<Image>>,
     /// The machines.
     pub vms: BTreeMap<VmName, DesiredVm>,
+    /// The port forwards that commands have added; those of files are their networks'.
+    pub forwards: BTreeMap<Listen, Object<AddedForward>>,
 }
 
 /// A machine, and what commands and accidents have to say about it.
@@ -85,6 +87,8 @@ impl Records {
                 records.owners.insert(owner.to_owned(), entry.mod_revision);
             } else if let Some(name) = name_below(key, objects::NETWORKS) {
                 records.desired.networks.insert(name, objects::get(entry)?);
+            } else if let Some(listen) = name_below(key, objects::FORWARDS) {
+                records.desired.forwards.insert(listen, objects::get(entry)?);
             } else if let Some(name) = name_below(key, objects::IMAGES) {
                 records.desired.images.insert(name, objects::get(entry)?);
             } else if let Some(name) = name_below::<VmName>(key, objects::VMS) {
@@ -188,7 +192,36 @@ impl Desired {
             }
             (name.clone(), vm)
         }));
+        next.drop_dangling_forwards();
         next
+    }
+
+    /// Forgets what commands have forwarded to machines and networks that are no more.
+    fn drop_dangling_forwards(&mut self) {
+        let mut forwards = std::mem::take(&mut self.forwards);
+        forwards.retain(|_, object| self.forward_problem(&object.spec).is_none());
+        self.forwards = forwards;
+    }
+
+    /// Why a forward cannot lead where it should, if so.
+    pub fn forward_problem(&self, added: &AddedForward) -> Option<Problem> {
+        let AddedForward { network: name, forward } = added;
+        match self.networks.get(name) {
+            Some(network) => forward.problem(name, &network.spec, |vm| self.vms.get(vm).map(|vm| &vm.spec)),
+            None => {
+                let hint = "`weft network ls` lists the networks";
+                Some(Problem::new("no-such-network", format!("there is no network `{name}`"), hint))
+            }
+        }
+    }
+
+    /// Every forward with its network and its owner, those of a network together.
+    pub fn all_forwards(&self) -> impl Iterator<Item = (&NetworkName, &str, &Forward)> {
+        self.networks.iter().flat_map(|(name, network)| {
+            let declared = network.spec.forwards.iter().map(move |forward| (name, network.owner.as_str(), forward));
+            let added = self.forwards.values().filter(move |object| object.spec.network == *name);
+            declared.chain(added.map(move |object| (name, object.owner.as_str(), &object.spec.forward)))
+        })
     }
 
     /// What `vm` is to be started as.
@@ -287,6 +320,19 @@ fn addresses(desired: &Desired, nic: &Nic) -> AddressConfig {
     known_addresses(&fixed, desired.leases(nic))
 }
 
+/// A forward as the switch is told of it; nothing where it leads nowhere.
+fn forward_config(desired: &Desired, network: &NetworkName, forward: &Forward) -> Option<ForwardConfig> {
+    let Forward { listen, to, provenance } = forward.clone();
+    let (mac, ip) = match &to.host {
+        ForwardHost::Ip(ip) => (None, Some(*ip)),
+        ForwardHost::Vm(vm) => {
+            let nic = Forward::adapter(&desired.vms.get(vm)?.spec, network)?;
+            (Some(nic.mac), nic.ip)
+        }
+    };
+    Some(ForwardConfig { listen, to, mac, ip, provenance })
+}
+
 fn network_config(desired: &Desired, name: &NetworkName, network: &Network) -> NetworkConfig {
     let adapters = || {
         let present = desired.vms.iter().filter(|(_, vm)| !vm.removed());
@@ -322,6 +368,11 @@ fn network_config(desired: &Desired, name: &NetworkName, network: &Network) -> N
         team: None,
         acl: acl_config(&network.acl, &PortName::of_gateway(name), |member| ports_of(desired, name, member)),
         mirrors: mirror_configs(&network.mirrors, &network.acl, |member| ports_of(desired, name, member)),
+        forwards: desired
+            .all_forwards()
+            .filter(|(on, ..)| *on == name)
+            .filter_map(|(.., it)| forward_config(desired, name, it))
+            .collect(),
         provenance: network.provenance.clone(),
     }
 }

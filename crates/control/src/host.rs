@@ -14,7 +14,7 @@ use weft_machine::guest::ExecRequest;
 use weft_machine::{Exit, ImageInfo, Process, Running, StopOutcome};
 use weft_model::ImageSource;
 use weft_model::view::ProblemView;
-use weft_types::{ByteSize, Label, MacAddr, VmName};
+use weft_types::{ByteSize, Label, Listen, MacAddr, VmName};
 
 use crate::launch::Launch;
 use crate::observed::ObservedVm;
@@ -38,6 +38,9 @@ pub enum GuestAddresses {
 pub trait Host: Send + Sync {
     /// The time, in milliseconds since the Unix epoch.
     fn unix_ms(&self) -> u64;
+
+    /// Whether a place could be listened at by the switch, as far as that can be found out beforehand.
+    fn check_listen(&self, listen: &Listen) -> Result<(), Trouble>;
 
     /// The memory that machines could have now; `None` if that is not known.
     fn available_memory(&self) -> Option<ByteSize>;
@@ -230,12 +233,13 @@ impl From<weft_dataplane_protocol::ClientError> for Trouble {
 
 impl From<weft_dataplane_protocol::Refusal> for Trouble {
     fn from(refusal: weft_dataplane_protocol::Refusal) -> Self {
-        use weft_dataplane_protocol::ErrorCode::{BadConfig, BadRequest, DiskFailed, PortFailed, Stale};
+        use weft_dataplane_protocol::ErrorCode::{BadConfig, BadRequest, DiskFailed, ForwardFailed, PortFailed, Stale};
         let code = match refusal.code {
             BadRequest => "switch-bad-request",
             BadConfig => "switch-bad-config",
             Stale => STALE,
             PortFailed => "port-failed",
+            ForwardFailed => "forward-failed",
             DiskFailed => "switch-disk-failed",
         };
         Self::new(code, refusal.message, refusal.hint)

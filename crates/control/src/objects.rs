@@ -5,6 +5,7 @@
 //! | `/weft/generation` | rewritten with every change of desired state: its revision *is* the desired state's |
 //! | `/weft/owners/OWNER` | that the owner has objects |
 //! | `/weft/networks/NAME`, `/weft/images/NAME`, `/weft/vms/NAME` | [`Object`]: who declared what |
+//! | `/weft/forwards/LISTEN` | [`Object`]: a port forward that a command has added ([`AddedForward`]) |
 //! | `/weft/overrides/vms/NAME` | [`Override`]: a command that contradicts the declaration |
 //! | `/weft/restarts/vms/NAME` | how often a command has asked for a restart |
 //! | `/weft/fates/vms/NAME` | [`Fate`]: what became of the machine since it was started |
@@ -14,9 +15,10 @@
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use weft_machine::Process;
+use weft_model::Forward;
 use weft_model::view::{OperationState, OperationView, ProblemView};
 use weft_store::{Entry, Op};
-use weft_types::{Label, NetworkName, Provenance, VmName};
+use weft_types::{Label, Listen, NetworkName, Provenance, VmName};
 
 use crate::ControlError;
 
@@ -27,6 +29,7 @@ pub(crate) const OWNERS: &str = "/weft/owners/";
 pub(crate) const NETWORKS: &str = "/weft/networks/";
 pub(crate) const IMAGES: &str = "/weft/images/";
 pub(crate) const VMS: &str = "/weft/vms/";
+pub(crate) const FORWARDS: &str = "/weft/forwards/";
 pub(crate) const OVERRIDES: &str = "/weft/overrides/vms/";
 pub(crate) const RESTARTS: &str = "/weft/restarts/vms/";
 pub(crate) const FATES: &str = "/weft/fates/vms/";
@@ -40,6 +43,15 @@ pub struct Object<T> {
     pub owner: String,
     /// What; its provenance is inside.
     pub spec: T,
+}
+
+/// A port forward that a command has added to a network that somebody else declares.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddedForward {
+    /// The network.
+    pub network: NetworkName,
+    /// The forward.
+    pub forward: Forward,
 }
 
 /// A command that contradicts a VM's declaration, until the next `up` of its owner.
@@ -161,6 +173,10 @@ pub(crate) fn image_key(name: &Label) -> String {
 
 pub(crate) fn vm_key(name: &VmName) -> String {
     format!("{VMS}{name}")
+}
+
+pub(crate) fn forward_key(listen: &Listen) -> String {
+    format!("{FORWARDS}{listen}")
 }
 
 pub(crate) fn override_key(name: &VmName) -> String {

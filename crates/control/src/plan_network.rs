@@ -5,11 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use weft_dataplane_protocol::{
-    AclConfig, AddressConfig, DataplaneConfig, GatewayConfig, MirrorConfig, NetworkConfig, NetworkMode, PortConfig,
-    Reservation,
+    AclConfig, AddressConfig, DataplaneConfig, ForwardConfig, GatewayConfig, MirrorConfig, NetworkConfig, NetworkMode,
+    PortConfig, Reservation,
 };
 use weft_model::view::{Impact, StepAction, StepView};
-use weft_types::{IpNet, MacAddr, NetworkName, Provenance};
+use weft_types::{IpNet, Listen, MacAddr, NetworkName, Provenance};
 
 use crate::desired::Desired;
 use crate::plan::step;
@@ -23,6 +23,7 @@ pub(crate) fn network_steps(desired: &Desired, old: Option<&DataplaneConfig>, ne
         config.networks.iter().map(|network| (network.name.clone(), network.clone())).collect()
     };
     let port_steps = old.map_or_else(Vec::new, |old| port_steps(desired, old, new));
+    let forward_steps = forward_steps(old, new);
     let (old, new) = (old.map(by_name).unwrap_or_default(), by_name(new));
     let mut steps = Vec::new();
     let mut moves = Vec::new();
@@ -47,6 +48,38 @@ pub(crate) fn network_steps(desired: &Desired, old: Option<&DataplaneConfig>, ne
     }
     steps.append(&mut moves);
     steps.extend(port_steps);
+    steps.extend(forward_steps);
+    steps
+}
+
+/// A step for each port forward that comes, goes or leads elsewhere.
+fn forward_steps(old: Option<&DataplaneConfig>, new: &DataplaneConfig) -> Vec<StepView> {
+    type Forwards = BTreeMap<Listen, (NetworkName, ForwardConfig)>;
+    let all = |config: &DataplaneConfig| -> Forwards {
+        let each = config.networks.iter().flat_map(|network| network.forwards.iter().map(move |it| (network, it)));
+        each.map(|(network, forward)| (forward.listen, (network.name.clone(), forward.clone()))).collect()
+    };
+    let (old, new) = (old.map(all).unwrap_or_default(), all(new));
+    let mut steps = Vec::new();
+    for (listen, (network, forward)) in &new {
+        let make = |action, detail| {
+            let provenance = Some(forward.provenance.clone());
+            step(action, "forward", &listen.to_string(), detail, Impact::Hitless, provenance)
+        };
+        match old.get(listen) {
+            None => steps.push(make(StepAction::Create, format!("to {} on {network}", forward.to))),
+            Some((before_on, before)) if (before_on, &before.to) != (network, &forward.to) => {
+                let detail = format!("to {} on {before_on} -> {} on {network}", before.to, forward.to);
+                steps.push(make(StepAction::Update, detail));
+            }
+            Some(_) => {}
+        }
+    }
+    for (listen, (_, forward)) in old.iter().filter(|(listen, _)| !new.contains_key(listen)) {
+        let provenance = Some(forward.provenance.clone());
+        let detail = format!("to {}: its connections end", forward.to);
+        steps.push(step(StepAction::Remove, "forward", &listen.to_string(), detail, Impact::Hitless, provenance));
+    }
     steps
 }
 

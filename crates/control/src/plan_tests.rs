@@ -54,6 +54,21 @@ fn a_first_up() {
 }
 
 #[test]
+fn forwards_come_and_go() {
+    let with =
+        |forwards: &str| THREE.replace("[network.backstage]", &format!("forwards = {forwards}\n[network.backstage]"));
+    check_edit(
+        &with("['8080 -> web:80', '8081 -> web:81', '8082 -> web:82']"),
+        &with("['8080 -> web:80', '8081 -> laptop:81', 'udp/8082 -> web:82']"),
+        expect![[r#"
+            update forward tcp/127.0.0.1:8081: to web:81 on office -> laptop:81 on office (hitless) @4
+            create forward udp/127.0.0.1:8082: to web:82 on office (hitless) @4
+            remove forward tcp/127.0.0.1:8082: to web:82: its connections end (hitless) @4
+        "#]],
+    );
+}
+
+#[test]
 fn up_again_does_nothing() {
     let desired = desired(THREE);
     assert!(plan(&desired, &converged(&desired), &paths()).is_empty());

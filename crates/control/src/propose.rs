@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
-use weft_model::view::{ApplyRequest, OperationState, PlanView, ProblemView};
-use weft_model::{HostFacts, Vm, World};
+use weft_model::view::{ApplyRequest, ForwardRequest, OperationState, PlanView, ProblemView};
+use weft_model::{Forward, HostFacts, Mode, Network, Vm, World};
 use weft_store::{Compare, Op, Txn};
-use weft_types::{ByteSize, Label, Provenance, VmName};
+use weft_types::{ByteSize, ForwardHost, ForwardTarget, Label, Listen, NetworkName, Provenance, VmName};
 
 use crate::conflicts::conflicts;
 use crate::controller::VmAction;
@@ -14,8 +14,8 @@ use crate::desired::{Desired, DesiredVm, Records};
 use crate::host::Trouble;
 use crate::inner::Inner;
 use crate::objects::{
-    Fate, GENERATION, Goal, Object, OperationRecord, Override, Wish, fate_key, image_key, network_key, operation_key,
-    override_key, owner_key, put, restart_key, vm_key,
+    AddedForward, Fate, GENERATION, Goal, Object, OperationRecord, Override, Wish, fate_key, forward_key, image_key,
+    network_key, operation_key, override_key, owner_key, put, restart_key, vm_key,
 };
 use crate::plan::{Plan, drift, plan};
 use crate::state::Operation;
@@ -72,6 +72,42 @@ impl Inner {
             let mut next = records.desired.clone();
             let ops = vm_ops(vm, current, action, &title, &mut next);
             Ok(Change { title, goal, ops, next })
+        })
+    }
+
+    /// Adds a port forward.
+    pub(crate) fn add_forward(self: &Arc<Self>, request: &ForwardRequest) -> Result<u64, Problems> {
+        self.propose(|records| {
+            let ForwardRequest { listen, to, network } = request;
+            let title = format!("weft forward add {listen} {to}");
+            let network = match network {
+                Some(network) => network.clone(),
+                None => network_of(&records.desired, to)?,
+            };
+            let forward = Forward { listen: *listen, to: to.clone(), provenance: Provenance::command(&title) };
+            let clash = records.desired.all_forwards().find_map(|(_, _, other)| forward.clash(other));
+            let added = AddedForward { network, forward };
+            if let Some(problem) = records.desired.forward_problem(&added).or(clash) {
+                let hint = problem.hint.unwrap_or_default();
+                return Err(vec![Trouble::new(problem.code, problem.message, hint).problem()]);
+            }
+            let object = Object { owner: title.clone(), spec: added };
+            let ops = vec![put(forward_key(listen), &object)];
+            let mut next = records.desired.clone();
+            next.forwards.insert(*listen, object);
+            Ok(Change { title, goal: Goal::Tidy, ops, next })
+        })
+    }
+
+    /// Removes a port forward that a command has added.
+    pub(crate) fn remove_forward(self: &Arc<Self>, listen: &Listen) -> Result<u64, Problems> {
+        self.propose(|records| {
+            let mut next = records.desired.clone();
+            if next.forwards.remove(listen).is_none() {
+                return Err(vec![no_such_forward(&records.desired, listen)]);
+            }
+            let title = format!("weft forward rm {listen}");
+            Ok(Change { title, goal: Goal::Tidy, ops: vec![Op::delete(forward_key(listen))], next })
         })
     }
 
@@ -136,6 +172,14 @@ impl Inner {
 
     /// The plan for `next`, if the host has what it takes.
     fn feasible(&self, records: &Records, next: &Desired) -> Result<Plan, Problems> {
+        let listens = |desired: &Desired| -> Vec<Listen> { desired.all_forwards().map(|(.., it)| it.listen).collect() };
+        let ours = listens(&records.desired);
+        let new = listens(next).into_iter().filter(|listen| !ours.iter().any(|known| known.overlaps(listen)));
+        let taken: Problems =
+            new.filter_map(|listen| self.host.check_listen(&listen).err()).map(|trouble| trouble.problem()).collect();
+        if !taken.is_empty() {
+            return Err(taken);
+        }
         let plan = plan(next, &self.observe(records), &self.paths);
         match self.host.available_memory() {
             Some(available) if plan.memory > available => {
@@ -218,6 +262,10 @@ fn world_ops(records: &Records, owner: &str, world: &World) -> Vec<Op> {
             ops.push(put::<Object<Vm>>(vm_key(name), &Object { owner: owner.to_owned(), spec: spec.clone() }));
         }
     }
+    let next = current.with_world(owner, world);
+    ops.extend(
+        current.forwards.keys().filter(|it| !next.forwards.contains_key(it)).map(|it| Op::delete(forward_key(it))),
+    );
     match (ops.is_empty(), *world == World::default()) {
         (true, _) => {}
         (false, true) => ops.push(Op::delete(owner_key(owner))),
@@ -260,6 +308,49 @@ fn vm_ops(name: &VmName, current: &DesiredVm, action: VmAction, title: &str, nex
 fn forgettable(records: &Records) -> Vec<u64> {
     let ended: Vec<_> = records.operations.values().filter(|record| record.ended()).map(|record| record.id).collect();
     ended[..ended.len().saturating_sub(REMEMBERED)].to_vec()
+}
+
+/// The network on which a forward leads to a machine or an address, where nobody says it.
+fn network_of(desired: &Desired, to: &ForwardTarget) -> Result<NetworkName, Problems> {
+    let reaches = |name: &NetworkName, network: &Network| match &to.host {
+        ForwardHost::Vm(vm) => desired.vms.get(vm).is_some_and(|vm| Forward::adapter(&vm.spec, name).is_some()),
+        ForwardHost::Ip(ip) => network.subnet.contains(ip),
+    };
+    let here = || desired.networks.iter().filter(|(name, network)| reaches(name, &network.spec));
+    let open = here().find(|(_, network)| network.spec.mode == Mode::Nat).or_else(|| here().next());
+    if let Some((name, _)) = open {
+        return Ok(name.clone());
+    }
+    let problem = match &to.host {
+        ForwardHost::Vm(vm) if !desired.vms.contains_key(vm) => no_such_vm(vm),
+        ForwardHost::Vm(vm) => {
+            let hint = "add a network to its `nics`";
+            Trouble::new("contradiction", format!("`{vm}` is on no network"), hint).problem()
+        }
+        ForwardHost::Ip(ip) => {
+            let hint = "`weft network ls` lists the networks and their subnets";
+            Trouble::new("outside-subnet", format!("{ip} is an address of no network"), hint).problem()
+        }
+    };
+    Err(vec![problem])
+}
+
+fn no_such_forward(desired: &Desired, listen: &Listen) -> ProblemView {
+    let at_place = || desired.all_forwards().filter(|(.., forward)| forward.listen.overlaps(listen));
+    match at_place().next() {
+        Some((_, owner, forward)) if forward.listen == *listen => {
+            let title = format!("the forward {listen} is declared by {}", forward.provenance);
+            let hint = format!("remove it there, and: weft up {owner}");
+            Trouble::new("declared-by-file", title, hint).problem()
+        }
+        near => {
+            let hint = match near {
+                Some((.., forward)) => format!("did you mean {}?", forward.listen),
+                None => "`weft forward ls` lists them".to_owned(),
+            };
+            Trouble::new("no-such-forward", format!("there is no forward {listen}"), hint).problem()
+        }
+    }
 }
 
 pub(crate) fn no_such_vm(vm: &VmName) -> ProblemView {

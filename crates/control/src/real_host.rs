@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::net::{TcpListener, UdpSocket};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -10,14 +11,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use weft_dataplane_protocol::{
-    AclStatus, CaptureRequest, DataplaneConfig, ExplainRequest, Explanation, History, SwitchStatus,
+    AclStatus, CaptureRequest, DataplaneConfig, ExplainRequest, Explanation, History, SwitchStatus, why_not_listening,
 };
 use weft_machine::guest::{Agent, ExecRequest, GuestError, QemuGuestAgent};
 use weft_machine::{
     Boot, Exit, ImageInfo, Images, LaunchNic, LaunchSpec, Process, Running, Seed, SeedNic, StopOutcome, Uuid,
 };
 use weft_model::ImageSource;
-use weft_types::{ByteSize, Label, MacAddr, VmName};
+use weft_types::{ByteSize, Label, Listen, MacAddr, Transport, VmName};
 
 use crate::Paths;
 use crate::host::{GuestAddresses, Host, OnExit, Trouble, Words};
@@ -171,6 +172,18 @@ impl Host for RealHost {
     fn unix_ms(&self) -> u64 {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn check_listen(&self, listen: &Listen) -> Result<(), Trouble> {
+        let transport = listen.transport();
+        for (_, address) in listen.sockets() {
+            let bound = match transport {
+                Transport::Tcp => TcpListener::bind(address).map(drop),
+                Transport::Udp => UdpSocket::bind(address).map(drop),
+            };
+            bound.map_err(|error| why_not_listening(transport, address, &error))?;
+        }
+        Ok(())
     }
 
     fn available_memory(&self) -> Option<ByteSize> {

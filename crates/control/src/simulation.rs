@@ -17,7 +17,7 @@ use weft_machine::guest::ExecRequest;
 use weft_machine::{Accelerator, Exit, ImageInfo, Process, Running, StopOutcome};
 use weft_model::ImageSource;
 use weft_store::{Entry, MemoryStore, Revision, Snapshot, Store, StoreError, Txn, TxnOutcome, Watch};
-use weft_types::{ByteSize, Label, MacAddr, VmName};
+use weft_types::{ByteSize, Label, Listen, MacAddr, VmName};
 
 use crate::host::{GuestAddresses, Host, OnExit, STALE, Trouble, Words};
 use crate::launch::Launch;
@@ -46,6 +46,8 @@ pub(crate) struct World {
     /// Until when the leases of machines last that keep them from one run to the next.
     pub(crate) leases: BTreeMap<VmName, u64>,
     pub(crate) memory: Option<ByteSize>,
+    /// Places of the host that other programs have.
+    pub(crate) taken: Vec<Listen>,
     /// What was done, in order.
     pub(crate) log: Vec<String>,
     watchers: Vec<(Process, OnExit)>,
@@ -154,6 +156,13 @@ impl SimulatedHost {
 impl Host for SimulatedHost {
     fn unix_ms(&self) -> u64 {
         0
+    }
+
+    fn check_listen(&self, listen: &Listen) -> Result<(), Trouble> {
+        match lock(&self.world).taken.iter().find(|taken| taken.overlaps(listen)) {
+            Some(taken) => Err(Trouble::new("forward-failed", format!("{taken} is in use"), "choose another port")),
+            None => Ok(()),
+        }
     }
 
     fn available_memory(&self) -> Option<ByteSize> {

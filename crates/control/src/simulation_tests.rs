@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 use expect_test::{Expect, expect};
 use proptest::prelude::*;
 use weft_machine::Exit;
-use weft_model::view::{ApplyRequest, OperationState, OperationView, ProblemView, VmState};
+use weft_model::view::{ApplyRequest, ForwardRequest, OperationState, OperationView, ProblemView, VmState};
 use weft_store::{MemoryStore, Store as _};
-use weft_types::{ByteSize, VmName};
+use weft_types::{ByteSize, Listen, VmName};
 
 use crate::Paths;
 use crate::controller::{Controller, VmAction};
@@ -714,4 +714,44 @@ proptest! {
         prop_assert!(controller.is_empty());
         controller.shutdown();
     }
+}
+
+#[test]
+fn forwards_are_added_and_removed() {
+    let bed = Bed::new();
+    let controller = bed.open();
+    apply(&controller, THREE);
+    bed.done();
+    let place = |text: &str| text.parse::<Listen>().unwrap();
+    let forward =
+        |listen: &str, to: &str| ForwardRequest { listen: place(listen), to: to.parse().unwrap(), network: None };
+    let add = |listen: &str, to: &str| controller.add_forward(&forward(listen, to));
+    let codes = |problems: Vec<ProblemView>| problems.into_iter().map(|problem| problem.code).collect::<Vec<_>>();
+    wait(&controller, add("8080", "web:80").unwrap());
+    wait(&controller, add("udp/8080", "10.20.0.10:53").unwrap());
+    bed.assert_converged();
+    // Nothing that cannot be is written down.
+    lock(&bed.world).taken.push(place("9000"));
+    let before = bed.desired();
+    assert_eq!(codes(add("0.0.0.0:8080", "web:81").unwrap_err()), ["taken"]);
+    assert_eq!(codes(add("9000", "web:80").unwrap_err()), ["forward-failed"]);
+    assert_eq!(codes(add("8081", "nobody:80").unwrap_err()), ["no-such-vm"]);
+    assert_eq!(codes(add("8081", "db:80").unwrap_err()), ["contradiction"], "on an internal network only");
+    assert_eq!(codes(controller.remove_forward(&place("8081")).unwrap_err()), ["no-such-forward"]);
+    assert_eq!(bed.desired(), before);
+    // A file cannot take what a command has, and leaves it alone otherwise.
+    let with =
+        |forwards: &str| THREE.replace("[network.backstage]", &format!("forwards = {forwards}\n[network.backstage]"));
+    assert_eq!(codes(controller.apply(request(&with("['8080 -> laptop:80']"))).unwrap_err()), ["name-taken"]);
+    apply(&controller, &with("['7070 -> laptop:80']"));
+    assert_eq!(controller.view().forwards.len(), 3);
+    assert_eq!(codes(controller.remove_forward(&place("7070")).unwrap_err()), ["declared-by-file"]);
+    wait(&controller, controller.remove_forward(&place("udp/8080")).unwrap());
+    assert_eq!(bed.desired().forwards.len(), 1);
+    // It goes with its machine.
+    apply(&controller, &with("[]").replace("[vm.web]", "[vm.spider]"));
+    assert!(bed.desired().forwards.is_empty());
+    apply(&controller, "");
+    bed.assert_converged();
+    controller.shutdown();
 }

@@ -3,14 +3,15 @@
 use std::collections::BTreeSet;
 
 use weft_dataplane_protocol::{
-    AclStatus, AddressConfig, DroppedFrame, History, LeaseStatus, LoggedDecision, MirrorStatus, MirrorTo,
-    NeighbourStatus, PortStatus, RuleStatus, SwitchStatus,
+    AclStatus, AddressConfig, DroppedFrame, ForwardStatus, History, LeaseStatus, LoggedDecision, MirrorStatus,
+    MirrorTo, NeighbourStatus, PortStatus, RuleStatus, SwitchStatus,
 };
 use weft_model::view::{
-    AclView, DaemonView, DropView, DroppedFrameView, HistoryView, ImageView, LeaseView, LoggedDecisionView, MirrorView,
-    NeighbourView, NetworkView, NicView, PortView, ProblemView, RuleView, SwitchView, VmState, VmView, WorldView,
+    AclView, DaemonView, DropView, DroppedFrameView, ForwardView, HistoryView, ImageView, LeaseView,
+    LoggedDecisionView, MirrorView, NeighbourView, NetworkView, NicView, PortView, ProblemView, RuleView, SwitchView,
+    VmState, VmView, WorldView,
 };
-use weft_model::{EngineKind, ImageSource, MICRO};
+use weft_model::{EngineKind, Forward, ImageSource, MICRO};
 use weft_types::{ByteSize, NetworkName, PortName, PortVlans, VlanSet, VmName};
 
 use crate::desired::{Desired, DesiredVm, Records};
@@ -46,7 +47,10 @@ impl Inner {
         leases.sort_by_key(|lease| lease.ip);
         let ports = status.as_ref().map_or_else(Vec::new, port_views);
         let mirrors = status.as_ref().map_or_else(Vec::new, mirror_views);
-        WorldView { revision, networks, vms, ports, leases, mirrors, daemon, switch: status.map(switch_view) }
+        let statuses = status.as_ref().map_or(&[][..], |status| &status.forwards);
+        let forwards = forward_views(&desired, statuses);
+        let switch = status.map(switch_view);
+        WorldView { revision, networks, vms, ports, leases, mirrors, forwards, daemon, switch }
     }
 
     /// The images that could be used, and what is in the cache.
@@ -156,6 +160,24 @@ fn lease_view(lease: &LeaseStatus) -> LeaseView {
         client_name: lease.client_name.clone(),
         expires_unix_s: lease.expires_unix_s,
     }
+}
+
+fn forward_views(desired: &Desired, statuses: &[ForwardStatus]) -> Vec<ForwardView> {
+    let view = |(network, owner, forward): (&NetworkName, &str, &Forward)| {
+        let status = statuses.iter().find(|status| status.listen == forward.listen);
+        ForwardView {
+            listen: forward.listen,
+            to: forward.to.clone(),
+            network: network.clone(),
+            up: status.is_some_and(|status| status.reason.is_none()),
+            reason: status.map_or_else(|| Some("no switch runs".to_owned()), |status| status.reason.clone()),
+            clients: status.map_or(0, |status| status.clients),
+            served: status.map_or(0, |status| status.served),
+            owner: owner.to_owned(),
+            provenance: forward.provenance.clone(),
+        }
+    };
+    desired.all_forwards().map(view).collect()
 }
 
 /// The ports of a switch as the API shows them.

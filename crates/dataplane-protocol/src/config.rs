@@ -2,7 +2,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
-use weft_types::{Ipv4Net, Label, MacAddr, MacRange, NetworkName, PortName, PortRates, PortVlans, Provenance, VmName};
+use weft_types::{
+    ForwardTarget, Ipv4Net, Label, Listen, MacAddr, MacRange, NetworkName, PortName, PortRates, PortVlans, Provenance,
+    VmName,
+};
 
 use crate::{AccessConfig, AclConfig, AddressConfig, MirrorConfig};
 
@@ -52,6 +55,9 @@ pub struct NetworkConfig {
     /// Who gets copies of which frames.
     #[serde(default)]
     pub mirrors: Vec<MirrorConfig>,
+    /// What of the host's ports leads to its machines (mode `nat` only).
+    #[serde(default)]
+    pub forwards: Vec<ForwardConfig>,
     /// Where it was declared.
     pub provenance: Provenance,
 }
@@ -105,6 +111,22 @@ pub struct GatewayConfig {
     pub host_access: bool,
     /// Names that do not come from leases: VMs with a fixed address, and the gateway itself.
     pub records: Vec<HostRecord>,
+}
+
+/// A port forward: what clients of the host's network reach at an address of the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ForwardConfig {
+    /// Where on the host.
+    pub listen: Listen,
+    /// To whom it leads, in the user's words, and to which port.
+    pub to: ForwardTarget,
+    /// The machine's adapter on this network; `None` for whoever has the address.
+    pub mac: Option<MacAddr>,
+    /// The fixed address; `None` for the one that the adapter leases.
+    pub ip: Option<Ipv4Addr>,
+    /// Where it was declared.
+    pub provenance: Provenance,
 }
 
 /// A DHCPv4 server's pool and promises.

@@ -10,6 +10,7 @@
 mod access;
 mod client;
 mod config;
+mod forward;
 mod history;
 mod line;
 mod message;
@@ -19,14 +20,15 @@ mod neighbour;
 pub use access::{AccessConfig, AclConfig, AddressConfig, EndConfig, RuleConfig};
 pub use client::{Client, ClientError, MAX_DESCRIPTORS};
 pub use config::{
-    DataplaneConfig, DhcpConfig, GatewayConfig, HostRecord, NetworkConfig, NetworkMode, PortConfig, PortKind,
-    Reservation, Switching, TeamConfig, TeamMode,
+    DataplaneConfig, DhcpConfig, ForwardConfig, GatewayConfig, HostRecord, NetworkConfig, NetworkMode, PortConfig,
+    PortKind, Reservation, Switching, TeamConfig, TeamMode,
 };
+pub use forward::why_not_listening;
 pub use history::{DroppedFrame, History, LoggedDecision};
 pub use line::{LineBuffer, LineError, MAX_LINE_BYTES, to_line};
 pub use message::{
-    AclStatus, DropCount, ErrorCode, ExplainRequest, ExplainStep, Explanation, LeaseStatus, PortStatus, Refusal,
-    Request, Response, RuleStatus, SwitchStatus,
+    AclStatus, DropCount, ErrorCode, ExplainRequest, ExplainStep, Explanation, ForwardStatus, LeaseStatus, PortStatus,
+    Refusal, Request, Response, RuleStatus, SwitchStatus,
 };
 pub use mirror::{CaptureRequest, MirrorConfig, MirrorStatus, MirrorTo};
 pub use neighbour::NeighbourStatus;

@@ -1,7 +1,9 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
-use weft_types::{MacAddr, MacRange, NetworkName, Permission, PortName, PortRates, PortVlans, Provenance, VmName};
+use weft_types::{
+    Listen, MacAddr, MacRange, NetworkName, Permission, PortName, PortRates, PortVlans, Provenance, VmName,
+};
 
 use crate::{AccessConfig, AddressConfig, CaptureRequest, DataplaneConfig, History, MirrorStatus, NeighbourStatus};
 
@@ -70,6 +72,8 @@ pub enum ErrorCode {
     Stale,
     /// A port could not be opened; nothing was changed.
     PortFailed,
+    /// The host does not give the place of a port forward; nothing was changed.
+    ForwardFailed,
     /// The state could not be written.
     DiskFailed,
 }
@@ -85,6 +89,9 @@ pub struct SwitchStatus {
     pub ports: Vec<PortStatus>,
     /// Every lease that is held.
     pub leases: Vec<LeaseStatus>,
+    /// Every port forward, in the order of the networks.
+    #[serde(default)]
+    pub forwards: Vec<ForwardStatus>,
     /// Flows in the cache, and lookups that hit and missed.
     pub cached_flows: u64,
     /// Lookups that the cache answered.
@@ -214,6 +221,19 @@ pub struct LeaseStatus {
     pub client_name: Option<String>,
     /// When it ends, in seconds since the Unix epoch.
     pub expires_unix_s: u64,
+}
+
+/// The state of a port forward.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForwardStatus {
+    /// Where on the host.
+    pub listen: Listen,
+    /// Why nobody can reach it there, if so: another program may have taken the place while the switch was away.
+    pub reason: Option<String>,
+    /// Clients that it serves now: connections, and senders of datagrams.
+    pub clients: u64,
+    /// Clients that it has had since the switch began.
+    pub served: u64,
 }
 
 /// A frame to explain.

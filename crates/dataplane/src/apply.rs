@@ -8,10 +8,11 @@ use std::os::fd::OwnedFd;
 
 use weft_dataplane_protocol::{DataplaneConfig, ErrorCode, NetworkConfig, NetworkMode, PortKind, Refusal};
 use weft_port::{PacketPort, Port, PortError, Side, TapPort, UdpPort, UnixDatagramPort, UnixStreamPort, VhostUserPort};
-use weft_services::{DhcpServer, NetworkId, NetworkServices, Reservation};
+use weft_services::{DhcpServer, Forward, NetworkId, NetworkServices, Reservation};
 use weft_switch::Switch;
 use weft_types::{Instant, NetworkName, PortId};
 
+use crate::forwards::StagedForwards;
 use crate::law;
 use crate::mirror_sink::Outlet;
 use crate::slot::{About, Plug, Slot};
@@ -27,6 +28,7 @@ pub(crate) struct Staged {
     switch: weft_switch::Config,
     /// New ways to collectors, by the numbers of the mirrors.
     outlets: Vec<Option<Outlet>>,
+    forwards: StagedForwards,
 }
 
 impl Worker {
@@ -48,12 +50,13 @@ impl Worker {
         }
         let mut staged = self.plan(config)?;
         self.open_ports(&mut staged, taps).refuse(ErrorCode::PortFailed)?;
+        self.open_forwards(&mut staged.forwards).refuse(ErrorCode::ForwardFailed)?;
         self.staged = Some(staged);
         Ok(())
     }
 
-    /// Becomes what the last process was. A port that cannot be opened is marked as broken: the next
-    /// configuration tries again.
+    /// Becomes what the last process was. A port that cannot be opened, or the place of a forward, is marked as broken:
+    /// the next configuration tries again.
     pub(crate) fn resume(&mut self, snapshot: DataplaneConfig) {
         let mut staged = match self.plan(snapshot) {
             Ok(staged) => staged,
@@ -104,7 +107,8 @@ impl Worker {
             problems.push(error.to_string(), error.hint());
         }
         problems.refuse(ErrorCode::BadConfig)?;
-        Ok(Staged { config, networks, ports, switch, outlets: Vec::new() })
+        let forwards = self.number_forwards(&config);
+        Ok(Staged { config, networks, ports, switch, outlets: Vec::new(), forwards })
     }
 
     /// Opens the ports, and the ways to collectors, that are new, or broken.
@@ -134,7 +138,7 @@ impl Worker {
 
     /// Becomes what was prepared, if anything was.
     pub(crate) fn commit(&mut self, now: Instant) {
-        let Some(Staged { config, networks, ports, switch, outlets }) = self.staged.take() else { return };
+        let Some(Staged { config, networks, ports, switch, outlets, forwards }) = self.staged.take() else { return };
         // The switch counts anew with each configuration.
         let hits = self.rules().into_iter().flat_map(|acl| {
             let network = acl.network;
@@ -170,8 +174,11 @@ impl Worker {
         self.renew_captures();
         // Whose lease ends by this configuration speaks from its old address until it has a new one.
         self.note_leases(now);
-        let services = config.networks.iter().filter_map(|network| services_of(network, networks[&network.name]));
+        let services =
+            |network: &NetworkConfig| services_of(network, networks[&network.name], forwards.of(&network.name));
+        let services = config.networks.iter().filter_map(services);
         self.delivery.services.configure(now, services.collect());
+        self.commit_forwards(forwards);
         let unrestored = std::mem::take(&mut self.unrestored);
         self.delivery.services.restore_leases(now, unrestored);
         self.note_leases(now);
@@ -238,7 +245,7 @@ impl Worker {
     }
 }
 
-fn services_of(network: &NetworkConfig, id: NetworkId) -> Option<NetworkServices> {
+fn services_of(network: &NetworkConfig, id: NetworkId, forwards: Vec<Forward>) -> Option<NetworkServices> {
     let gateway = network.gateway.as_ref()?;
     Some(NetworkServices {
         id,
@@ -261,6 +268,7 @@ fn services_of(network: &NetworkConfig, id: NetworkId) -> Option<NetworkServices
         dns: gateway.dns,
         host_access: gateway.host_access,
         records: gateway.records.iter().map(|record| (record.name.clone(), record.ip)).collect(),
+        forwards,
     })
 }
 

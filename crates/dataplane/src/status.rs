@@ -29,6 +29,7 @@ impl Worker {
             expires_unix_s: lease.expires_unix_s,
         });
         let leases = leases.collect();
+        let forwards = self.forward_status();
         let nat_flows = services.nat().flows() as u64;
         let mut notes = self.host.notes();
         notes.extend(self.start_notes.iter().chain(&self.lease_note).cloned());
@@ -37,6 +38,7 @@ impl Worker {
             revision: self.config.revision,
             ports,
             leases,
+            forwards,
             cached_flows: stats.flows,
             cache_hits: stats.hits,
             cache_misses: stats.misses,

@@ -1,11 +1,13 @@
 //! Is a configuration one that the data plane can become? Everything that is wrong is said at once.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::Path;
 
 use weft_dataplane_protocol::{
-    AddressConfig, DataplaneConfig, ErrorCode, GatewayConfig, NetworkConfig, PortConfig, PortKind, Refusal,
+    AddressConfig, DataplaneConfig, ErrorCode, ForwardConfig, GatewayConfig, NetworkConfig, NetworkMode, PortConfig,
+    PortKind, Refusal,
 };
 use weft_types::{Ipv4Net, PortVlans};
 
@@ -20,19 +22,19 @@ const MAX_LEARNED: u32 = 65_536;
 
 /// Problems and their ways out, in the order in which they were found.
 #[derive(Debug, Default)]
-pub(crate) struct Problems(Vec<(String, &'static str)>);
+pub(crate) struct Problems(Vec<(String, Cow<'static, str>)>);
 
 impl Problems {
-    pub(crate) fn push(&mut self, message: String, hint: &'static str) {
-        self.0.push((message, hint));
+    pub(crate) fn push(&mut self, message: String, hint: impl Into<Cow<'static, str>>) {
+        self.0.push((message, hint.into()));
     }
 
     /// One refusal for all of them; `Ok` when there are none.
     pub(crate) fn refuse(self, code: ErrorCode) -> Result<(), Refusal> {
         let Some((_, first_hint)) = self.0.first() else { return Ok(()) };
-        let mut hints = vec![*first_hint];
+        let mut hints: Vec<&str> = vec![first_hint];
         self.0.iter().for_each(|(_, hint)| {
-            if !hints.contains(hint) {
+            if !hints.contains(&&**hint) {
                 hints.push(hint);
             }
         });
@@ -62,6 +64,7 @@ pub(crate) fn check(config: &DataplaneConfig, problems: &mut Problems) {
         check_port(port, problems);
     }
     check_places(config, problems);
+    check_forwards(config, problems);
 }
 
 fn check_gateway(network: &NetworkConfig, gateway: &GatewayConfig, problems: &mut Problems) {
@@ -135,9 +138,41 @@ fn check_places(config: &DataplaneConfig, problems: &mut Problems) {
     }
 }
 
+/// Forwards lead to machines that the host reaches, and no two are met at one place.
+fn check_forwards(config: &DataplaneConfig, problems: &mut Problems) {
+    let mut earlier: Vec<&ForwardConfig> = Vec::new();
+    for network in &config.networks {
+        for forward in &network.forwards {
+            let ForwardConfig { listen, to, ip, provenance, .. } = forward;
+            let what = format!("the forward {listen} -> {to} ({provenance})");
+            let gateway = network.gateway.as_ref().filter(|_| network.mode == NetworkMode::Nat);
+            match gateway {
+                None => problems.push(
+                    format!("{what}: nothing from outside reaches network `{}`", network.name),
+                    "give the network the mode `nat`",
+                ),
+                Some(gateway) => {
+                    if let Some(ip) = ip.filter(|ip| !is_host(gateway.subnet, *ip) || *ip == gateway.ip) {
+                        let message = format!("{what}: {ip} is no machine's address in {}", gateway.subnet);
+                        problems.push(message, "name a machine, or an address of the network");
+                    }
+                }
+            }
+            if to.port.checked_add(listen.count() - 1).is_none() {
+                problems.push(format!("{what}: there are no ports beyond 65535"), "forward fewer ports");
+            }
+            if let Some(other) = earlier.iter().find(|other| other.listen.overlaps(listen)) {
+                let message = format!("{what}: {} leads to {} already ({})", other.listen, other.to, other.provenance);
+                problems.push(message, "choose another port of the host");
+            }
+            earlier.push(forward);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use weft_dataplane_protocol::{AccessConfig, DhcpConfig, NetworkMode, Reservation, Switching};
+    use weft_dataplane_protocol::{AccessConfig, DhcpConfig, Reservation, Switching};
     use weft_testkit::mac;
     use weft_types::{PortRates, Provenance};
 
@@ -168,6 +203,7 @@ mod tests {
             team: None,
             acl: None,
             mirrors: Vec::new(),
+            forwards: vec![],
             provenance: Provenance::file("/w.toml", 3),
         }
     }

@@ -16,6 +16,7 @@ use weft_switch::{DropReason, Foreseen, Switch, Verdict};
 use weft_types::{Instant, NetworkName, PortId};
 
 use crate::apply::Staged;
+use crate::forwards::Numbered;
 use crate::lease_log::{LeaseLog, Report};
 use crate::mailbox::{Letter, Mailbox, Task};
 use crate::signals::Signals;
@@ -67,6 +68,9 @@ pub(crate) struct Worker {
     pub(crate) staged: Option<Staged>,
     pub(crate) next_port: u32,
     pub(crate) next_network: u32,
+    pub(crate) next_forward: u32,
+    /// The port forwards in force.
+    pub(crate) forwards: Vec<Numbered>,
     pub(crate) generation: u64,
     /// How many captures were started, and how many mirrors for them.
     pub(crate) captures_started: u64,
@@ -116,6 +120,8 @@ impl Worker {
             staged: None,
             next_port: 0,
             next_network: 0,
+            next_forward: 0,
+            forwards: Vec::new(),
             generation: 0,
             captures_started: 0,
             next_capture_mirror: 0,

@@ -2,15 +2,18 @@
 
 mod common;
 
-use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpListener, UdpSocket};
-use std::process::{Command, Output};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream, UdpSocket};
+use std::process::{Child, Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use common::{World, network_with_gateway, port};
-use weft_dataplane_protocol::{DataplaneConfig, GatewayConfig, NetworkConfig, NetworkMode, PortKind};
+use weft_dataplane_protocol::{
+    DataplaneConfig, ErrorCode, ForwardConfig, GatewayConfig, NetworkConfig, NetworkMode, PortKind, Request, Response,
+};
 use weft_testkit::{Netns, in_netns, mac, skipped};
+use weft_types::Provenance;
 
 /// An address of the host's that is not its loopback's.
 const OUTSIDE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
@@ -20,6 +23,7 @@ const BYTES: usize = 16 << 20;
 struct Bench {
     guest: Netns,
     world: World,
+    config: DataplaneConfig,
 }
 
 impl Bench {
@@ -29,9 +33,10 @@ impl Bench {
         let gateway = network.gateway.map(|gateway| GatewayConfig { host_access: true, ..gateway });
         let network = NetworkConfig { mode: NetworkMode::Nat, gateway, ..network };
         let tap = port("tap1", "office", mac(1), PortKind::Tap { name: "tap1".into() });
-        world.apply(&DataplaneConfig { revision: 1, networks: vec![network], ports: vec![tap] });
+        let config = DataplaneConfig { revision: 1, networks: vec![network], ports: vec![tap] };
+        world.apply(&config);
         let guest = Netns::new();
-        let bench = Self { guest, world };
+        let bench = Self { guest, world, config };
         let here = |arguments: &str| succeed(&mut words(Command::new("ip"), arguments));
         here("link set lo up");
         here(&format!("addr add {OUTSIDE}/32 dev lo"));
@@ -43,9 +48,42 @@ impl Bench {
         bench
     }
 
+    /// Lets the host's ports lead to the guest, each a text like `8080 -> 10.20.0.10:80`.
+    fn forward(&self, revision: u64, forwards: &[&str]) -> Response {
+        let mut config = DataplaneConfig { revision, ..self.config.clone() };
+        let forward = |text: &&str| {
+            let (listen, to) = text.split_once(" -> ").expect("two ends");
+            let ip = Some(Ipv4Addr::new(10, 20, 0, 10));
+            let provenance = Provenance::command("weft forward add");
+            ForwardConfig { listen: listen.parse().unwrap(), to: to.parse().unwrap(), mac: None, ip, provenance }
+        };
+        config.networks[0].forwards = forwards.iter().map(forward).collect();
+        self.world.ask(&Request::Apply(config))
+    }
+
+    /// A Python program that goes on on the guest; it has begun when it has said a line.
+    fn python_server(&self, program: &str) -> Server {
+        let mut command = self.guest.command("python3");
+        command.args(["-c", &format!("import socket, sys\n{program}")]).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        Server(child)
+    }
+
     /// Runs a Python program on the guest.
     fn python(&self, program: &str) -> String {
         succeed(self.guest.command("python3").args(["-c", &format!("import socket, sys\n{program}")]))
+    }
+}
+
+/// A program on the guest, which ends with this.
+struct Server(Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 
@@ -200,5 +238,123 @@ for size in (0, 1472, 1473, 30000):
             &OUTSIDE.to_string(),
         ]));
         assert!(bench.world.port("tap1").tx_frames > 20);
+    });
+}
+
+/// A server of the guest's that sends back what comes until that ends; on TCP and UDP.
+const ECHO: &str = "
+import threading
+tcp = socket.create_server(('', 80))
+udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+udp.bind(('', 53))
+def serve(client):
+    while part := client.recv(1 << 18):
+        client.sendall(part)
+    client.close()
+def streams():
+    while True:
+        threading.Thread(target=serve, args=(tcp.accept()[0],)).start()
+threading.Thread(target=streams).start()
+print('ready', flush=True)
+while True:
+    udp.sendto(*udp.recvfrom(65536))";
+
+/// Sends bytes through a connection whose other end sends them back; whether they came back.
+fn come_back(mut stream: TcpStream, bytes: usize) -> bool {
+    let sent: Vec<u8> = (0..bytes).map(|at| (at ^ (at >> 9) ^ (at >> 17)) as u8).collect();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    let mut writer = stream.try_clone().unwrap();
+    let copy = sent.clone();
+    let writer = thread::spawn(move || {
+        writer.write_all(&copy).unwrap();
+        writer.shutdown(Shutdown::Write).unwrap();
+    });
+    let mut received = Vec::new();
+    stream.read_to_end(&mut received).unwrap();
+    writer.join().unwrap();
+    received == sent
+}
+
+#[test]
+fn clients_of_the_host_reach_the_guest() {
+    with_guest("clients_of_the_host_reach_the_guest", |bench| {
+        let _server = bench.python_server(ECHO);
+        let forwards = [
+            "8080 -> 10.20.0.10:80",
+            "[::1]:8080 -> 10.20.0.10:80",
+            "0.0.0.0:9000-9002 -> 10.20.0.10:79",
+            "udp/5353 -> 10.20.0.10:53",
+        ];
+        assert_eq!(bench.forward(2, &forwards), Response::Done);
+        for place in ["127.0.0.1:8080", "[::1]:8080", "127.0.0.1:9001", "198.51.100.1:9001"] {
+            let start = Instant::now();
+            assert!(come_back(TcpStream::connect(place).unwrap(), BYTES), "{place}");
+            eprintln!("{BYTES} bytes there and back through {place} in {:?}", start.elapsed());
+        }
+        // Nobody listens on the guest: what a client hears is a reset.
+        let mut refused = TcpStream::connect("127.0.0.1:9000").unwrap();
+        refused.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        assert_eq!(refused.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+        // Two clients and their datagrams, whole and in pieces.
+        let clients = [(); 2].map(|()| UdpSocket::bind("127.0.0.1:0").unwrap());
+        for (number, size) in [0usize, 1, 1472, 1473, 30_000].into_iter().enumerate() {
+            for client in &clients {
+                let port = client.local_addr().unwrap().port().to_be_bytes();
+                client.send_to(&[&port[..], &vec![number as u8; size]].concat(), "127.0.0.1:5353").unwrap();
+            }
+            for client in &clients {
+                client.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+                let mut buffer = vec![0; 65_536];
+                let (count, from) = client.recv_from(&mut buffer).unwrap();
+                assert_eq!((count, from.port()), (size + 2, 5353));
+                assert_eq!(buffer[..2], client.local_addr().unwrap().port().to_be_bytes());
+            }
+        }
+        let Response::Status(status) = bench.world.ask(&Request::Status) else { panic!("a status") };
+        let served: Vec<_> = status.forwards.iter().map(|forward| (forward.served, forward.reason.clone())).collect();
+        assert_eq!(served, [(1, None), (1, None), (3, None), (2, None)]);
+    });
+}
+
+#[test]
+fn forwards_come_and_go_alone() {
+    with_guest("forwards_come_and_go_alone", |bench| {
+        let _server = bench.python_server(ECHO);
+        assert_eq!(bench.forward(2, &["8080 -> 10.20.0.10:80"]), Response::Done);
+        let mut stays = TcpStream::connect("127.0.0.1:8080").unwrap();
+        stays.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let mut talk = |byte: u8| {
+            let mut answer = [0];
+            stays.write_all(&[byte]).unwrap();
+            stays.read_exact(&mut answer).unwrap();
+            assert_eq!(answer, [byte]);
+        };
+        talk(1);
+        // What cannot be listened at is said, and nothing has changed.
+        let other = TcpListener::bind("127.0.0.1:0").unwrap();
+        let taken = format!("{} -> 10.20.0.10:80", other.local_addr().unwrap());
+        match bench.forward(3, &["8080 -> 10.20.0.10:80", "8081 -> 10.20.0.10:80", &taken]) {
+            Response::Refused(refusal) => {
+                assert_eq!(refusal.code, ErrorCode::ForwardFailed);
+                assert!(refusal.message.contains("in use by another program"), "{}", refusal.message);
+            }
+            response => panic!("{response:?}"),
+        }
+        assert_eq!(TcpStream::connect("127.0.0.1:8081").unwrap_err().kind(), ErrorKind::ConnectionRefused);
+        talk(2);
+        match bench.forward(3, &["8080 -> 10.20.0.10:80", "0.0.0.0:8080 -> 10.20.0.10:81"]) {
+            Response::Refused(refusal) => assert!(refusal.message.contains("leads to"), "{}", refusal.message),
+            response => panic!("{response:?}"),
+        }
+        // Another one comes, moves to all addresses, and goes.
+        assert_eq!(bench.forward(3, &["8080 -> 10.20.0.10:80", "8081 -> 10.20.0.10:80"]), Response::Done);
+        let mut goes = TcpStream::connect("127.0.0.1:8081").unwrap();
+        assert_eq!(bench.forward(4, &["8080 -> 10.20.0.10:80", "0.0.0.0:8081 -> 10.20.0.10:80"]), Response::Done);
+        assert!(come_back(TcpStream::connect("198.51.100.1:8081").unwrap(), 10));
+        goes.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        assert_eq!(goes.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+        assert_eq!(bench.forward(5, &["8080 -> 10.20.0.10:80"]), Response::Done);
+        assert_eq!(TcpStream::connect("127.0.0.1:8081").unwrap_err().kind(), ErrorKind::ConnectionRefused);
+        talk(3);
     });
 }

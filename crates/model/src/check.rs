@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-use weft_types::{ByteSize, Ipv4Net, MacAddr, NetworkName, PortName, VmName};
+use weft_types::{ByteSize, ForwardHost, Ipv4Net, MacAddr, NetworkName, PortName, VmName};
 
 use crate::acl::{Cast, check_groups, check_rules};
 use crate::mirror;
 use crate::port_keys::{self, MAX_LEARNED, Run, meetings};
 use crate::problem::Problem;
 use crate::read::{list, nearest};
-use crate::{ImageSource, MICRO, Mode, Network, Nic, Vm, World};
+use crate::{Forward, ImageSource, MICRO, Mode, Network, Nic, Vm, World};
 
 /// The least that a Debian kernel boots in.
 const MIN_MEMORY: ByteSize = ByteSize::from_mib(64);
@@ -59,6 +59,7 @@ pub fn findings(world: &World, facts: &HostFacts) -> Vec<Finding> {
         check.vm(name, vm);
     }
     check.rules();
+    check.forwards();
     check.clashes();
     check.memory();
     check.findings
@@ -126,6 +127,27 @@ impl Check<'_> {
             check_rules(&network.acl, &format!("network.{name}"), &cast, &mut find);
             let ports_of = |member: &PortName| ports_of(self.world, name, member);
             mirror::check(&network.mirrors, &network.acl, &cast, &BTreeSet::new(), ports_of, &mut find);
+        }
+    }
+
+    fn forwards(&mut self) {
+        let mut earlier: Vec<&Forward> = Vec::new();
+        let mut networks: Vec<_> = self.world.networks.iter().collect();
+        networks.sort_by_key(|(_, network)| network.provenance.line); // the later one in the file is the one to change
+        for (name, network) in networks {
+            for (index, forward) in network.forwards.iter().enumerate() {
+                let path = format!("network.{name}.forwards[{index}]");
+                if let Some(problem) = forward.problem(name, network, |vm| self.world.vms.get(vm)) {
+                    match forward.to.host {
+                        ForwardHost::Ip(_) => self.find_in_subnet(name, path.clone(), problem),
+                        ForwardHost::Vm(_) => self.find(path.clone(), problem),
+                    }
+                }
+                if let Some(problem) = earlier.iter().find_map(|other| forward.clash(other)) {
+                    self.find(path, problem);
+                }
+                earlier.push(forward);
+            }
         }
     }
 

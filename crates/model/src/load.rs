@@ -16,15 +16,20 @@ use crate::acl;
 use crate::check::{self, HostFacts};
 use crate::disk::Disk;
 use crate::files::{check_disk, check_initrd, check_kernel, read_ssh_key, read_user_data, resolve};
+use crate::forward;
 use crate::mirror;
 use crate::port_keys;
 use crate::problem::{Problem, Report};
 use crate::read::{Lines, Notes, Section, items, list, nearest, parse, subtables, wrong_type};
-use crate::{Dhcp, DiskFormat, EngineKind, Image, ImageSource, MICRO, Mode, Network, Nic, PortRules, Ready, Vm, World};
+use crate::{
+    Acl, Dhcp, DiskFormat, EngineKind, Image, ImageSource, MICRO, Mode, Network, Nic, PortRules, Ready, Vm, World,
+};
 
 /// A world that a person writes has a few hundred lines; this many bytes are no such file.
 const MAX_FILE_BYTES: u64 = 4 << 20;
 const DEFAULT_MTU: i64 = 1500;
+/// The network that an adapter can be on without a block for it.
+const IMPLIED: &str = "nat";
 const DEFAULT_LEASE: Duration = Duration::from_secs(3600);
 const KERNEL_MEMORY: ByteSize = ByteSize::from_mib(256);
 const DISK_MEMORY: ByteSize = ByteSize::from_mib(1024);
@@ -159,6 +164,34 @@ impl<'a> Loader<'a> {
                 self.vm(&name, table, provenance);
             }
         }
+        self.imply_nat();
+    }
+
+    /// An adapter on `nat` needs no network block: without one, the network is there with everything as it is by default.
+    fn imply_nat(&mut self) {
+        let nics = self.world.vms.values().flat_map(|vm| &vm.nics).filter(|nic| nic.network.as_str() == IMPLIED);
+        let Some(first) = nics.min_by_key(|nic| nic.provenance.line) else { return };
+        let (name, provenance) = (first.network.clone(), first.provenance.clone());
+        if self.world.networks.contains_key(&name) {
+            return;
+        }
+        let subnet = Ipv4Net::default(); // not chosen yet
+        let (first, last) = whole_pool(subnet);
+        let network = Network {
+            mode: Mode::Nat,
+            subnet,
+            gateway: first_host(subnet),
+            host_access: false,
+            dhcp: Some(Dhcp { first, last, lease: DEFAULT_LEASE }),
+            dns: true,
+            mtu: DEFAULT_MTU as u16,
+            acl: Acl::default(),
+            mirrors: BTreeMap::new(),
+            forwards: Vec::new(),
+            provenance,
+        };
+        self.world.networks.insert(name.clone(), network);
+        self.choose_subnet(&name);
     }
 
     /// Reads mirrors, each for the network that it names; the only one need not be named.
@@ -203,10 +236,12 @@ impl<'a> Loader<'a> {
         let mtu = section.integer(notes, "mtu", 576..=9000).unwrap_or(DEFAULT_MTU) as u16;
         let dhcp = read_dhcp(notes, &mut section, subnet);
         let acl = acl::read(notes, &mut section, self.source, &self.lines);
+        let forwards = forward::read(notes, &mut section, &self.lines);
         section.finish(notes);
         let gateway = gateway.unwrap_or_else(|| first_host(subnet));
         let mirrors = BTreeMap::new(); // they stand beside the networks
-        let network = Network { mode, subnet, gateway, host_access, dhcp, dns, mtu, acl, mirrors, provenance };
+        let network =
+            Network { mode, subnet, gateway, host_access, dhcp, dns, mtu, acl, mirrors, forwards, provenance };
         self.world.networks.insert(name.clone(), network);
         written.is_some()
     }

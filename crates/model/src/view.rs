@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use weft_types::{
-    Allowance, ByteSize, IpNet, Ipv4Net, MacAddr, MacRange, NetworkName, Permission, PortName, PortRates, PortVlans,
-    Provenance, VlanSet, VmName,
+    Allowance, ByteSize, ForwardTarget, IpNet, Ipv4Net, Listen, MacAddr, MacRange, NetworkName, Permission, PortName,
+    PortRates, PortVlans, Provenance, VlanSet, VmName,
 };
 
 use crate::{EngineKind, Mode, World};
@@ -107,6 +107,9 @@ pub struct WorldView {
     /// The mirrors, and the captures that run.
     #[serde(default)]
     pub mirrors: Vec<MirrorView>,
+    /// The port forwards, by network.
+    #[serde(default)]
+    pub forwards: Vec<ForwardView>,
     /// The daemon.
     pub daemon: DaemonView,
     /// The data plane's process; `None` when none runs.
@@ -425,6 +428,42 @@ pub struct LeaseView {
     pub client_name: Option<String>,
     /// When it ends, in seconds since the Unix epoch.
     pub expires_unix_s: u64,
+}
+
+/// A port forward.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ForwardView {
+    /// Where on the host.
+    pub listen: Listen,
+    /// To whom it leads.
+    pub to: ForwardTarget,
+    /// On which network.
+    pub network: NetworkName,
+    /// Whether clients can come in there.
+    pub up: bool,
+    /// Why not.
+    pub reason: Option<String>,
+    /// Clients that it serves now: connections, and senders of datagrams.
+    pub clients: u64,
+    /// Clients that it has had since the switch began, or since it was declared.
+    pub served: u64,
+    /// Who made it: a file's absolute path, or a command.
+    pub owner: String,
+    /// Where it is declared.
+    pub provenance: Provenance,
+}
+
+/// Ask for a port forward.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ForwardRequest {
+    /// Where on the host.
+    pub listen: Listen,
+    /// To whom it leads.
+    pub to: ForwardTarget,
+    /// On which network; the first that it can be, if left out.
+    #[serde(default)]
+    pub network: Option<NetworkName>,
 }
 
 /// An image in the cache, or a built-in that can be built.

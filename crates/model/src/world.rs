@@ -12,7 +12,7 @@ use weft_types::{
     VmName,
 };
 
-use crate::{Acl, Mirror};
+use crate::{Acl, Forward, Mirror};
 
 /// Everything that one file declares.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -63,6 +63,9 @@ pub struct Network {
     #[serde(default)]
     #[schema(value_type = BTreeMap<String, Mirror>)]
     pub mirrors: BTreeMap<Label, Mirror>,
+    /// What of the host's ports leads to its machines.
+    #[serde(default)]
+    pub forwards: Vec<Forward>,
     /// Where it is declared.
     pub provenance: Provenance,
 }

@@ -39,6 +39,17 @@ fn short_forms() {
     assert_eq!(world.networks[&"b".parse().unwrap()].gateway.to_string(), "10.20.1.1");
     assert_eq!(world.vms.values().next().unwrap().image.as_str(), "micro");
     assert_eq!(load("").unwrap(), World::default());
+    // `nat` is there without a block, and is what its block says where there is one.
+    let implied = load("[network.a]\n[vm.x]\n[vm.y]\nnics = ['a', 'nat']\n").unwrap();
+    let mut declared = load("[network.a]\n[network.nat]\n[vm.x]\nnics = ['nat']\n").unwrap();
+    let nat = "nat".parse().unwrap();
+    assert_eq!(implied.networks[&nat].provenance.to_string(), "/lab/lab.toml:4");
+    declared.networks.get_mut(&nat).unwrap().provenance = implied.networks[&nat].provenance.clone();
+    assert_eq!(implied.networks, declared.networks);
+    assert_eq!(
+        load("[network.nat]\nmode = 'internal'\n[vm.x]\nnics = ['nat']\n").unwrap().networks[&nat].mode,
+        Mode::Internal
+    );
 }
 
 #[test]
@@ -421,6 +432,104 @@ fn names_that_are_somebody_elses() {
             hint: call the VM something else
 
             2 problems in lab.toml; nothing was changed
+        "#]],
+    );
+}
+
+#[test]
+fn forwards() {
+    let world = load(
+        "[network.a]\nforwards = ['8080 -> web:80', 'udp/0.0.0.0:5353-5360->web:53-60', '81 -> 10.20.0.7:80']\n\
+         [vm.web]\nnics = ['a']\n",
+    )
+    .unwrap();
+    let shown = world.networks.values().flat_map(|network| &network.forwards);
+    let shown: Vec<_> = shown.map(|it| format!("{} -> {} {}", it.listen, it.to, it.provenance)).collect();
+    assert_eq!(
+        shown,
+        [
+            "tcp/127.0.0.1:8080 -> web:80 /lab/lab.toml:2",
+            "udp/0.0.0.0:5353-5360 -> web:53 /lab/lab.toml:2",
+            "tcp/127.0.0.1:81 -> 10.20.0.7:80 /lab/lab.toml:2",
+        ]
+    );
+    check(
+        "[network.a]
+subnet = '10.20.0.0/24'
+forwards = [
+  '80',
+  'web:80 -> 80',
+  '80-90 -> web:80-81',
+  '8080 -> nobody:80',
+  '0.0.0.0:8080 -> web:80',
+  '8081 -> 10.20.0.1:80',
+  '8082 -> lone:80',
+]
+[network.b]
+mode = 'internal'
+forwards = ['8083 -> web:80']
+[vm.web]
+nics = ['a', 'b']
+[vm.lone]
+",
+        expect![[r#"
+            error: `80` is no port forward
+             --> lab.toml:4:3
+              |
+            4 |   '80',
+              |   ^^^^
+            hint: write `127.0.0.1:8080 -> web:80`, or `udp/5353-5360 -> web:53-60`
+
+            error: `web:80` is no address and port of the host
+             --> lab.toml:5:3
+              |
+            5 |   'web:80 -> 80',
+              |   ^^^^^^^^^^^^^^
+            hint: write `127.0.0.1:8080`, `udp/5353-5360`, `[::1]:8080`, or just `8080`
+
+            error: 11 ports of the host cannot stand for 2 of the machine
+             --> lab.toml:6:3
+              |
+            6 |   '80-90 -> web:80-81',
+              |   ^^^^^^^^^^^^^^^^^^^^
+            hint: write as many ports on both sides, or only the machine's first
+
+            error: there is no VM `nobody` for tcp/127.0.0.1:8080 to lead to
+             --> lab.toml:7:3
+              |
+            7 |   '8080 -> nobody:80',
+              |   ^^^^^^^^^^^^^^^^^^^
+            hint: declare it in `[vm.nobody]`
+
+            error: tcp/127.0.0.1:8080 leads to nobody:80 already (/lab/lab.toml:7)
+             --> lab.toml:8:3
+              |
+            8 |   '0.0.0.0:8080 -> web:80',
+              |   ^^^^^^^^^^^^^^^^^^^^^^^^
+            hint: choose another port of the host
+
+            error: 10.20.0.1 is no machine's address on network `a` (10.20.0.0/24)
+             --> lab.toml:9:3
+              |
+            9 |   '8081 -> 10.20.0.1:80',
+              |   ^^^^^^^^^^^^^^^^^^^^^^
+            hint: name a machine, or an address of the network
+
+            error: `lone` has no adapter on network `a` that the gateway meets
+              --> lab.toml:10:3
+               |
+            10 |   '8082 -> lone:80',
+               |   ^^^^^^^^^^^^^^^^^
+            hint: add `"a"` to its `nics`, or forward on a network that it is on
+
+            error: nothing from outside reaches network `b`, so tcp/127.0.0.1:8083 cannot lead there
+              --> lab.toml:14:13
+               |
+            14 | forwards = ['8083 -> web:80']
+               |             ^^^^^^^^^^^^^^^^
+            hint: write `mode = "nat"`, or remove the forward
+
+            8 problems in lab.toml; nothing was changed
         "#]],
     );
 }

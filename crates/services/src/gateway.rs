@@ -95,7 +95,7 @@ impl Services {
         }
         match frame.ethertype {
             _ if frame.tag.is_some() => Err(Reason::EtherType),
-            EtherType::ARP => self.take_arp(net, &frame),
+            EtherType::ARP => self.take_arp(now, net, &frame),
             EtherType::IPV4 => self.take_ipv4(&Arrival { now, net, bytes, frame, offload }),
             _ => Err(Reason::EtherType),
         }
@@ -105,18 +105,25 @@ impl Services {
         self.gateways.get_mut(&net).ok_or(Reason::UnknownNetwork)
     }
 
-    /// Answers for the gateway's own address, and for no other: there is no proxy ARP here.
-    fn take_arp(&mut self, net: NetworkId, frame: &ethernet::Frame<'_>) -> Result<(), Reason> {
+    /// Answers for the gateway's own address, and for no other: there is no proxy ARP here. Whoever asks for it, or
+    /// answers it, says who he is.
+    fn take_arp(&mut self, now: Instant, net: NetworkId, frame: &ethernet::Frame<'_>) -> Result<(), Reason> {
         let config = &self.gateway(net)?.config;
         let request = arp::parse(frame.payload).map_err(|_| Reason::ArpIgnored)?;
         if request.sender_mac != frame.src || request.sender_ip == config.ip {
             return Err(Reason::ForgedSource);
         }
-        if request.operation != arp::Operation::Request || request.target_ip != config.ip {
+        if request.target_ip != config.ip {
             return Err(Reason::ArpIgnored);
         }
-        let reply = request.reply(config.mac).frame(frame.src);
-        self.send(net, reply)
+        let (reply, subnet) = (request.reply(config.mac).frame(frame.src), config.subnet);
+        let is_known = dhcp::is_station(subnet, request.sender_ip)
+            && self.nat.hear_neighbour(now, net, request.sender_ip, request.sender_mac);
+        match request.operation {
+            arp::Operation::Request => self.send(net, reply),
+            arp::Operation::Reply if is_known => Ok(()),
+            arp::Operation::Reply => Err(Reason::ArpIgnored),
+        }
     }
 
     fn take_ipv4(&mut self, arrival: &Arrival<'_>) -> Result<(), Reason> {

@@ -2,6 +2,8 @@ use std::net::Ipv4Addr;
 
 use weft_types::{Ipv4Net, Label, MacAddr, NetworkName, VmName};
 
+use crate::nat::ForwardId;
+
 /// A network, as the services and whoever drives them call it; chosen by the driver, never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct NetworkId(pub u32);
@@ -31,6 +33,21 @@ pub struct NetworkServices {
     pub host_access: bool,
     /// Names of the zone that come neither from leases nor from reservations.
     pub records: Vec<(Label, Ipv4Addr)>,
+    /// Port forwards to its machines (only with `nat`).
+    pub forwards: Vec<Forward>,
+}
+
+/// A port forward: what clients of the host's network reach at ports of the host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forward {
+    /// How the driver of the host's sockets calls it.
+    pub id: ForwardId,
+    /// The adapter that it leads to; `None` for whoever has the address.
+    pub mac: Option<MacAddr>,
+    /// The fixed address; `None` for the one that the adapter leases.
+    pub ip: Option<Ipv4Addr>,
+    /// The port that stands for the first one of the host's.
+    pub port: u16,
 }
 
 /// A DHCPv4 server's pool and promises.

@@ -71,13 +71,14 @@ impl Services {
         let configs = || self.gateways.values().map(|gateway| &gateway.config);
         let networks: Vec<_> = configs()
             .filter(|config| config.nat)
-            .map(|&NetworkServices { id, mac, ip, subnet, mtu, host_access, .. }| NatNetwork {
-                id,
-                mac,
-                ip,
-                subnet,
-                mtu,
-                host_access,
+            .map(|config| NatNetwork {
+                id: config.id,
+                mac: config.mac,
+                ip: config.ip,
+                subnet: config.subnet,
+                mtu: config.mtu,
+                host_access: config.host_access,
+                forwards: config.forwards.iter().map(|forward| forward.id).collect(),
             })
             .collect();
         let subnets: Vec<Ipv4Net> = configs().map(|config| config.subnet).collect();

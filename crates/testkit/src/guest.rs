@@ -49,6 +49,14 @@ impl Guest {
         self.sockets.add(socket)
     }
 
+    /// Waits for a TCP connection, with buffers of `buffer_bytes` each.
+    pub fn listen(&mut self, port: u16, buffer_bytes: usize) -> SocketHandle {
+        let buffer = || tcp::SocketBuffer::new(vec![0; buffer_bytes]);
+        let mut socket = tcp::Socket::new(buffer(), buffer());
+        socket.listen(port).expect("a new socket");
+        self.sockets.add(socket)
+    }
+
     /// A TCP socket.
     pub fn tcp(&mut self, handle: SocketHandle) -> &mut tcp::Socket<'static> {
         self.sockets.get_mut(handle)

@@ -5,6 +5,7 @@
 
 mod allowance;
 mod bytes;
+mod forward;
 mod instant;
 mod mac;
 mod mac_range;
@@ -22,6 +23,7 @@ mod vlan_set;
 
 pub use allowance::{Allowance, AllowanceError};
 pub use bytes::{ByteSize, ByteSizeError};
+pub use forward::{ForwardError, ForwardHost, ForwardTarget, Listen, Transport};
 pub use instant::Instant;
 pub use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 pub use mac::{MacAddr, MacAddrError};

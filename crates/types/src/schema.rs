@@ -7,13 +7,15 @@ use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaType, Type};
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::{
-    Allowance, BitRate, ByteSize, Collector, Direction, Label, MacAddr, MacRange, NetworkName, Permission, PortName,
-    PortRates, PortVlans, Provenance, VmName,
+    Allowance, BitRate, ByteSize, Collector, Direction, ForwardTarget, Label, Listen, MacAddr, MacRange, NetworkName,
+    Permission, PortName, PortRates, PortVlans, Provenance, VmName,
 };
 
 const LABEL: &str = "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$";
 
 const MAC_RANGE: &str = "^[0-9a-fA-F:]{17}( to |-)[0-9a-fA-F:]{17}$";
+const LISTEN: &str = "^((tcp|udp)/)?([^/]+:)?[0-9]{1,5}(-[0-9]{1,5})?$";
+const TARGET: &str = "^[a-z0-9.-]+:[0-9]{1,5}$";
 const ALLOWANCE: &str =
     "^(forged-mac|forged-ip|forged-arp|forged-nd|mac-change|promiscuous|dhcp-server|router-advertisement)$";
 
@@ -50,6 +52,8 @@ text! {
     Allowance: "One thing beyond the ordinary that a port may do.", ALLOWANCE, "forged-ip";
     Direction: "Which way frames go at a port, as the switch sees it.", "^(in|out|both)$", "both";
     Collector: "Who takes copies of frames somewhere on the host's networks.", "^(vxlan|erspan)://", "vxlan://10.0.0.5:4789/42";
+    Listen: "Where on the host a port forward is met.", LISTEN, "tcp/127.0.0.1:8080";
+    ForwardTarget: "The machine, or the address, and its port to which a port forward leads.", TARGET, "web:80";
     Permission: "What becomes of a connection.", "^(allow|deny|reject)$", "deny";
 }
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod capture;
 pub(crate) mod events;
+pub(crate) mod forwards;
 pub(crate) mod images;
 mod log;
 pub(crate) mod operations;

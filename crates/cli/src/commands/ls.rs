@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use weft_model::Mode;
 use weft_model::view::{VmState, VmView, WorldView};
 
-use crate::commands::Context;
+use crate::commands::{Context, forward};
 use crate::failure::Result;
 use crate::output::{self, Style};
 use crate::table::Table;
@@ -27,6 +27,9 @@ pub(crate) async fn everything(context: &Context) -> Result {
     if !world.vms.is_empty() {
         let space = if text.is_empty() { "" } else { "\n" };
         text += &format!("{space}{}", vm_table(&world).render());
+    }
+    if !world.forwards.is_empty() {
+        text += &format!("\n{}", forward::table(&world).render());
     }
     output::data(&text)?;
     for note in world.switch.iter().flat_map(|switch| &switch.notes) {

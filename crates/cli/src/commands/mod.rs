@@ -7,6 +7,7 @@ mod down;
 mod drops;
 mod events;
 mod exec;
+mod forward;
 mod frames;
 mod generate;
 mod image;
@@ -112,6 +113,7 @@ async fn talk(context: &Context, command: Command) -> Result {
         Command::Vm(command) => vm::run(context, command).await,
         Command::Network(command) => network::run(context, command).await,
         Command::Port(command) => port::run(context, command).await,
+        Command::Forward(command) => forward::run(context, command).await,
         Command::Lease(_) => ls::leases(context).await,
         Command::Image(command) => image::run(context, command).await,
         Command::Logs { vm, follow, lines } => logs::run(context, &vm, follow, lines).await,

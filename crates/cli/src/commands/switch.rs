@@ -146,6 +146,7 @@ fn config(switch: &SwitchFile, revision: u64) -> DataplaneConfig {
         // Rules of a switch on its own name no gateway.
         acl: acl_config(&switch.acl, &PortName::of_gateway(&switch.name), |port| vec![port.clone()]),
         mirrors: mirror_configs(&switch.mirrors, &switch.acl, |port| vec![port.clone()]),
+        forwards: Vec::new(),
         provenance: switch.provenance.clone(),
     };
     DataplaneConfig { revision, networks: vec![network], ports: ports.collect() }

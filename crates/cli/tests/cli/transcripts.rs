@@ -32,6 +32,7 @@ fn help() {
               vm           Work with machines
               network      Work with networks
               port         Work with ports: where machines plug into networks
+              forward      Work with port forwards: what of the host's ports leads to machines
               lease        Work with DHCP leases
               image        Work with images
               exec         Run a command in a machine

@@ -4,6 +4,7 @@
 
 mod faults;
 mod files;
+mod forwards;
 mod guests;
 mod harness;
 mod law;

@@ -1,4 +1,4 @@
-//! The host's side of NAT and DNS: non-blocking sockets behind one epoll instance.
+//! The host's side of NAT, port forwards and DNS: non-blocking sockets behind one epoll instance.
 //!
 //! Sockets of TCP flows are watched edge-triggered: each remembers whether it may be read and written, so that a flow
 //! whose guest does not read costs no wake-up while bytes wait for it. All others are watched level-triggered, and
@@ -6,11 +6,12 @@
 
 mod echo;
 mod error;
+mod listeners;
 mod resolver;
 mod tcp;
 mod udp;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -20,12 +21,15 @@ use rustix::fs::Timespec;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use weft_services::Services;
 use weft_services::nat::{FlowId, HostLimits, HostOp, Nat};
-use weft_types::Instant;
+use weft_types::{Instant, Transport};
 
 use self::echo::Echoes;
+use self::listeners::Listeners;
 use self::resolver::Resolver;
 use self::tcp::TcpSocket;
 use self::udp::UdpSocket;
+
+pub(crate) use self::listeners::{Entrance, Place, open as open_listener};
 
 /// Events that are taken at a time.
 const EVENTS: usize = 256;
@@ -39,8 +43,12 @@ const GUEST_SHARE: usize = 4;
 const DATAGRAM_BYTES: usize = 65_536;
 /// Datagrams that are read from one socket at a time.
 const DATAGRAM_TURN: usize = 64;
+/// Clients that are accepted from one socket at a time.
+const ACCEPT_TURN: usize = 64;
 /// Set in epoll's data for sockets that are no flow's; the rest is a name server lookup's number.
 const OWN: u64 = 1 << 63;
+/// Set in epoll's data for sockets that listen for clients of forwards; the rest is their number.
+const LISTENING: u64 = OWN | 1 << 62;
 /// Epoll's data for the raw socket of all echoes.
 const RAW_ECHO: u64 = u64::MAX;
 
@@ -52,6 +60,7 @@ pub struct HostSockets {
     udp: HashMap<FlowId, UdpSocket>,
     echoes: Echoes,
     resolver: Resolver,
+    listeners: Listeners,
     limits: HostLimits,
     buffer: Box<[u8]>,
 }
@@ -79,6 +88,7 @@ impl HostSockets {
             limits: host_limits(echoes.are_open()),
             echoes,
             resolver: Resolver::new(path),
+            listeners: Listeners::default(),
             buffer: vec![0; DATAGRAM_BYTES].into_boxed_slice(),
         })
     }
@@ -86,7 +96,8 @@ impl HostSockets {
     /// Does what the services ask for, and tells them what the sockets say. To be called when this file descriptor
     /// is readable, when [`Self::next_timeout`] is due, and after frames went into the services.
     pub fn drive(&mut self, now: Instant, services: &mut Services) {
-        services.nat_mut().set_limits(self.limits);
+        services.nat_mut().set_limits(self.nat_limits());
+        self.listeners.resume(now, &self.epoll);
         self.carry_out(now, services.nat_mut());
         self.take_events(now, services);
         self.resolver.drive(now, &self.epoll, services);
@@ -95,7 +106,7 @@ impl HostSockets {
 
     /// When [`Self::drive`] wants to be called at the latest.
     pub fn next_timeout(&self) -> Option<Instant> {
-        self.resolver.next_timeout()
+        [self.resolver.next_timeout(), self.listeners.next_timeout()].into_iter().flatten().min()
     }
 
     /// What does not work on this host, and how to make it work.
@@ -105,7 +116,22 @@ impl HostSockets {
 
     /// How many flows the host can bear.
     pub fn nat_limits(&self) -> HostLimits {
-        self.limits
+        HostLimits { flows: self.limits.flows.saturating_sub(self.listeners.len()), ..self.limits }
+    }
+
+    /// Whether clients can come in there.
+    pub(crate) fn listens_at(&self, place: &Place) -> bool {
+        self.listeners.is_open(place)
+    }
+
+    /// Why clients cannot come in at a place where they should.
+    pub(crate) fn listen_error(&self, place: &Place) -> Option<&io::Error> {
+        self.listeners.error(place)
+    }
+
+    /// Lets clients in at these places and no others: what is open stays so, the rest is in `opened`, or is opened now.
+    pub(crate) fn listen(&mut self, entrances: &[Entrance], opened: BTreeMap<Place, OwnedFd>) {
+        self.listeners.set(&self.epoll, entrances, opened);
     }
 
     /// Does what the NAT device asks for.
@@ -127,6 +153,9 @@ impl HostSockets {
                 }
                 HostOp::UdpSend { flow, to, payload } => {
                     UdpSocket::send(&self.epoll, &mut self.udp, now, nat, flow, to, &payload);
+                }
+                HostOp::UdpAnswer { forward, offset, to, payload } => {
+                    self.listeners.answer(forward, offset, to, &payload);
                 }
                 HostOp::UdpClose { flow } => drop(self.udp.remove(&flow)),
                 HostOp::EchoSend { flow, to, sequence, payload } => {
@@ -165,6 +194,8 @@ impl HostSockets {
             let (data, flags) = (event.data.u64(), event.flags);
             if data == RAW_ECHO {
                 self.echoes.receive_raw(now, services.nat_mut(), &mut self.buffer);
+            } else if data & LISTENING == LISTENING {
+                self.let_in(now, data as u32, services);
             } else if data & OWN != 0 {
                 self.resolver.receive(now, data & !OWN, services, &mut self.buffer);
             } else {
@@ -172,6 +203,24 @@ impl HostSockets {
             }
         }
         self.events.reserve(EVENTS);
+    }
+
+    /// Takes what clients of forwards bring.
+    fn let_in(&mut self, now: Instant, number: u32, services: &mut Services) {
+        if self.listeners.transport(number) == Some(Transport::Udp) {
+            return self.listeners.receive(now, number, services, &mut self.buffer);
+        }
+        for _ in 0..ACCEPT_TURN {
+            let Some((client, entrance)) = self.listeners.accept(now, &self.epoll, number) else { return };
+            let Some(flow) = services.accept(now, entrance.forward, entrance.offset) else {
+                tcp::reset(client);
+                continue;
+            };
+            match TcpSocket::accepted(&self.epoll, flow, client) {
+                Ok(socket) => drop(self.tcp.insert(flow, socket)),
+                Err(errno) => services.nat_mut().tcp_failed(now, flow, error::of(errno)),
+            }
+        }
     }
 
     fn take_flow_event(&mut self, now: Instant, nat: &mut Nat, flow: FlowId, flags: epoll::EventFlags) {

@@ -1,4 +1,4 @@
-//! The host's half of a guest's TCP connection.
+//! The host's half of a guest's TCP connection, whoever began it.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::net::SocketAddrV4;
@@ -26,6 +26,8 @@ pub(super) struct TcpSocket {
     /// The remote side ended its half, or all of it: bytes that wait are the last.
     is_ending: bool,
     has_error: bool,
+    /// It is a client's whom the guest has not answered yet.
+    is_waiting: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,16 +45,23 @@ impl TcpSocket {
     pub(super) fn connect(epoll: &OwnedFd, flow: FlowId, to: SocketAddrV4) -> Result<Self, Errno> {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
         let fd = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
-        sockopt::set_tcp_nodelay(&fd, true)?; // the guest's TCP has gathered already
-        sockopt::set_socket_keepalive(&fd, true)?;
-        let events = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
-        epoll::add(epoll, &fd, EventData::new_u64(flow.to_bits()), events)?;
+        watch(epoll, flow, &fd)?;
         match connect(&fd, &to) {
             Ok(()) | Err(Errno::INPROGRESS) => {}
             Err(errno) => return Err(errno),
         }
-        let state = State::Connecting;
-        Ok(Self { fd, state, is_readable: false, is_writable: false, is_ending: false, has_error: false })
+        Ok(Self::new(fd, State::Connecting))
+    }
+
+    /// Takes over the socket of a client that was accepted.
+    pub(super) fn accepted(epoll: &OwnedFd, flow: FlowId, fd: OwnedFd) -> Result<Self, Errno> {
+        watch(epoll, flow, &fd)?; // which tells at once that it may be written
+        Ok(Self { is_waiting: true, ..Self::new(fd, State::Connected) })
+    }
+
+    fn new(fd: OwnedFd, state: State) -> Self {
+        let (is_readable, is_writable) = (false, false);
+        Self { fd, state, is_readable, is_writable, is_ending: false, has_error: false, is_waiting: false }
     }
 
     /// An event came.
@@ -130,8 +139,10 @@ impl TcpSocket {
             let room = nat.tcp_room(now, flow);
             let room_bytes = room[0].len() + room[1].len();
             if room_bytes == 0 {
-                break;
+                // Whom nobody has answered yet may leave; what he left behind is for nobody.
+                return if self.is_waiting { self.check_error() } else { Ok(()) };
             }
+            self.is_waiting = false;
             match rustix::io::readv(&self.fd, &mut room.map(IoSliceMut::new)) {
                 Ok(0) => {
                     self.is_readable = false;
@@ -154,7 +165,20 @@ impl TcpSocket {
     /// Ends it, with a reset where the remote side is to see that something is missing.
     pub(super) fn close(self, reset: bool) {
         if reset {
-            let _ = sockopt::set_socket_linger(&self.fd, Some(Duration::ZERO)); // an orderly end is the best we can do
+            self::reset(self.fd);
         }
     }
+}
+
+/// Has epoll watch a new socket, both ways.
+fn watch(epoll: &OwnedFd, flow: FlowId, fd: &OwnedFd) -> Result<(), Errno> {
+    sockopt::set_tcp_nodelay(fd, true)?; // the guest's TCP has gathered already
+    sockopt::set_socket_keepalive(fd, true)?;
+    let events = EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::ET;
+    epoll::add(epoll, fd, EventData::new_u64(flow.to_bits()), events)
+}
+
+/// Closes a socket with a reset.
+pub(super) fn reset(fd: OwnedFd) {
+    let _ = sockopt::set_socket_linger(&fd, Some(Duration::ZERO)); // an orderly end is the best we can do
 }

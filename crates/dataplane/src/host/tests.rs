@@ -50,6 +50,7 @@ impl Bench {
             dns: true,
             host_access: true,
             records: Vec::new(),
+            forwards: Vec::new(),
         };
         services.configure(Instant::ZERO, vec![network]);
         Self {

@@ -173,6 +173,7 @@ pub(crate) fn bare_network(name: &str) -> NetworkConfig {
         team: None,
         acl: None,
         mirrors: Vec::new(),
+        forwards: Vec::new(),
         provenance: Provenance::file("/w.toml", 1),
     }
 }

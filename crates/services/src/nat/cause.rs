@@ -51,6 +51,12 @@ causes! {
     Retransmitted = "retransmitted",
     /// A guest that fell silent in the middle of a TCP connection.
     GuestSilent = "guest-silent",
+    /// A guest that nobody at the address of a forward says to be.
+    NoNeighbour = "no-neighbour",
+    /// A forward to a machine that has no address.
+    NoAddress = "no-address",
+    /// A guest that refused the connection of a forward's client.
+    GuestRefused = "guest-refused",
     /// What came from outside to a UDP port or an echo, from somebody whom the guest never wrote to.
     Unsolicited = "unsolicited",
     /// The remote side refused or reset.

@@ -8,6 +8,7 @@ use foldhash::quality::SeedableRandomState;
 use weft_types::{Instant, MacAddr};
 use weft_wire::Protocol;
 
+use super::forward::Client;
 use super::icmp::Echo;
 use super::tcp::Connection;
 use super::udp::Mapping;
@@ -43,7 +44,7 @@ pub(super) struct Key {
     /// The guest's socket; an echo's identifier stands in place of the port.
     pub(super) guest: SocketAddrV4,
     /// The remote socket as the guest knows it. Mappings of UDP and echoes do not depend on it (RFC 4787, REQ-1):
-    /// all zeros there.
+    /// all zeros there, but not for the clients of forwards: each has a port of the gateway's.
     pub(super) remote: SocketAddrV4,
 }
 
@@ -54,6 +55,7 @@ pub(super) const ANY_REMOTE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::UNSPECIF
 pub(super) enum Kind {
     Tcp(Box<Connection>),
     Udp(Mapping),
+    Client(Client),
     Echo(Echo),
 }
 
@@ -77,6 +79,7 @@ impl Flow {
         match &self.kind {
             Kind::Tcp(_) => None,
             Kind::Udp(mapping) => Some(mapping.expires),
+            Kind::Client(client) => Some(client.expires),
             Kind::Echo(echo) => Some(echo.expires),
         }
     }

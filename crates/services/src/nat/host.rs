@@ -1,9 +1,10 @@
 //! What the NAT device asks of the host's sockets, and what it hears from them.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use super::Cause;
 use super::flows::FlowId;
+use super::forward::ForwardId;
 
 /// Work for the driver of the host's sockets. Each flow has at most one socket; a flow's socket does not survive
 /// its `…Close`.
@@ -48,6 +49,17 @@ pub enum HostOp {
     UdpClose {
         /// The flow.
         flow: FlowId,
+    },
+    /// Send a datagram from the socket of a forward, to one of its clients.
+    UdpAnswer {
+        /// The forward.
+        forward: ForwardId,
+        /// Which of its ports, counted from the first.
+        offset: u16,
+        /// The client.
+        to: SocketAddr,
+        /// What.
+        payload: Vec<u8>,
     },
     /// Send an ICMP echo request, with an identifier of the driver's choosing that belongs to this flow.
     EchoSend {

@@ -1,5 +1,5 @@
-//! The NAT device: flows of guests end here, and go on in ordinary sockets of the host. Nothing about it needs a
-//! privilege or a firewall rule.
+//! The NAT device: flows of guests end here, and go on in ordinary sockets of the host; and flows of clients that a port
+//! forward leads to a guest go on from here. Nothing about it needs a privilege or a firewall rule.
 //!
 //! [`Nat`] is sans-IO. Frames of guests come in by [`Nat::handle_packet`] and go out by [`Nat::poll_frame`]. The
 //! driver of the host's sockets takes its work from [`Nat::poll_host`], and tells what sockets say by the `tcp_…`,
@@ -12,9 +12,11 @@
 mod cause;
 mod emit;
 mod flows;
+mod forward;
 mod fragments;
 mod host;
 mod icmp;
+mod neighbours;
 mod policy;
 mod ring;
 mod tcp;
@@ -23,9 +25,11 @@ mod tests;
 mod timers;
 mod udp;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::Ipv4Addr;
 
+use foldhash::SharedSeed;
+use foldhash::quality::SeedableRandomState;
 use sha2::{Digest, Sha256};
 use weft_types::{Instant, Ipv4Net, MacAddr};
 use weft_wire::icmpv4::Unreachable;
@@ -33,12 +37,14 @@ use weft_wire::{Malformed, Offload, Problem, Protocol, ethernet, ipv4};
 
 pub use self::cause::{Cause, Counters};
 pub use self::flows::FlowId;
+pub use self::forward::{Callee, ForwardId, Place};
 pub use self::host::{HostError, HostLimits, HostOp};
 pub use self::tcp::TcpOutgoing;
 
 use self::emit::Envelope;
 use self::flows::{Flow, FlowTable, Kind};
 use self::fragments::Fragments;
+use self::neighbours::Neighbours;
 use self::ring::Memory;
 use self::timers::Timers;
 use crate::budget::Budget;
@@ -72,6 +78,8 @@ pub struct NatNetwork {
     pub mtu: u16,
     /// Whether the host's own services are reachable at the gateway's address.
     pub host_access: bool,
+    /// The port forwards to it.
+    pub forwards: Vec<ForwardId>,
 }
 
 /// A network and what is known of it.
@@ -110,6 +118,13 @@ pub struct Nat {
     timers: Timers,
     memory: Memory,
     fragments: Fragments,
+    /// Clients of forwards that send datagrams. They choose their addresses, so the hash is seeded.
+    clients: HashMap<Place, FlowId, SeedableRandomState>,
+    /// How many clients each forward has, and has had.
+    served: BTreeMap<ForwardId, (u64, u64)>,
+    neighbours: Neighbours,
+    /// The gateway's port for the last client, counted from the first of them.
+    next_port: u16,
     /// Connections that have segments to send, in turn.
     ready: VecDeque<FlowId>,
     /// Other frames.
@@ -134,6 +149,10 @@ impl Nat {
             timers: Timers::default(),
             memory: Memory::new(MEMORY_BYTES),
             fragments: Fragments::default(),
+            clients: HashMap::with_hasher(SeedableRandomState::with_seed(!table_seed, SharedSeed::global_fixed())),
+            served: BTreeMap::new(),
+            neighbours: Neighbours::default(),
+            next_port: table_seed as u16,
             ready: VecDeque::new(),
             queue: VecDeque::new(),
             queue_bytes: 0,
@@ -172,6 +191,8 @@ impl Nat {
             }
         }
         let networks = &self.networks;
+        self.served.retain(|forward, _| networks.values().any(|it| it.config.forwards.contains(forward)));
+        self.neighbours.retain(|network| networks.contains_key(&network));
         self.queue.retain(|(network, _)| networks.contains_key(network));
         self.queue_bytes = self.queue.iter().map(|(_, frame)| frame.bytes.len()).sum();
     }
@@ -184,7 +205,11 @@ impl Nat {
         config.subnet.contains(guest)
             && *guest != config.ip
             && match &flow.kind {
-                Kind::Tcp(_) => is_open(*flow.key.remote.ip()),
+                Kind::Tcp(connection) => match connection.forward {
+                    Some(forward) => config.forwards.contains(&forward),
+                    None => is_open(*flow.key.remote.ip()),
+                },
+                Kind::Client(client) => config.forwards.contains(&client.place.0),
                 Kind::Udp(mapping) => mapping.remotes.iter().all(is_open),
                 Kind::Echo(echo) => echo.remotes.iter().all(is_open),
             }
@@ -262,7 +287,9 @@ impl Nat {
                     flow.is_told = false;
                 }
             }
-            HostOp::UdpSend { payload, .. } | HostOp::EchoSend { payload, .. } => self.datagram_bytes -= payload.len(),
+            HostOp::UdpSend { payload, .. } | HostOp::UdpAnswer { payload, .. } | HostOp::EchoSend { payload, .. } => {
+                self.datagram_bytes -= payload.len();
+            }
             _ => {}
         }
         Some(op)
@@ -270,7 +297,7 @@ impl Nat {
 
     /// When [`Self::handle_timeout`] wants to be called.
     pub fn next_timeout(&self) -> Option<Instant> {
-        self.timers.next()
+        [self.timers.next(), self.neighbours.next_timeout()].into_iter().flatten().min()
     }
 
     /// Does what is due.
@@ -285,10 +312,12 @@ impl Nat {
                     self.conclude(id, fate);
                 }
                 Kind::Udp(mapping) if mapping.expires <= now => self.forget(id),
+                Kind::Client(client) if client.expires <= now => self.forget(id),
                 Kind::Echo(echo) if echo.expires <= now => self.forget(id),
-                Kind::Udp(_) | Kind::Echo(_) => self.arm(id),
+                Kind::Udp(_) | Kind::Client(_) | Kind::Echo(_) => self.arm(id),
             }
         }
+        self.mind_neighbours(now);
     }
 
     /// How many flows there are.
@@ -301,10 +330,15 @@ impl Nat {
         Some(&self.networks.get(&network)?.counters)
     }
 
-    fn count(&mut self, network: NetworkId, cause: Cause) {
+    pub(crate) fn count(&mut self, network: NetworkId, cause: Cause) {
         if let Some(network) = self.networks.get_mut(&network) {
             network.counters.count(cause);
         }
+    }
+
+    /// How many clients a forward has, and has had: connections, and senders of datagrams.
+    pub fn clients(&self, forward: ForwardId) -> (u64, u64) {
+        self.served.get(&forward).copied().unwrap_or_default()
     }
 
     /// Bytes that the buffers of all connections take.
@@ -337,6 +371,7 @@ impl Nat {
         let deadline = match &flow.kind {
             Kind::Tcp(connection) => connection.deadline(),
             Kind::Udp(mapping) => Some(mapping.expires),
+            Kind::Client(client) => Some(client.expires),
             Kind::Echo(echo) => Some(echo.expires),
         };
         self.timers.arm(id, &mut flow.armed, deadline);
@@ -346,6 +381,7 @@ impl Nat {
     fn forget(&mut self, id: FlowId) {
         let Some(mut flow) = self.flows.remove(id) else { return };
         self.timers.disarm(id, &mut flow.armed);
+        self.note_end(&flow);
         match flow.kind {
             Kind::Tcp(mut connection) => {
                 connection.release(&mut self.memory);
@@ -354,6 +390,7 @@ impl Nat {
                 }
             }
             Kind::Udp(_) => self.ops.push_back(HostOp::UdpClose { flow: id }),
+            Kind::Client(client) => drop(self.clients.remove(&client.place)),
             Kind::Echo(_) => self.ops.push_back(HostOp::EchoClose { flow: id }),
         }
     }
@@ -408,7 +445,11 @@ impl Nat {
 
     /// Queues a datagram or an echo for the host.
     fn push_datagram(&mut self, op: HostOp) -> Result<(), Cause> {
-        let (HostOp::UdpSend { payload, .. } | HostOp::EchoSend { payload, .. }) = &op else { return Ok(()) };
+        let (HostOp::UdpSend { payload, .. } | HostOp::UdpAnswer { payload, .. } | HostOp::EchoSend { payload, .. }) =
+            &op
+        else {
+            return Ok(());
+        };
         if self.ops.len() >= MAX_OPS || self.datagram_bytes + payload.len() > MAX_DATAGRAM_BYTES {
             return Err(Cause::QueueFull);
         }

@@ -54,6 +54,7 @@ mod tests {
             subnet: "10.20.0.0/24".parse().unwrap(),
             mtu: 1500,
             host_access: false,
+            forwards: Vec::new(),
         };
         let subnets = ["10.20.0.0/24".parse().unwrap(), "10.30.0.0/16".parse().unwrap()];
         let mut check = |host_access: bool, to: &str, expected: &str| {

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
-use weft_types::Instant;
+use weft_types::{Instant, MacAddr};
 use weft_wire::checksum::Sum;
 use weft_wire::icmpv4::Unreachable;
 use weft_wire::{Csum, GsoKind, Offload, Protocol, ipv4, udp};
@@ -12,7 +12,7 @@ use super::emit::TRANSPORT_AT;
 use super::flows::{ANY_REMOTE, Flow, FlowId, Key, Kind};
 use super::icmp::{quote_ports, unreachable};
 use super::{Arrival, Cause, HostError, HostOp, Nat, policy};
-use crate::OutFrame;
+use crate::{NetworkId, OutFrame};
 
 /// How long a mapping lives without traffic (RFC 4787, REQ-5 recommends five minutes).
 const IDLE: Duration = Duration::from_secs(300);
@@ -71,7 +71,15 @@ impl Nat {
         if arrival.offload.csum == Csum::Unverified && !datagram.checksum_ok(packet.src, packet.dst) {
             return Err(Cause::BadChecksum);
         }
+        let guest = SocketAddrV4::new(packet.src, datagram.src_port);
         let network = &self.network(arrival.network)?.config;
+        if packet.dst == network.ip {
+            let remote = SocketAddrV4::new(packet.dst, datagram.dst_port);
+            let key = Key { network: arrival.network, protocol: Protocol::UDP, guest, remote };
+            if let Some(flow) = self.flows.find(&key) {
+                return self.take_answer(arrival, flow, datagram.payload);
+            }
+        }
         let ip = match policy::destination(network, &self.subnets, packet.dst) {
             Ok(ip) => ip,
             Err(Cause::NoHostAccess) => {
@@ -79,7 +87,6 @@ impl Nat {
             }
             Err(cause) => return Err(self.refuse(arrival, packet, Unreachable::ADMIN_PROHIBITED, cause)),
         };
-        let guest = SocketAddrV4::new(packet.src, datagram.src_port);
         let key = Key { network: arrival.network, protocol: Protocol::UDP, guest, remote: ANY_REMOTE };
         let flow = match self.flows.find(&key) {
             Some(flow) => flow,
@@ -99,12 +106,21 @@ impl Nat {
         }
         self.settle(flow);
         let to = SocketAddrV4::new(ip, datagram.dst_port);
-        match arrival.offload.gso {
+        self.push_datagrams(arrival.offload, datagram.payload, |payload| HostOp::UdpSend { flow, to, payload })
+    }
+
+    /// Queues the payload of a datagram for the host, or of the many that it stands for.
+    pub(super) fn push_datagrams(
+        &mut self,
+        offload: Offload,
+        payload: &[u8],
+        op: impl Fn(Vec<u8>) -> HostOp,
+    ) -> Result<(), Cause> {
+        match offload.gso {
             Some(gso) if gso.kind == GsoKind::UdpL4 && gso.size > 0 => {
-                let mut pieces = datagram.payload.chunks(gso.size.into());
-                pieces.try_for_each(|piece| self.push_datagram(HostOp::UdpSend { flow, to, payload: piece.to_vec() }))
+                payload.chunks(gso.size.into()).try_for_each(|piece| self.push_datagram(op(piece.to_vec())))
             }
-            _ => self.push_datagram(HostOp::UdpSend { flow, to, payload: datagram.payload.to_vec() }),
+            _ => self.push_datagram(op(payload.to_vec())),
         }
     }
 
@@ -120,26 +136,39 @@ impl Nat {
             return;
         }
         mapping.refresh(now);
-        let Ok(len) = u16::try_from(udp::HEADER_BYTES + payload.len()) else {
-            let network = key.network;
-            self.count(network, Cause::Malformed);
-            return;
-        };
-        let (key, mtu) = (*key, network.config.mtu);
-        let envelope = network.envelope(*mac, *from.ip(), *key.guest.ip(), Protocol::UDP);
+        let (key, mac) = (*key, *mac);
+        if let Err(cause) = self.send_datagram(key.network, mac, from, key.guest, payload) {
+            self.count(key.network, cause);
+        }
+    }
+
+    /// Sends a datagram to a guest.
+    pub(super) fn send_datagram(
+        &mut self,
+        id: NetworkId,
+        mac: MacAddr,
+        from: SocketAddrV4,
+        to: SocketAddrV4,
+        payload: &[u8],
+    ) -> Result<(), Cause> {
+        let len = u16::try_from(udp::HEADER_BYTES + payload.len()).map_err(|_| Cause::Malformed)?;
+        let network = self.network(id)?;
+        let mtu = network.config.mtu;
+        let envelope = network.envelope(mac, *from.ip(), *to.ip(), Protocol::UDP);
         if ipv4::HEADER_BYTES + usize::from(len) <= usize::from(mtu) {
             let mut bytes = envelope.open(len.into());
             let pseudo = Sum::ZERO.pseudo_ipv4(envelope.from, envelope.to, Protocol::UDP, len).folded();
-            let header = [from.port(), key.guest.port(), len, pseudo].map(u16::to_be_bytes);
+            let header = [from.port(), to.port(), len, pseudo].map(u16::to_be_bytes);
             bytes.extend_from_slice(header.as_flattened());
             bytes.extend_from_slice(payload);
             let csum = Csum::Partial { start: TRANSPORT_AT as u16, offset: udp::CHECKSUM_OFFSET };
-            self.send(key.network, OutFrame { bytes, offload: Offload { csum, gso: None } });
+            self.send(id, OutFrame { bytes, offload: Offload { csum, gso: None } });
         } else {
             let mut datagram = Vec::with_capacity(len.into());
-            udp::emit(&mut datagram, from, key.guest, payload); // pieces cannot leave the sum to somebody else
-            self.send_packet(key.network, &envelope, &datagram);
+            udp::emit(&mut datagram, from, to, payload); // pieces cannot leave the sum to somebody else
+            self.send_packet(id, &envelope, &datagram);
         }
+        Ok(())
     }
 
     /// A datagram of a flow did not reach `to`; nor will more of it.

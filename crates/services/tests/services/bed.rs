@@ -64,6 +64,7 @@ pub(crate) fn office() -> NetworkServices {
         dns: true,
         host_access: true,
         records: vec![("web".parse().unwrap(), ip("10.20.0.10")), ("printer".parse().unwrap(), ip("10.20.0.101"))],
+        forwards: Vec::new(),
     }
 }
 
@@ -85,6 +86,7 @@ pub(crate) fn backstage() -> NetworkServices {
         dns: true,
         host_access: false,
         records: Vec::new(),
+        forwards: Vec::new(),
     }
 }
 

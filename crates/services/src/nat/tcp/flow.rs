@@ -52,6 +52,9 @@ impl Nat {
             *mac = arrival.mac;
             let (fate, cause) = connection.handle(arrival.now, &segment, &mut self.memory);
             self.conclude(id, fate);
+            if cause == Some(Cause::NoConnection) {
+                self.reset(arrival, key, &segment);
+            }
             if fate != Fate::Reborn {
                 return cause.map_or(Ok(()), Err);
             }
@@ -94,7 +97,7 @@ impl Nat {
     }
 
     /// Where a connection starts to count: a clock plus a keyed hash of its sockets (RFC 6528).
-    fn initial_sequence_number(&self, now: Instant, key: &Key) -> Seq {
+    pub(in crate::nat) fn initial_sequence_number(&self, now: Instant, key: &Key) -> Seq {
         let digest = Sha256::new_with_prefix(self.seed)
             .chain_update("initial sequence numbers")
             .chain_update(key.network.0.to_be_bytes())
@@ -121,6 +124,7 @@ impl Nat {
     /// Resets the guest's side of a connection.
     fn reset_guest(&mut self, id: FlowId) {
         if let Some(Flow { kind: Kind::Tcp(connection), key, mac, .. }) = self.flows.get(id)
+            && !connection.is_dialing()
             && let Some(network) = self.networks.get(&key.network)
         {
             let envelope = network.envelope(*mac, *key.remote.ip(), *key.guest.ip(), Protocol::TCP);

@@ -1,4 +1,5 @@
-//! TCP: the guest's connection ends here, and its bytes are spliced to a socket of the host (RFC 9293).
+//! TCP: the guest's connection ends here, and its bytes are spliced to a socket of the host (RFC 9293). Most are begun by
+//! guests; those of a forward's clients are begun from here.
 
 mod flow;
 mod receiver;
@@ -15,8 +16,8 @@ use weft_wire::tcp::{Flags, Options, Segment};
 use self::receiver::Receiver;
 use self::segment::{Numbers, Outgoing};
 use self::transmitter::{GuestSilent, Transmitter};
-use super::Cause;
 use super::ring::Memory;
+use super::{Cause, ForwardId};
 
 use self::seq::Seq;
 
@@ -30,7 +31,7 @@ const DEFAULT_MSS: u16 = 536;
 const MIN_MSS: u16 = 88;
 /// How long a connection that ended repeats its last acknowledgement. It is one virtual link long, so this is short.
 const TIME_WAIT: Duration = Duration::from_secs(4);
-/// Unanswered SYN-ACKs until the guest counts as gone.
+/// Unanswered SYNs until the guest counts as gone.
 const MAX_HANDSHAKE_TRIES: u32 = 6;
 /// Silence after which the guest is asked whether it still lives; the host's kernel does the same on its side.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(300);
@@ -50,6 +51,8 @@ enum State {
     Connecting,
     /// Our SYN-ACK is under way.
     SynReceived,
+    /// A forward's client is connected, and our SYN is under way, or the guest is not found yet.
+    Dialing,
     Open,
     /// The host's socket broke: the guest gets what came before that, and then a reset.
     Broken,
@@ -87,6 +90,8 @@ pub(super) enum HostHalf {
 /// A guest's connection.
 #[derive(Debug)]
 pub(super) struct Connection {
+    /// The forward whose client began it; `None` for one that the guest began.
+    pub(super) forward: Option<ForwardId>,
     state: State,
     receiver: Receiver,
     transmitter: Transmitter,
@@ -114,11 +119,26 @@ pub(super) struct Connection {
 impl Connection {
     /// A connection for a SYN of a guest. Nothing is answered until [`Self::connected`].
     pub(super) fn new(now: Instant, syn: &Segment<'_>, options: Options, isn: Seq, mtu: u16) -> Self {
+        let receiver = Receiver::new(syn.first(), options.window_scale.is_some());
+        let transmitter = Transmitter::new(isn + 1, options.window_scale.unwrap_or(0));
+        let begun = Self::begin(now, State::Connecting, receiver, transmitter, mtu);
+        Self { peer_mss: options.mss.unwrap_or(DEFAULT_MSS).max(MIN_MSS), ..begun }
+    }
+
+    /// A connection for a client of a forward. Nothing is sent until [`Self::call`].
+    pub(super) fn dial(now: Instant, forward: ForwardId, isn: Seq, mtu: u16) -> Self {
+        // What the guest's numbers are, its answer will tell.
+        let begun = Self::begin(now, State::Dialing, Receiver::new(Seq(0), true), Transmitter::new(isn + 1, 0), mtu);
+        Self { forward: Some(forward), ..begun }
+    }
+
+    fn begin(now: Instant, state: State, receiver: Receiver, transmitter: Transmitter, mtu: u16) -> Self {
         Self {
-            state: State::Connecting,
-            receiver: Receiver::new(syn.first(), options.window_scale.is_some()),
-            transmitter: Transmitter::new(isn + 1, options.window_scale.unwrap_or(0)),
-            peer_mss: options.mss.unwrap_or(DEFAULT_MSS).max(MIN_MSS),
+            forward: None,
+            state,
+            receiver,
+            transmitter,
+            peer_mss: DEFAULT_MSS,
             link_mss: link_mss(mtu),
             to_host: HostHalf::Open,
             owes_syn: false,
@@ -163,12 +183,26 @@ impl Connection {
         }
     }
 
+    /// Whether the guest has not answered our SYN yet.
+    pub(super) fn is_dialing(&self) -> bool {
+        self.state == State::Dialing
+    }
+
+    /// The guest is found: the SYN goes out.
+    pub(super) fn call(&mut self, now: Instant) {
+        if self.state == State::Dialing {
+            self.owes_syn = true;
+            self.transmitter.arm_handshake(now);
+        }
+    }
+
     /// Takes in a segment. The cause names what was wrong with it, if anything was.
     pub(super) fn handle(&mut self, now: Instant, segment: &Segment<'_>, memory: &mut Memory) -> (Fate, Option<Cause>) {
         self.heard = now;
         self.keepalives = 0;
         match self.state {
             State::Connecting => self.handle_while_connecting(segment),
+            State::Dialing => self.handle_while_dialing(segment),
             State::TimeWait { .. } => self.handle_in_time_wait(segment),
             State::Broken => self.handle_while_broken(now, segment),
             State::SynReceived | State::Open => self.handle_synchronized(now, segment, memory),
@@ -187,6 +221,37 @@ impl Connection {
             true => (Fate::Reborn, None), // the guest began anew: its earlier try is forgotten
             false => (Fate::Alive, Some(Cause::OutsideWindow)),
         }
+    }
+
+    /// The guest answers our SYN: RFC 9293, section 3.10.7.3. Both sides never begin at the same time here: who calls the
+    /// port of a client is no server.
+    fn handle_while_dialing(&mut self, segment: &Segment<'_>) -> (Fate, Option<Cause>) {
+        let answers = segment.acknowledges() == Some(self.transmitter.unacknowledged());
+        if segment.has(Flags::RST) {
+            let refusal = (Fate::ResetByGuest, Some(Cause::GuestRefused));
+            return if answers { refusal } else { (Fate::Alive, Some(Cause::OutsideWindow)) };
+        }
+        if !answers {
+            // A guest that remembers an earlier connection of this name is to forget it.
+            let is_stale = segment.has(Flags::ACK);
+            return (Fate::Alive, Some(if is_stale { Cause::NoConnection } else { Cause::OutsideWindow }));
+        }
+        if !segment.has(Flags::SYN) {
+            return (Fate::Alive, Some(Cause::OutsideWindow));
+        }
+        let options = match Options::parse(segment.options) {
+            Ok(options) => options,
+            Err(malformed) => return (Fate::Alive, Some(malformed.into())),
+        };
+        self.state = State::Open;
+        self.owes_syn = false;
+        self.owes_ack = true;
+        self.peer_mss = options.mss.unwrap_or(DEFAULT_MSS).max(MIN_MSS);
+        self.receiver = Receiver::new(segment.first(), options.window_scale.is_some());
+        let ack = self.transmitter.unacknowledged();
+        self.transmitter.answered(segment, ack, options.window_scale.unwrap_or(0));
+        self.has_host_work = true; // bytes may be waiting
+        (Fate::Alive, None)
     }
 
     /// Nobody is there for what the guest sends.
@@ -383,6 +448,7 @@ impl Connection {
     pub(super) fn deadline(&self) -> Option<Instant> {
         let next = match (self.state, self.transmitter.timer) {
             (State::Connecting, _) => None, // the host's kernel gives up by itself
+            (State::Dialing, timer) => timer,
             (State::TimeWait { until }, _) => until,
             (_, Some(timer)) => Some(timer),
             (_, None) => Some(self.keepalive_at()),
@@ -405,7 +471,7 @@ impl Connection {
             }
         }
         match (self.state, self.transmitter.timer) {
-            (State::Connecting, _) => Fate::Alive,
+            (State::Connecting, _) | (State::Dialing, None) => Fate::Alive,
             (State::TimeWait { until: Some(until) }, _) if until <= now => self.end_time_wait(),
             (State::TimeWait { .. }, _) => Fate::Alive,
             (_, Some(timer)) => {
@@ -427,7 +493,7 @@ impl Connection {
 
     fn time_out(&mut self, now: Instant) -> Fate {
         let mss = self.mss();
-        if self.state == State::SynReceived {
+        if matches!(self.state, State::SynReceived | State::Dialing) {
             self.owes_syn = true;
             self.transmitter.back_off_handshake(now);
             return if self.transmitter.tries() > MAX_HANDSHAKE_TRIES { Fate::Lost } else { Fate::Alive };
@@ -452,7 +518,9 @@ impl Connection {
         let mss = self.mss();
         match self.state {
             State::Connecting => return None,
-            State::SynReceived => return std::mem::take(&mut self.owes_syn).then(|| self.syn_ack(memory)),
+            State::SynReceived | State::Dialing => {
+                return std::mem::take(&mut self.owes_syn).then(|| self.syn(memory));
+            }
             State::Open | State::Broken | State::TimeWait { .. } => {}
         }
         if let Some(piece) = self.transmitter.poll(now, mss) {
@@ -479,7 +547,8 @@ impl Connection {
         Some(Outgoing::bare(seq, Some(self.receiver.next), Flags::default(), window))
     }
 
-    fn syn_ack(&mut self, memory: &Memory) -> Outgoing<'static> {
+    /// Our SYN, which answers the guest's if it began.
+    fn syn(&mut self, memory: &Memory) -> Outgoing<'static> {
         let scale = self.receiver.scale_option();
         // The window of a SYN is never shifted (RFC 7323, section 2.2).
         let shift = scale.unwrap_or(0);
@@ -487,7 +556,8 @@ impl Connection {
         let window = u16::try_from(window).unwrap_or(u16::MAX);
         let options = Options { mss: Some(self.link_mss), window_scale: scale, ..Options::default() };
         let first = self.transmitter.unacknowledged().previous();
-        Outgoing { options, ..Outgoing::bare(first, Some(self.receiver.next), Flags::SYN, window) }
+        let ack = (self.state == State::SynReceived).then_some(self.receiver.next);
+        Outgoing { options, ..Outgoing::bare(first, ack, Flags::SYN, window) }
     }
 
     /// A reset for the guest. Before it has an answer to its SYN, that is what it acknowledges.

@@ -154,6 +154,13 @@ impl Transmitter {
         self.set_window(segment, ack);
     }
 
+    /// The guest answered our SYN; `window_scale` is what it says of its later windows (RFC 7323, section 2.2: that of a
+    /// SYN is never shifted).
+    pub(super) fn answered(&mut self, segment: &Segment<'_>, ack: Seq, window_scale: u8) {
+        self.open(segment, ack);
+        self.window_scale = window_scale;
+    }
+
     fn set_window(&mut self, segment: &Segment<'_>, ack: Seq) {
         self.window = u32::from(segment.window) << self.window_scale;
         self.window_from = (segment.first(), ack);

@@ -7,13 +7,14 @@ use weft_wire::icmpv4::{self, Message};
 use weft_wire::{EtherType, Offload, Protocol, ethernet, ipv4, segment, tcp, udp};
 
 use crate::NetworkId;
-use crate::nat::{HostLimits, HostOp, Nat, NatNetwork};
+use crate::nat::{ForwardId, HostLimits, HostOp, Nat, NatNetwork};
 
 pub(super) const NET: NetworkId = NetworkId(7);
 pub(super) const GATEWAY_MAC: MacAddr = MacAddr::new([0x52, 0x54, 0, 0, 0, 1]);
 pub(super) const GUEST_MAC: MacAddr = MacAddr::new([0x52, 0x54, 0, 0, 0, 2]);
 pub(super) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 20, 0, 1);
 pub(super) const GUEST: Ipv4Addr = Ipv4Addr::new(10, 20, 0, 10);
+pub(super) const FORWARD: ForwardId = ForwardId(3);
 pub(super) const REMOTE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 80), 80);
 
 pub(super) fn network() -> NatNetwork {
@@ -24,6 +25,7 @@ pub(super) fn network() -> NatNetwork {
         subnet: Ipv4Net::new_assert(Ipv4Addr::new(10, 20, 0, 0), 24),
         mtu: 1500,
         host_access: true,
+        forwards: vec![FORWARD],
     }
 }
 
@@ -84,6 +86,7 @@ pub(super) fn ops(nat: &mut Nat) -> Vec<String> {
             HostOp::TcpProgress { .. } => "progress".to_owned(),
             HostOp::TcpClose { reset, .. } => if reset { "reset" } else { "close" }.to_owned(),
             HostOp::UdpSend { to, payload, .. } => format!("send {to} {} bytes", payload.len()),
+            HostOp::UdpAnswer { to, payload, .. } => format!("answer {to} {} bytes", payload.len()),
             HostOp::UdpClose { .. } => "close udp".to_owned(),
             HostOp::EchoSend { to, sequence, payload, .. } => format!("echo {to} #{sequence} {} bytes", payload.len()),
             HostOp::EchoClose { .. } => "close echo".to_owned(),

@@ -2,6 +2,7 @@
 
 mod bench;
 mod datagrams;
+mod forwards;
 mod limits;
 mod tcp_guest;
 mod tcp_segments;

@@ -2,6 +2,7 @@
 //! its reads and writes, every byte arrives in order and exactly once, and every ending reaches the other side.
 
 use std::collections::VecDeque;
+use std::net::SocketAddrV4;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -9,9 +10,9 @@ use weft_testkit::{Guest, SocketHandle, tcp};
 use weft_types::Instant;
 use weft_wire::Offload;
 
-use super::bench::{GATEWAY, GATEWAY_MAC, GUEST, GUEST_MAC, NET, REMOTE, causes, nat};
+use super::bench::{FORWARD, GATEWAY, GATEWAY_MAC, GUEST, GUEST_MAC, NET, REMOTE, causes, nat};
 use crate::OutFrame;
-use crate::nat::{FlowId, HostError, HostOp, Nat};
+use crate::nat::{Callee, FlowId, HostError, HostOp, Nat};
 
 /// How bad things are.
 #[derive(Clone, Debug)]
@@ -75,9 +76,29 @@ fn pattern(count: usize) -> Vec<u8> {
 }
 
 impl Bench {
+    /// The guest connects to the host.
     fn new(weather: Weather) -> Self {
+        Self::with(weather, |guest, buffer| guest.connect(40_000, REMOTE, buffer))
+    }
+
+    /// A client of a forward connects to the guest.
+    fn forwarded(weather: Weather) -> Self {
+        let mut bench = Self::with(weather, |guest, buffer| guest.listen(80, buffer));
+        let callee = Callee { network: NET, guest: SocketAddrV4::new(GUEST, 80), mac: Some(GUEST_MAC) };
+        bench.host.flow = bench.nat.dial(bench.now, FORWARD, callee);
+        bench
+    }
+
+    fn by(caller: Caller, weather: Weather) -> Self {
+        match caller {
+            Caller::Guest => Self::new(weather),
+            Caller::Client => Self::forwarded(weather),
+        }
+    }
+
+    fn with(weather: Weather, socket: impl FnOnce(&mut Guest, usize) -> SocketHandle) -> Self {
         let mut guest = Guest::new(GUEST_MAC, GUEST, (GATEWAY_MAC, GATEWAY), weather.mtu);
-        let socket = guest.connect(40_000, REMOTE, weather.guest_buffer);
+        let socket = socket(&mut guest, weather.guest_buffer);
         Self {
             random: weather.seed | 1,
             weather,
@@ -269,9 +290,19 @@ enum First {
     Both,
 }
 
+/// Who begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Caller {
+    Guest,
+    /// A client of a forward.
+    Client,
+}
+
+const CALLERS: [Caller; 2] = [Caller::Guest, Caller::Client];
+
 /// Sends `up` and `down` bytes at the same time, with the endings in the order asked for.
-fn transfer(weather: &Weather, up: usize, down: usize, first: First) {
-    let mut bench = Bench::new(weather.clone());
+fn transfer(weather: &Weather, caller: Caller, up: usize, down: usize, first: First) {
+    let mut bench = Bench::by(caller, weather.clone());
     bench.host.to_send = pattern(down).into();
     bench.host.finishes = first != First::Guest;
     let outgoing = pattern(up);
@@ -304,7 +335,7 @@ fn transfer(weather: &Weather, up: usize, down: usize, first: First) {
 fn fair_weather() {
     for first in [First::Guest, First::Host, First::Both] {
         for (up, down) in [(0, 0), (1, 0), (0, 1), (100_000, 100_000), (3_000_000, 10), (10, 3_000_000)] {
-            transfer(&FAIR, up, down, first);
+            CALLERS.into_iter().for_each(|caller| transfer(&FAIR, caller, up, down, first));
         }
     }
 }
@@ -312,7 +343,7 @@ fn fair_weather() {
 #[test]
 fn tiny_windows_and_chunks() {
     let weather = Weather { host_chunk: 1, guest_buffer: 1000, ..FAIR };
-    transfer(&weather, 2000, 2000, First::Both);
+    CALLERS.into_iter().for_each(|caller| transfer(&weather, caller, 2000, 2000, First::Both));
 }
 
 proptest! {
@@ -322,11 +353,12 @@ proptest! {
     #[test]
     fn every_byte_once_and_in_order(
         weather in any_weather(),
+        caller in prop_oneof![Just(Caller::Guest), Just(Caller::Client)],
         up in prop_oneof![0usize..3000, 0usize..400_000],
         down in prop_oneof![0usize..3000, 0usize..400_000],
         first in prop_oneof![Just(First::Guest), Just(First::Host), Just(First::Both)],
     ) {
-        transfer(&weather, up, down, first);
+        transfer(&weather, caller, up, down, first);
     }
 }
 
@@ -340,21 +372,25 @@ fn refused_connections_are_refused() {
 
 #[test]
 fn resets_of_the_host_reach_the_guest() {
-    let mut bench = Bench::new(FAIR);
-    assert!(bench.run(|bench| bench.tcp().state() == tcp::State::Established));
-    let flow = bench.host.flow.take().expect("a socket");
-    bench.nat.tcp_failed(bench.now, flow, HostError::Refused);
-    assert!(bench.run(|bench| bench.tcp().state() == tcp::State::Closed));
-    assert_eq!(bench.nat.flows(), 0);
+    for caller in CALLERS {
+        let mut bench = Bench::by(caller, FAIR);
+        assert!(bench.run(|bench| bench.tcp().state() == tcp::State::Established));
+        let flow = bench.host.flow.take().expect("a socket");
+        bench.nat.tcp_failed(bench.now, flow, HostError::Refused);
+        assert!(bench.run(|bench| bench.tcp().state() == tcp::State::Closed));
+        assert_eq!(bench.nat.flows(), 0);
+    }
 }
 
 #[test]
 fn resets_of_the_guest_reach_the_host() {
-    let mut bench = Bench::new(FAIR);
-    assert!(bench.run(|bench| bench.tcp().state() == tcp::State::Established));
-    bench.tcp().abort();
-    assert!(bench.run(|bench| bench.host.closed.is_some()));
-    assert_eq!((bench.host.closed, bench.nat.flows()), (Some("reset"), 0));
+    for caller in CALLERS {
+        let mut bench = Bench::by(caller, FAIR);
+        assert!(bench.run(|bench| bench.tcp().state() == tcp::State::Established));
+        bench.tcp().abort();
+        assert!(bench.run(|bench| bench.host.closed.is_some()));
+        assert_eq!((bench.host.closed, bench.nat.flows()), (Some("reset"), 0));
+    }
 }
 
 #[test]
