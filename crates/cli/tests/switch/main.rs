@@ -4,6 +4,8 @@ mod bed;
 mod capture;
 mod hosts;
 mod life;
+mod machine;
+mod migration;
 mod namespaces;
 mod rates;
 mod uplinks;
