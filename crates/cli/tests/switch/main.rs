@@ -8,4 +8,5 @@ mod machine;
 mod migration;
 mod namespaces;
 mod rates;
+mod resume;
 mod uplinks;
