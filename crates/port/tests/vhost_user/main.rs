@@ -254,8 +254,7 @@ fn vmms_that_break_the_protocol() {
         ("features that were not offered", |link| {
             link.tell(Request::SetFeatures, &u64::MAX.to_le_bytes(), &[]).unwrap();
         }),
-        ("a queue of no entries that is started", |link| {
-            link.tell(Request::SetVringNum, &[0; 8], &[]).unwrap();
+        ("a queue without a place that is started", |link| {
             link.tell(Request::SetVringKick, &[0; 8], &[event().as_fd()]).unwrap();
         }),
         ("a queue that does not exist", |link| {
@@ -287,6 +286,47 @@ fn vmms_that_break_the_protocol() {
         vm.send(&ethernet(mac(2), mac(1), 0x88b5, what.as_bytes()));
         assert_eq!(&bystander.recv(PATIENCE).expect(what).frame[14..], what.as_bytes());
     }
+}
+
+/// Queues have a power of two of entries, and not too many.
+#[test]
+fn queues_of_impossible_sizes() {
+    let cable = Cable::new();
+    let mut bystander = FakeVm::boot(&cable.socket("b")).unwrap();
+    for size in [0u32, 3, 2048, 32_768, 65_536, u32::MAX] {
+        let mut vm = FakeVm::boot(&cable.socket("a")).unwrap();
+        vm.stop().unwrap();
+        vm.link().tell(Request::SetVringNum, &[0u32.to_le_bytes(), size.to_le_bytes()].concat(), &[]).unwrap();
+        vm.link().tell(Request::SetVringKick, &[0; 8], &[event().as_fd()]).unwrap();
+        assert!(vm.link().was_hung_up(), "{size}");
+        let told =
+            |link: &Option<Link>| matches!(link, Some(Link::Down(why)) if why.contains(&format!("{size} entries")));
+        cable.wait("it is told why", |seen| told(&seen.links[0]));
+        let mut vm = FakeVm::boot(&cable.socket("a")).unwrap();
+        vm.send(&ethernet(mac(2), mac(1), 0x88b5, &[size as u8; 50]));
+        assert_eq!(bystander.recv(PATIENCE).unwrap().frame[14], size as u8);
+    }
+}
+
+/// A VMM that stops in the middle of a message, or asks and does not listen, keeps nobody waiting: not even the other
+/// one at its own port.
+#[test]
+fn vmms_that_keep_us_waiting() {
+    let cable = Cable::new();
+    let mut bystander = FakeVm::boot(&cable.socket("b")).unwrap();
+    let mut silent = VmmLink::connect(&cable.socket("a")).unwrap();
+    silent.send_raw(&[1, 0, 0, 0, 1], &[]).unwrap();
+    let mut vm = FakeVm::boot(&cable.socket("a")).unwrap();
+    vm.send(&ethernet(mac(2), mac(1), 0x88b5, &[1; 50]));
+    assert_eq!(bystander.recv(PATIENCE).unwrap().frame[14], 1);
+    silent.send_raw(&[0, 0, 0, 0, 0, 0, 0], &[]).unwrap();
+    drop(silent);
+
+    let mut deaf = VmmLink::connect(&cable.socket("a")).unwrap();
+    let told = (0..100_000).find(|_| deaf.tell(Request::GetFeatures, &[], &[]).is_err());
+    assert!(told.is_some(), "answers pile up");
+    vm.send(&ethernet(mac(2), mac(1), 0x88b5, &[2; 50]));
+    assert_eq!(bystander.recv(PATIENCE).unwrap().frame[14], 2);
 }
 
 /// Memory that could make us touch what is not there is refused with a reason.
