@@ -5,5 +5,6 @@ mod capture;
 mod hosts;
 mod life;
 mod namespaces;
+mod openvswitch;
 mod rates;
 mod uplinks;
