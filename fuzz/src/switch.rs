@@ -30,8 +30,7 @@ struct World {
 
 /// Actions, each a byte and what it takes. `0`: become another configuration. `1`: a frame of numbered addresses,
 /// most of which are known. `2`: the same with a tag. `3`: a receive filter. `4`: time passes. `5`: a link
-/// goes up or down. All others: a frame of
-/// any bytes.
+/// goes up or down. `6`: one thing of the configuration changes. `7`: a datagram. All others: a frame of any bytes.
 pub(crate) fn switch_life(data: &[u8]) {
     let mut bytes = Bytes(data);
     // A cache of one set, so that flows give way to each other.
@@ -73,6 +72,17 @@ pub(crate) fn switch_life(data: &[u8]) {
                 assert!(known.iter().all(|is_known| *is_known == known[0]));
                 world.model.set_link(port, is_up);
             }
+            6 => {
+                let config = changed(world.model.config.clone(), &mut bytes);
+                world.configure(&config);
+            }
+            7 => {
+                let [ingress, src, dst, tag] = bytes.take();
+                let tag = [0x81, 0, tag & 0xe0, tag & 0x1f];
+                let tag = if tag[3] == 0x1f { &[] } else { &tag[..] };
+                let frame = numbered(src, dst, &[tag, &datagram(&mut bytes)].concat());
+                world.send(ingress, &frame);
+            }
             len => {
                 let [ingress] = bytes.take();
                 let frame = bytes.slice(len.into());
@@ -85,6 +95,40 @@ pub(crate) fn switch_life(data: &[u8]) {
 /// A short frame between two numbered addresses.
 fn numbered(src: u8, dst: u8, rest: &[u8]) -> Vec<u8> {
     [&mac(dst).octets(), &mac(src).octets(), rest].concat()
+}
+
+/// An EtherType and an IPv4 packet between two numbered addresses: of any protocol, with ports, or a fragment.
+fn datagram(bytes: &mut Bytes<'_>) -> Vec<u8> {
+    let [src, dst, protocol, fragment, from, to] = bytes.take();
+    let protocol = if protocol < 128 { 17 } else { protocol };
+    let mut packet = vec![8, 0, 0x45, 0, 0, 28, 0, 0, fragment & 0x20, fragment & 0x1f, 64, protocol, 0, 0];
+    packet.extend_from_slice(&[10, 0, 0, src, 10, 0, 0, dst]);
+    packet.extend_from_slice(&[from, 0, to, 0, 0, 8, 0, 0]);
+    packet
+}
+
+/// The configuration with one thing changed: most of what was known goes on.
+fn changed(mut config: Config, bytes: &mut Bytes<'_>) -> Config {
+    let [what, port, value] = bytes.take();
+    config.generation = config.generation.wrapping_add(1);
+    let index = usize::from(port) % config.ports.len().max(1);
+    match (what % 13, config.ports.get_mut(index), config.vswitches.first_mut()) {
+        (0, ..) => config.ports.push(self::port(bytes)),
+        (1, Some(_), _) => drop(config.ports.remove(index)),
+        (2, Some(port), _) => port.vlans = vlans(value, bytes),
+        (3, Some(port), _) => port.macs = vec![mac(value)],
+        (4, Some(port), _) => port.learn = (value % 4).into(),
+        (5, Some(port), _) => port.rates = rates(bytes),
+        (6, Some(port), _) => port.policy = policy(value),
+        (7, Some(port), _) => port.role = role(value),
+        (8, Some(port), _) => port.addresses = addresses(bytes),
+        (9, _, Some(vswitch)) => vswitch.mode = if value & 1 == 0 { Mode::Veb } else { Mode::Vepa },
+        (10, _, Some(vswitch)) => vswitch.acl = acl(bytes),
+        (11, _, Some(vswitch)) => vswitch.mirrors = (0..value % 5).map(|number| mirror(number, bytes.take())).collect(),
+        (12, ..) => team(&mut config, value),
+        _ => {}
+    }
+    config
 }
 
 impl World {
@@ -161,23 +205,34 @@ fn configuration(bytes: &mut Bytes<'_>) -> Config {
         let [mirrors] = bytes.take();
         first.mirrors = (0..mirrors % 5).map(|number| mirror(number, bytes.take())).collect();
     }
-    let [index, from_port, to_port, burst] = bytes.take();
+    let [index] = bytes.take();
+    let rates = rates(bytes);
     if let Some(port) = config.ports.get_mut(usize::from(index)) {
-        let rate = |kilobits: u8| {
-            let excess = Excess::Drop;
-            let bits_per_s = u64::from(kilobits) * 1000;
-            (kilobits != 0).then_some(Rate { bits_per_s, burst_bytes: burst.into(), excess })
-        };
-        port.rates = Rates { from_port: rate(from_port), to_port: rate(to_port) };
+        port.rates = rates;
     }
-    let [team] = bytes.take();
-    if let Some(first) = config.vswitches.first_mut().filter(|_| team & 1 != 0) {
-        let mode = if team & 2 == 0 { TeamMode::ActiveStandby } else { TeamMode::FlowHash };
-        let is_uplink = |port: &&PortConfig| port.role == Role::Uplink && port.vswitch == first.id;
-        let members = config.ports.iter().filter(is_uplink).map(|port| port.id).collect();
-        first.team = Some(Team { mode, members });
-    }
+    let [bits] = bytes.take();
+    team(&mut config, bits);
     config
+}
+
+/// Policing, or shaping, which is not the switch's.
+fn rates(bytes: &mut Bytes<'_>) -> Rates {
+    let [from_port, to_port, burst] = bytes.take();
+    let excess = if burst < 240 { Excess::Drop } else { Excess::Wait };
+    let rate = |kilobits: u8| {
+        let bits_per_s = u64::from(kilobits) * 1000;
+        (kilobits != 0).then_some(Rate { bits_per_s, burst_bytes: burst.into(), excess })
+    };
+    Rates { from_port: rate(from_port), to_port: rate(to_port) }
+}
+
+/// All uplinks of the first vSwitch are a team, or none is.
+fn team(config: &mut Config, bits: u8) {
+    let Some(first) = config.vswitches.first_mut() else { return };
+    let mode = if bits & 2 == 0 { TeamMode::ActiveStandby } else { TeamMode::FlowHash };
+    let is_uplink = |port: &&PortConfig| port.role == Role::Uplink && port.vswitch == first.id;
+    let members = config.ports.iter().filter(is_uplink).map(|port| port.id).collect();
+    first.team = (bits & 1 != 0).then_some(Team { mode, members });
 }
 
 fn mirror(number: u8, [of, to, kind, protocol, low, high]: [u8; 6]) -> Mirror {
@@ -206,7 +261,6 @@ fn mirror(number: u8, [of, to, kind, protocol, low, high]: [u8; 6]) -> Mirror {
 
 fn port(bytes: &mut Bytes<'_>) -> PortConfig {
     let [id, vswitch, role, policy, first, second, last, vlans, learn] = bytes.take();
-    let role = [Role::Vnic, Role::Gateway, Role::HostAdapter, Role::Uplink][usize::from(role % 4)];
     let (name, place) = (format!("p{id}").parse().expect("a name"), Provenance::file("fuzz.toml", id.into()));
     let number = PortId(u32::from(id % MAX_PORTS));
     PortConfig {
@@ -215,17 +269,25 @@ fn port(bytes: &mut Bytes<'_>) -> PortConfig {
         vlans: self::vlans(vlans, bytes),
         learn: (learn % 4).into(),
         addresses: addresses(bytes),
-        policy: Policy {
-            forged_macs: policy & 1 != 0,
-            promiscuous: policy & 2 != 0,
-            mac_changes: policy & 4 != 0,
-            forged_ips: policy & 8 != 0,
-            forged_arp: policy & 16 != 0,
-            forged_neighbours: policy & 32 != 0,
-            dhcp_server: policy & 64 != 0,
-            router_advertisements: policy & 128 != 0,
-        },
-        ..PortConfig::new(number, name, VSwitchId(u32::from(vswitch % 4)), role, place)
+        policy: self::policy(policy),
+        ..PortConfig::new(number, name, VSwitchId(u32::from(vswitch % 4)), self::role(role), place)
+    }
+}
+
+fn role(number: u8) -> Role {
+    [Role::Vnic, Role::Gateway, Role::HostAdapter, Role::Uplink][usize::from(number % 4)]
+}
+
+fn policy(policy: u8) -> Policy {
+    Policy {
+        forged_macs: policy & 1 != 0,
+        promiscuous: policy & 2 != 0,
+        mac_changes: policy & 4 != 0,
+        forged_ips: policy & 8 != 0,
+        forged_arp: policy & 16 != 0,
+        forged_neighbours: policy & 32 != 0,
+        dhcp_server: policy & 64 != 0,
+        router_advertisements: policy & 128 != 0,
     }
 }
 

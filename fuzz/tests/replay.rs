@@ -1,15 +1,21 @@
 //! Replays every corpus, and some thousand changed copies of it, through its target.
 
+use std::env;
 use std::fs;
 use std::path::Path;
 
-/// Changed copies of each file; each target sees the same ones in every run.
+/// Changed copies of each file; each target sees the same ones in every run. `FUZZ_COPIES` changes it.
 const COPIES: usize = 400;
 
 #[test]
 fn every_corpus_replays() {
     let corpora = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
+    let copies = env::var("FUZZ_COPIES").map_or(COPIES, |copies| copies.parse().expect("FUZZ_COPIES is a number"));
+    let wanted = env::var("FUZZ_TARGET").ok();
     for (name, target) in weft_fuzz::targets() {
+        if wanted.as_ref().is_some_and(|wanted| wanted != name) {
+            continue;
+        }
         let folder = corpora.join(name);
         let mut files: Vec<_> = fs::read_dir(&folder)
             .unwrap_or_else(|error| panic!("target `{name}` has no corpus in {}: {error}", folder.display()))
@@ -22,7 +28,7 @@ fn every_corpus_replays() {
         for file in files {
             let seed = fs::read(&file).expect("a readable file");
             target(&seed);
-            for _ in 0..COPIES {
+            for _ in 0..copies {
                 target(&random.change(&seed));
             }
         }

@@ -49,6 +49,14 @@ struct Set {
     at: [u32; WAYS],
 }
 
+impl Set {
+    /// The ways with such a tag, one bit each. Without a branch, for where a flow is cannot be guessed.
+    #[inline]
+    fn ways(&self, tag: u16) -> u32 {
+        self.tags.iter().enumerate().fold(0, |ways, (way, known)| ways | u32::from(*known == tag) << way)
+    }
+}
+
 const _: () = assert!(size_of::<Set>() == LINE_BYTES);
 const _: () = assert!(size_of::<Entry>() + WAYS_PER_FLOW * LINE_BYTES / WAYS < 128, "memory per cached flow");
 
@@ -142,23 +150,30 @@ impl FlowCache {
     }
 
     /// What was decided for such a frame, and who gets a copy.
-    #[inline]
+    #[inline(always)] // or the key would be passed on through memory, in words, and read in pairs of them
     pub(crate) fn get(&self, now: Instant, key: &FlowKey) -> Option<&(Action, Mirrors)> {
         let (set, tag) = self.place(key);
-        self.find(now, key, set, tag).or_else(|| self.find(now, key, self.other(set), tag))
+        self.find(now, key, set, tag).or_else(|| self.find_in_other(now, key, set, tag))
     }
 
-    #[inline]
+    #[cold]
+    fn find_in_other(&self, now: Instant, key: &FlowKey, set: usize, tag: u16) -> Option<&(Action, Mirrors)> {
+        self.find(now, key, self.other(set), tag)
+    }
+
+    #[inline(always)]
     fn find(&self, now: Instant, key: &FlowKey, set: usize, tag: u16) -> Option<&(Action, Mirrors)> {
         let set = &self.index[set];
-        for (way, _) in set.tags.iter().enumerate().filter(|(_, known)| **known == tag) {
-            if let Some(entry) = self.entries.get(set.at[way] as usize)
+        let mut ways = set.ways(tag);
+        while ways != 0 {
+            if let Some(entry) = self.entries.get(set.at[ways.trailing_zeros() as usize % WAYS] as usize)
                 && entry.key.is(key)
                 && self.is_current(entry)
                 && now < entry.until
             {
                 return Some(&entry.decided);
             }
+            ways &= ways - 1;
         }
         None
     }
@@ -181,9 +196,7 @@ impl FlowCache {
     #[inline]
     pub(crate) fn fetch(&self, foreseen: &Foreseen) {
         let Some(set) = self.index.get(foreseen.set as usize) else { return };
-        let is_it = |known: &u16| u32::from(*known == foreseen.tag);
-        let ways = set.tags.iter().enumerate().fold(0, |ways, (way, known)| ways | is_it(known) << way);
-        prefetch(&self.entries, set.at[ways.trailing_zeros() as usize % WAYS] as usize);
+        prefetch(&self.entries, set.at[set.ways(foreseen.tag).trailing_zeros() as usize % WAYS] as usize);
     }
 
     /// Remembers until when what was decided for such a frame, which was not known.

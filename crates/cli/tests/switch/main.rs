@@ -7,6 +7,7 @@ mod life;
 mod machine;
 mod migration;
 mod namespaces;
+mod openvswitch;
 mod rates;
 mod resume;
 mod uplinks;

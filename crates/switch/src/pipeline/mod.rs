@@ -83,7 +83,8 @@ impl Fields {
 }
 
 /// The fields that every decision may rest on.
-const LINK: Fields = Fields::INGRESS.and(Fields::DST).and(Fields::SRC).and(Fields::TAG).and(Fields::ETHERTYPE);
+pub(crate) const LINK: Fields =
+    Fields::INGRESS.and(Fields::DST).and(Fields::SRC).and(Fields::TAG).and(Fields::ETHERTYPE);
 
 /// All fields of frames from such a port that any stage may consult; `learns` says whether any port learns addresses,
 /// `has_fixed` whether the vSwitch has a port with configured ones, `has_rules` whether it has an access list.

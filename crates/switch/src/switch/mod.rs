@@ -17,7 +17,7 @@ use crate::cache::{FlowCache, Foreseen};
 use crate::counters::Counters;
 use crate::drop_log::DropLog;
 use crate::filter::{Granted, MAX_FILTER_GROUPS, MAX_FILTER_STATIONS};
-use crate::frame::{FlowKey, Frame};
+use crate::frame::{FlowKey, Frame, MAX_FRAME_BYTES};
 use crate::meters::{self, Meters, Way};
 use crate::packet::Packet;
 use crate::pipeline::{self, Action, Knowledge, Mirrors};
@@ -240,7 +240,11 @@ impl Switch {
     #[inline]
     pub fn foresee(&self, ingress: PortId, head: &[u8], frame_len: usize) -> Foreseen {
         let (Some(cache), Some(index)) = (&self.cache, self.tables.index(ingress)) else { return Foreseen::default() };
-        let (mut packet, fields) = (Packet::default(), self.tables.port(index).fields);
+        let fields = self.tables.port(index).fields;
+        if let Some(key) = FlowKey::of_plain(ingress, head, fields) {
+            return cache.foresee(&key);
+        }
+        let mut packet = Packet::default();
         let frame = Frame::admit(head, frame_len, fields, &mut packet);
         frame.map_or_else(|_| Foreseen::default(), |frame| cache.foresee(&FlowKey::new(ingress, &frame, fields)))
     }
@@ -258,64 +262,56 @@ impl Switch {
     pub fn forward(&mut self, now: Instant, ingress: PortId, head: &[u8], frame_len: usize) -> Verdict<'_> {
         self.copies.clear();
         let Some(index) = self.tables.index(ingress) else { return Verdict::Drop(DropReason::UnknownPort) };
-        let mut packet = Packet::default();
-        let frame = match Frame::admit(head, frame_len, self.tables.port(index).fields, &mut packet) {
-            Ok(frame) => frame,
-            Err((reason, _)) => {
-                self.count_dropped(now, ingress, reason, head, frame_len);
-                return Verdict::Drop(reason);
-            }
-        };
-        if self.meters.is_used()
-            && !self.meters.pass(now, ingress, Way::From, &self.tables.port(index).config.rates, frame_len)
-        {
-            self.count_dropped(now, ingress, DropReason::OverRate, head, frame_len);
-            return Verdict::Drop(DropReason::OverRate);
-        }
         let port = self.tables.port(index);
-        let key = FlowKey::new(ingress, &frame, port.fields);
-        let known = self.cache.as_ref().and_then(|cache| cache.get(now, &key));
-        // What almost all frames do: they go to one port, and nobody looks.
-        if let Some((Action::Send(output), 0)) = known
+        // What almost all frames do: they are plain, go to one port, and nobody looks.
+        if (head.len()..=MAX_FRAME_BYTES).contains(&frame_len)
             && port.config.learn == 0
             && !self.meters.is_used()
+            && let Some(key) = FlowKey::of_plain(ingress, head, port.fields)
+            && let Some((Action::Send(output), 0)) = self.cache.as_ref().and_then(|cache| cache.get(now, &key))
         {
             self.hits += 1;
             self.outputs.clear();
             self.outputs.push(*output);
             return Verdict::Forward(&self.outputs[..1]); // a length that is known need not be read back
         }
-        let known = known.copied();
-        self.forward_others(now, index, &frame, frame_len, key, known)
+        self.forward_any(now, index, head, frame_len)
     }
 
-    /// Decides about all other frames: those of which is not known what to do, and those with which there is more to do.
+    /// Decides about a frame of any kind.
     #[inline(never)]
-    fn forward_others(
-        &mut self,
-        now: Instant,
-        index: PortIndex,
-        frame: &Frame<'_>,
-        frame_len: usize,
-        key: FlowKey,
-        known: Option<(Action, Mirrors)>,
-    ) -> Verdict<'_> {
-        let config = &self.tables.port(index).config;
-        let (ingress, learns) = (config.id, config.learn > 0);
+    fn forward_any(&mut self, now: Instant, index: PortIndex, head: &[u8], frame_len: usize) -> Verdict<'_> {
+        let port = self.tables.port(index);
+        let ingress = port.config.id;
+        let mut packet = Packet::default();
+        let frame = match Frame::admit(head, frame_len, port.fields, &mut packet) {
+            Ok(frame) => frame,
+            Err((reason, _)) => {
+                self.count_dropped(now, ingress, reason, head, frame_len);
+                return Verdict::Drop(reason);
+            }
+        };
+        if self.meters.is_used() && !self.meters.pass(now, ingress, Way::From, &port.config.rates, frame_len) {
+            self.count_dropped(now, ingress, DropReason::OverRate, head, frame_len);
+            return Verdict::Drop(DropReason::OverRate);
+        }
+        let key = FlowKey::new(ingress, &frame, port.fields);
+        let known = self.cache.as_ref().and_then(|cache| cache.get(now, &key)).copied();
+        let learns = port.config.learn > 0;
         let (action, mirrors) = match known {
             Some(known) => {
                 self.hits += 1;
                 if learns {
-                    self.refresh(now, index, frame);
+                    self.refresh(now, index, &frame);
                 }
                 known
             }
-            None => self.miss(now, index, frame, frame_len, key),
+            None => self.miss(now, index, &frame, frame_len, key),
         };
         self.outputs.clear();
-        leave(&self.tables, index, frame, action, &mut self.outputs);
+        leave(&self.tables, index, &frame, action, &mut self.outputs);
         if mirrors != 0 {
-            copy(&self.tables, index, frame, mirrors, &self.outputs, &mut self.copies);
+            copy(&self.tables, index, &frame, mirrors, &self.outputs, &mut self.copies);
         }
         if let Action::Drop(reason) = action {
             return Verdict::Drop(reason); // it was counted when that was decided: drops are not cached
