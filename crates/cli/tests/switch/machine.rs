@@ -59,7 +59,10 @@ impl Machine {
             command.args([option, &format!("unix:{name}.{id},server=on,wait=off")]);
         }
         let qemu = command.args(more).current_dir(folder).stdin(Stdio::null()).spawn().unwrap();
-        Self { qemu, folder: folder.to_owned(), name: name.to_owned(), console: None, said: String::new(), commands: 0 }
+        let (folder, name) = (folder.to_owned(), name.to_owned());
+        let mut machine = Self { qemu, folder, name, console: None, said: String::new(), commands: 0 };
+        machine.console(); // what is said before somebody listens is lost
+        machine
     }
 
     /// Waits until the guest's shell answers, and gives the adapter an address.
