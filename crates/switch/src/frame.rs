@@ -57,9 +57,6 @@ pub(crate) struct FlowKey(pub(crate) [u64; 8]);
 /// The bytes of a frame up to the flags of TCP, and more: what has fewer takes the long way.
 const PLAIN_BYTES: usize = 48;
 
-/// Of a key, the words that say what the frame carries.
-pub(crate) const PACKET_WORDS: std::ops::Range<usize> = 4..8;
-
 impl FlowKey {
     /// The key of what nearly every frame is: TCP or UDP over IPv4 in one piece, without options, tags or anything that
     /// is guarded. `None` for others; else the same as [`FlowKey::new`], without a look at what no key has.
