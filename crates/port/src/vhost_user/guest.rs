@@ -151,7 +151,9 @@ impl Guest {
                     self.memory.view(*last).prefetch_all();
                 }
             }
-            let Some(chain) = step.checked_sub(FETCH_AHEAD).and_then(|index| self.lent_chains.get(index)) else { continue };
+            let Some(chain) = step.checked_sub(FETCH_AHEAD).and_then(|index| self.lent_chains.get(index)) else {
+                continue;
+            };
             if self.lent == self.lent_frames.len() {
                 self.lent_frames.push(LentFrame::EMPTY);
             }

@@ -246,7 +246,7 @@ impl Switch {
             return Foreseen::default();
         };
         let fields = self.tables.port(index).fields;
-        if let Some(key) = FlowKey::of_plain(ingress, head, fields) {
+        if let Some(key) = head.first_chunk().and_then(|start| FlowKey::of_plain(ingress, start, fields)) {
             return cache.foresee(&key);
         }
         let mut packet = Packet::default();
@@ -275,8 +275,9 @@ impl Switch {
         if (head.len()..=MAX_FRAME_BYTES).contains(&frame_len)
             && port.config.learn == 0
             && !self.meters.is_used()
-            && let Some(key) = FlowKey::of_plain(ingress, head, port.fields)
-            && let Some((Action::Send(output), 0)) = self.cache.as_mut().and_then(|cache| cache.get(now, &key))
+            && let Some(cache) = &mut self.cache
+            && let Some(start) = head.first_chunk()
+            && let Some((Action::Send(output), 0)) = cache.get_plain(now, ingress, start, port.fields)
         {
             self.hits += 1;
             self.outputs.clear();
@@ -304,7 +305,7 @@ impl Switch {
             return Verdict::Drop(DropReason::OverRate);
         }
         let key = FlowKey::new(ingress, &frame, port.fields);
-        let known = self.cache.as_mut().and_then(|cache| cache.get(now, &key)).copied();
+        let known = self.cache.as_ref().and_then(|cache| cache.get(now, &key)).copied();
         let learns = port.config.learn > 0;
         let (action, mirrors) = match known {
             Some(known) => {
