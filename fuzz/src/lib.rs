@@ -25,6 +25,7 @@ pub fn targets() -> Vec<Target> {
         ("dhcp_message", services::dhcp_message),
         ("dns_answer", services::dns_answer),
         ("dns_query", services::dns_query),
+        ("dns_stream", services::dns_stream),
         ("frame_stream", port::frame_stream),
         ("gateway_frames", services::gateway_frames),
         ("guest_rings", port::guest_rings),

@@ -363,6 +363,7 @@ fn network_config(desired: &Desired, name: &NetworkName, network: &Network) -> N
             dns: network.dns,
             host_access: network.host_access,
             records: names.filter_map(|(name, ip)| Some(HostRecord { name: name.parse().ok()?, ip })).collect(),
+            names: network.names.clone(),
         }),
         switching: Switching::Veb,
         team: None,

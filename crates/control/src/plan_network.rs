@@ -132,6 +132,7 @@ fn changes(old: &NetworkConfig, new: &NetworkConfig) -> (Vec<String>, Impact) {
     compare("DNS", |gateway| if gateway.dns { "on" } else { "off" }.to_owned());
     let host_access =
         |network: &NetworkConfig| on_off(network.gateway.as_ref().is_some_and(|gateway| gateway.host_access));
+    let names = |network: &NetworkConfig| network.gateway.as_ref().map(|gateway| gateway.names.clone());
     differs("host access", host_access(old), host_access(new));
     differs("mode", mode(old.mode).to_owned(), mode(new.mode).to_owned());
     differs("mtu", old.mtu.to_string(), new.mtu.to_string());
@@ -140,6 +141,9 @@ fn changes(old: &NetworkConfig, new: &NetworkConfig) -> (Vec<String>, Impact) {
     let is_more_or_less = differs("mirrors", count(old), count(new));
     if !access_changed && sense(old.acl.as_ref()) != sense(new.acl.as_ref()) {
         words.push("rules changed".to_owned());
+    }
+    if names(old) != names(new) {
+        words.push("names changed".to_owned());
     }
     if !is_more_or_less && mirrored(old) != mirrored(new) {
         words.push("mirrors changed".to_owned());

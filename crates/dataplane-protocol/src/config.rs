@@ -3,8 +3,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use weft_types::{
-    ForwardTarget, Ipv4Net, Label, Listen, MacAddr, MacRange, NetworkName, PortName, PortRates, PortVlans, Provenance,
-    VmName,
+    DnsNames, ForwardTarget, Ipv4Net, Label, Listen, MacAddr, MacRange, NetworkName, PortName, PortRates, PortVlans,
+    Provenance, VmName,
 };
 
 use crate::{AccessConfig, AclConfig, AddressConfig, MirrorConfig};
@@ -111,6 +111,9 @@ pub struct GatewayConfig {
     pub host_access: bool,
     /// Names that do not come from leases: VMs with a fixed address, and the gateway itself.
     pub records: Vec<HostRecord>,
+    /// What else its members can ask for.
+    #[serde(default)]
+    pub names: DnsNames,
 }
 
 /// A port forward: what clients of the host's network reach at an address of the host.

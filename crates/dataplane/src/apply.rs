@@ -268,6 +268,7 @@ fn services_of(network: &NetworkConfig, id: NetworkId, forwards: Vec<Forward>) -
         dns: gateway.dns,
         host_access: gateway.host_access,
         records: gateway.records.iter().map(|record| (record.name.clone(), record.ip)).collect(),
+        names: gateway.names.clone(),
         forwards,
     })
 }

@@ -174,7 +174,7 @@ fn check_forwards(config: &DataplaneConfig, problems: &mut Problems) {
 mod tests {
     use weft_dataplane_protocol::{AccessConfig, DhcpConfig, Reservation, Switching};
     use weft_testkit::mac;
-    use weft_types::{PortRates, Provenance};
+    use weft_types::{DnsNames, PortRates, Provenance};
 
     use super::*;
 
@@ -192,6 +192,7 @@ mod tests {
             dns: true,
             host_access: false,
             records: vec![],
+            names: DnsNames::default(),
         };
         change(&mut gateway);
         NetworkConfig {

@@ -358,3 +358,81 @@ fn forwards_come_and_go_alone() {
         talk(3);
     });
 }
+
+/// A name server of the host's side: over UDP it only says that there is more, over TCP it has 100 addresses.
+fn name_server() -> std::net::SocketAddr {
+    let datagrams = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    let address = datagrams.local_addr().unwrap();
+    let listener = TcpListener::bind(address).expect("a namespace of our own");
+    thread::spawn(move || {
+        let mut query = [0; 512];
+        while let Ok((count, from)) = datagrams.recv_from(&mut query) {
+            query[2] |= 0x82;
+            datagrams.send_to(&query[..count], from).unwrap();
+        }
+    });
+    thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let mut length = [0; 2];
+            stream.read_exact(&mut length).unwrap();
+            let mut answer = vec![0; u16::from_be_bytes(length).into()];
+            stream.read_exact(&mut answer).unwrap();
+            (answer[2], answer[3], answer[7]) = (0x81, 0x80, 100);
+            for last in 0..100 {
+                answer.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 1, 44, 0, 4, 198, 51, 100, last]);
+            }
+            stream.write_all(&(answer.len() as u16).to_be_bytes()).unwrap();
+            stream.write_all(&answer).unwrap();
+        }
+    });
+    address
+}
+
+/// A kernel's resolver asks by datagram, hears that there is more, and comes by TCP.
+#[test]
+fn long_answers_by_tcp() {
+    with_guest("long_answers_by_tcp", |bench| {
+        let mut config = DataplaneConfig { revision: 2, ..bench.config.clone() };
+        let gateway = config.networks[0].gateway.as_mut().unwrap();
+        gateway.names.forward = [("corp.example".parse().unwrap(), vec![name_server()])].into();
+        gateway.names.hosts = [("printer".parse().unwrap(), vec![Ipv4Addr::new(10, 20, 0, 9).into()])].into();
+        bench.world.apply(&config);
+        let heard = bench.python(
+            r"
+def query(name):
+    labels = b''.join(bytes([len(label)]) + label for label in name.split(b'.'))
+    return b'\xbe\xef\1\0\0\1\0\0\0\0\0\0' + labels + b'\0\0\1\0\1'
+
+def by_udp(name):
+    udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    udp.settimeout(20)
+    udp.sendto(query(name), ('10.20.0.1', 53))
+    return udp.recv(4096)
+
+def by_tcp(*names):
+    tcp = socket.create_connection(('10.20.0.1', 53), 20)
+    for name in names:
+        tcp.sendall(len(query(name)).to_bytes(2, 'big') + query(name))
+    tcp.shutdown(socket.SHUT_WR)
+    heard = tcp.makefile('rb').read()
+    while heard:
+        length = int.from_bytes(heard[:2], 'big')
+        yield heard[2:2 + length]
+        heard = heard[2 + length:]
+
+def say(answer):
+    print(answer[:2].hex(), 'truncated' if answer[2] & 2 else answer[7], answer[-4:].hex())
+
+say(by_udp(b'printer.office.weft'))
+say(by_udp(b'www.corp.example'))
+for answer in sorted(by_tcp(b'printer', b'www.corp.example'), key=len):
+    say(answer)
+for answer in by_tcp(b'www.corp.example'):
+    say(answer)
+",
+        );
+        let expected =
+            "beef 1 0a140009\nbeef truncated 00010001\nbeef 1 0a140009\nbeef 100 c6336463\nbeef 100 c6336463\n";
+        assert_eq!(heard, expected);
+    });
+}

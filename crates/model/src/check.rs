@@ -7,6 +7,7 @@ use weft_types::{ByteSize, ForwardHost, Ipv4Net, MacAddr, NetworkName, PortName,
 
 use crate::acl::{Cast, check_groups, check_rules};
 use crate::mirror;
+use crate::names;
 use crate::port_keys::{self, MAX_LEARNED, Run, meetings};
 use crate::problem::Problem;
 use crate::read::{list, nearest};
@@ -60,6 +61,7 @@ pub fn findings(world: &World, facts: &HostFacts) -> Vec<Finding> {
     }
     check.rules();
     check.forwards();
+    check.names();
     check.clashes();
     check.memory();
     check.findings
@@ -148,6 +150,16 @@ impl Check<'_> {
                 }
                 earlier.push(forward);
             }
+        }
+    }
+
+    fn names(&mut self) {
+        for (name, network) in &self.world.networks {
+            let is_here = |vm: &&VmName| self.world.vms[*vm].nics.iter().any(|nic| nic.network == *name);
+            let vms: BTreeSet<_> = self.world.vms.keys().filter(is_here).map(VmName::as_str).collect();
+            let findings = &mut self.findings;
+            let mut find = |path, problem| findings.push(Finding { path, rests_on: None, problem });
+            names::check(name, network, &vms, &mut find);
         }
     }
 

@@ -7,6 +7,7 @@ mod files;
 mod forward;
 mod load;
 mod mirror;
+mod names;
 mod port_keys;
 mod problem;
 pub mod qcow2;

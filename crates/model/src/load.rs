@@ -10,7 +10,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
-use weft_types::{ByteSize, Ipv4Net, Label, MacAddr, NetworkName, Provenance, VmName};
+use weft_types::{ByteSize, DnsNames, Ipv4Net, Label, MacAddr, NetworkName, Provenance, VmName};
 
 use crate::acl;
 use crate::check::{self, HostFacts};
@@ -18,6 +18,7 @@ use crate::disk::Disk;
 use crate::files::{check_disk, check_initrd, check_kernel, read_ssh_key, read_user_data, resolve};
 use crate::forward;
 use crate::mirror;
+use crate::names;
 use crate::port_keys;
 use crate::problem::{Problem, Report};
 use crate::read::{Lines, Notes, Section, items, list, nearest, parse, subtables, wrong_type};
@@ -184,6 +185,7 @@ impl<'a> Loader<'a> {
             host_access: false,
             dhcp: Some(Dhcp { first, last, lease: DEFAULT_LEASE }),
             dns: true,
+            names: DnsNames::default(),
             mtu: DEFAULT_MTU as u16,
             acl: Acl::default(),
             mirrors: BTreeMap::new(),
@@ -232,7 +234,7 @@ impl<'a> Loader<'a> {
         let subnet = written.unwrap_or_default();
         let gateway = section.parsed::<Ipv4Addr>(notes, "gateway", "10.20.0.1");
         let host_access = section.boolean(notes, "host_access").unwrap_or(false);
-        let dns = section.boolean(notes, "dns").unwrap_or(true);
+        let (dns, names) = names::read(notes, &mut section);
         let mtu = section.integer(notes, "mtu", 576..=9000).unwrap_or(DEFAULT_MTU) as u16;
         let dhcp = read_dhcp(notes, &mut section, subnet);
         let acl = acl::read(notes, &mut section, self.source, &self.lines);
@@ -241,7 +243,7 @@ impl<'a> Loader<'a> {
         let gateway = gateway.unwrap_or_else(|| first_host(subnet));
         let mirrors = BTreeMap::new(); // they stand beside the networks
         let network =
-            Network { mode, subnet, gateway, host_access, dhcp, dns, mtu, acl, mirrors, forwards, provenance };
+            Network { mode, subnet, gateway, host_access, dhcp, dns, names, mtu, acl, mirrors, forwards, provenance };
         self.world.networks.insert(name.clone(), network);
         written.is_some()
     }

@@ -8,8 +8,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use weft_types::{
-    Allowance, ByteSize, IpNet, Ipv4Net, Label, MacAddr, MacRange, NetworkName, PortRates, PortVlans, Provenance,
-    VmName,
+    Allowance, ByteSize, DnsNames, IpNet, Ipv4Net, Label, MacAddr, MacRange, NetworkName, PortRates, PortVlans,
+    Provenance, VmName,
 };
 
 use crate::{Acl, Forward, Mirror};
@@ -54,6 +54,9 @@ pub struct Network {
     pub dhcp: Option<Dhcp>,
     /// Whether the gateway answers names.
     pub dns: bool,
+    /// What names it answers beside those of the machines, and who knows others.
+    #[serde(default)]
+    pub names: DnsNames,
     /// The largest IP packet, in bytes.
     pub mtu: u16,
     /// Who may begin what with whom.

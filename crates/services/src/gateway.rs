@@ -10,7 +10,7 @@ use weft_wire::{Csum, EtherType, Malformed, Offload, Problem, Protocol, arp, eth
 
 use crate::budget::Budget;
 use crate::dhcp::{self, Grant, Leases, Pool, ReplyTo};
-use crate::dns::{self, Asker, Lookups, View, Zone};
+use crate::dns::{self, View, Zone};
 use crate::frame::Link;
 use crate::services::Services;
 use crate::{Counters, NetworkId, NetworkServices, Reason};
@@ -40,7 +40,14 @@ impl Gateway {
     /// The network as DNS sees it.
     fn view(&self) -> View<'_> {
         let Self { config, zone, leases, .. } = self;
-        View { id: config.id, name: config.name.as_str(), subnet: config.subnet, zone, leases }
+        View {
+            id: config.id,
+            name: config.name.as_str(),
+            subnet: config.subnet,
+            zone,
+            leases,
+            forward: &config.names.forward,
+        }
     }
 
     /// The way back to the sender of `frame`.
@@ -166,24 +173,30 @@ impl Services {
             Protocol::UDP if packet.fragment_offset != 0 && !nat => Err(Reason::Fragment),
             Protocol::UDP => match arrival.datagram(packet) {
                 Ok(datagram) if datagram.dst_port == dhcp::SERVER_PORT => Err(Reason::DhcpIgnored),
-                Ok(datagram) if dns && datagram.dst_port == dns::PORT => self.take_dns(arrival, packet.src, &datagram),
+                Ok(datagram) if dns && datagram.dst_port == dns::PORT => {
+                    let station = (arrival.net, arrival.frame.src);
+                    self.take_dns(arrival.now, station, packet.src, &datagram)
+                }
                 Ok(_) => self.pass_to_host(arrival, packet, nat),
                 // The first piece of a datagram holds less than its header says, and its sum covers all pieces.
                 Err(_) if packet.is_fragment() => self.pass_to_host(arrival, packet, nat),
                 Err(reason) => Err(reason),
             },
-            // Names are answered over UDP only, and never by whatever the host has at that port.
-            Protocol::TCP if dns && packet.payload.get(2..4) == Some(&dns::PORT.to_be_bytes()) => {
-                self.refuse(arrival, packet, Unreachable::PORT, Reason::NoService)
+            // Connections to the name server end in the NAT device too, also where no others leave.
+            Protocol::TCP => {
+                let is_dns = dns && packet.payload.get(2..4) == Some(&dns::PORT.to_be_bytes());
+                self.pass_to_host(arrival, packet, nat || is_dns)?;
+                self.serve_streams(arrival.now);
+                Ok(())
             }
-            Protocol::TCP => self.pass_to_host(arrival, packet, nat),
             _ => self.refuse(arrival, packet, Unreachable::PROTOCOL, Reason::NoService),
         }
     }
 
-    /// A packet for a port of the gateway at which none of our services stands: the host's, maybe.
-    fn pass_to_host(&mut self, arrival: &Arrival<'_>, packet: &ipv4::Packet<'_>, nat: bool) -> Result<(), Reason> {
-        if !nat {
+    /// A packet for the NAT device, if the network `has` it: for the host at a port of the gateway at which none of our
+    /// services stands, maybe.
+    fn pass_to_host(&mut self, arrival: &Arrival<'_>, packet: &ipv4::Packet<'_>, has: bool) -> Result<(), Reason> {
+        if !has {
             return self.refuse(arrival, packet, Unreachable::PORT, Reason::NoService);
         }
         self.nat.handle_packet(arrival.now, arrival.net, arrival.bytes, arrival.offload);
@@ -299,31 +312,6 @@ impl Services {
             }
         }
     }
-
-    fn take_dns(&mut self, arrival: &Arrival<'_>, from: Ipv4Addr, datagram: &udp::Datagram<'_>) -> Result<(), Reason> {
-        let (net, mac) = (arrival.net, arrival.frame.src);
-        let asker = Asker { network: net, mac, socket: SocketAddrV4::new(from, datagram.src_port) };
-        let unix_s = self.unix_s(arrival.now);
-        let config = &self.gateways.get(&net).ok_or(Reason::UnknownNetwork)?.config;
-        let lookups = Lookups::new(views(&self.gateways), net, mac, unix_s);
-        let outside = config.nat.then_some(&mut self.forwarder);
-        match dns::handle(arrival.now, asker, datagram.payload, config.mtu, &lookups, outside) {
-            dns::Outcome::Answer(answer, reason) => {
-                self.send_dns(asker, &answer)?;
-                reason.map_or(Ok(()), Err)
-            }
-            dns::Outcome::Forwarded => Ok(()),
-            dns::Outcome::Dropped(reason) => Err(reason),
-        }
-    }
-
-    /// Sends a DNS answer to whoever asked, if the network is still there.
-    pub(crate) fn send_dns(&mut self, asker: Asker, answer: &[u8]) -> Result<(), Reason> {
-        let config = &self.gateway(asker.network)?.config;
-        let link = Link { from: config.mac, to: asker.mac };
-        let frame = link.udp(SocketAddrV4::new(config.ip, dns::PORT), asker.socket, answer);
-        self.send(asker.network, frame)
-    }
 }
 
 impl Gateway {
@@ -340,7 +328,7 @@ impl Gateway {
 }
 
 /// Every network as DNS sees it, in the order of their ids.
-fn views(gateways: &BTreeMap<NetworkId, Gateway>) -> Vec<View<'_>> {
+pub(crate) fn views(gateways: &BTreeMap<NetworkId, Gateway>) -> Vec<View<'_>> {
     gateways.values().map(Gateway::view).collect()
 }
 

@@ -1,6 +1,6 @@
 use std::net::Ipv4Addr;
 
-use weft_types::{Ipv4Net, Label, MacAddr, NetworkName, VmName};
+use weft_types::{DnsNames, Ipv4Net, Label, MacAddr, NetworkName, VmName};
 
 use crate::nat::ForwardId;
 
@@ -33,8 +33,17 @@ pub struct NetworkServices {
     pub host_access: bool,
     /// Names of the zone that come neither from leases nor from reservations.
     pub records: Vec<(Label, Ipv4Addr)>,
+    /// What else its members can ask for.
+    pub names: DnsNames,
     /// Port forwards to its machines (only with `nat`).
     pub forwards: Vec<Forward>,
+}
+
+impl NetworkServices {
+    /// Whether what the outside answered to the members of this network, it would answer to those of `other`.
+    pub(crate) fn asks_as(&self, other: &Self) -> bool {
+        (self.id, self.nat, &self.names.forward) == (other.id, other.nat, &other.names.forward)
+    }
 }
 
 /// A port forward: what clients of the host's network reach at ports of the host.

@@ -7,8 +7,8 @@ use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaType, Type};
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::{
-    Allowance, BitRate, ByteSize, Collector, Direction, ForwardTarget, Label, Listen, MacAddr, MacRange, NetworkName,
-    Permission, PortName, PortRates, PortVlans, Provenance, VmName,
+    Allowance, BitRate, ByteSize, Collector, Direction, DomainName, ForwardTarget, Label, Listen, MacAddr, MacRange,
+    NetworkName, Permission, PortName, PortRates, PortVlans, Provenance, VmName,
 };
 
 const LABEL: &str = "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$";
@@ -50,6 +50,7 @@ text! {
     PortName: "A port's name.", LABEL, "web-0";
     MacRange: "A run of MAC addresses, both ends included.", MAC_RANGE, "02:00:5e:10:00:00 to 02:00:5e:10:00:ff";
     Allowance: "One thing beyond the ordinary that a port may do.", ALLOWANCE, "forged-ip";
+    DomainName: "A DNS name, without the last dot.", "^[A-Za-z0-9_.-]{1,253}$", "git.example.org";
     Direction: "Which way frames go at a port, as the switch sees it.", "^(in|out|both)$", "both";
     Collector: "Who takes copies of frames somewhere on the host's networks.", "^(vxlan|erspan)://", "vxlan://10.0.0.5:4789/42";
     Listen: "Where on the host a port forward is met.", LISTEN, "tcp/127.0.0.1:8080";

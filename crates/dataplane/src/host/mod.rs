@@ -7,6 +7,7 @@
 mod echo;
 mod error;
 mod listeners;
+mod lookup;
 mod resolver;
 mod tcp;
 mod udp;
@@ -197,7 +198,7 @@ impl HostSockets {
             } else if data & LISTENING == LISTENING {
                 self.let_in(now, data as u32, services);
             } else if data & OWN != 0 {
-                self.resolver.receive(now, data & !OWN, services, &mut self.buffer);
+                self.resolver.progress(now, data & !OWN, services, &mut self.buffer);
             } else {
                 self.take_flow_event(now, services.nat_mut(), FlowId::from_bits(data), flags);
             }

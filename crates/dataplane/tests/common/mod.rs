@@ -14,7 +14,7 @@ use weft_dataplane_protocol::{
     PortConfig, PortKind, PortStatus, Request, Response, SwitchStatus, Switching,
 };
 use weft_testkit::mac;
-use weft_types::{MacAddr, PortRates, PortVlans, Provenance};
+use weft_types::{DnsNames, MacAddr, PortRates, PortVlans, Provenance};
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -193,6 +193,7 @@ pub(crate) fn network_with_gateway(name: &str, second: u8) -> NetworkConfig {
         dns: true,
         host_access: false,
         records: vec![],
+        names: DnsNames::default(),
     };
     NetworkConfig { gateway: Some(gateway), ..bare_network(name) }
 }

@@ -81,6 +81,10 @@ impl Nat {
             }
         }
         let ip = match policy::destination(network, &self.subnets, packet.dst) {
+            // A query in pieces: the name server puts nothing together, and the host's is none of the guest's.
+            Ok(_) if policy::is_name_server(network, SocketAddrV4::new(packet.dst, datagram.dst_port)) => {
+                return Err(self.refuse(arrival, packet, Unreachable::PORT, Cause::Fragment));
+            }
             Ok(ip) => ip,
             Err(Cause::NoHostAccess) => {
                 return Err(self.refuse(arrival, packet, Unreachable::PORT, Cause::NoHostAccess));

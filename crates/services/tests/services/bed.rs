@@ -13,7 +13,7 @@ use smoltcp::wire::{
 use weft_services::{
     DhcpServer, LeaseRecord, NetworkId, NetworkServices, PersistRequest, Reason, Reservation, Services,
 };
-use weft_types::{Instant, MacAddr};
+use weft_types::{DnsNames, Instant, MacAddr};
 use weft_wire::Offload;
 
 pub(crate) const OFFICE: NetworkId = NetworkId(1);
@@ -64,6 +64,7 @@ pub(crate) fn office() -> NetworkServices {
         dns: true,
         host_access: true,
         records: vec![("web".parse().unwrap(), ip("10.20.0.10")), ("printer".parse().unwrap(), ip("10.20.0.101"))],
+        names: DnsNames::default(),
         forwards: Vec::new(),
     }
 }
@@ -86,6 +87,7 @@ pub(crate) fn backstage() -> NetworkServices {
         dns: true,
         host_access: false,
         records: Vec::new(),
+        names: DnsNames::default(),
         forwards: Vec::new(),
     }
 }

@@ -4,5 +4,8 @@ mod bed;
 mod client;
 mod dhcp;
 mod dns;
+mod dns_cache;
+mod dns_names;
+mod dns_tcp;
 mod gateway;
 mod laws;

@@ -24,6 +24,8 @@ pub(super) fn network() -> NatNetwork {
         ip: GATEWAY,
         subnet: Ipv4Net::new_assert(Ipv4Addr::new(10, 20, 0, 0), 24),
         mtu: 1500,
+        outside: true,
+        dns: false,
         host_access: true,
         forwards: vec![FORWARD],
     }
