@@ -35,10 +35,10 @@ pub(crate) use self::listeners::{Entrance, Place, open as open_listener};
 const EVENTS: usize = 256;
 /// Open files that the rest of the process may need.
 const RESERVED_FILES: u64 = 256;
-/// More flows are never allowed: each may take 32 KiB of memory, whatever the limits of the host.
-const MAX_FLOWS: u64 = 4096;
-/// The share of all flows that one guest may have.
-const GUEST_SHARE: usize = 4;
+/// More flows are never allowed: each may take 8 KiB of memory, whatever the limits of the host.
+const MAX_FLOWS: u64 = 32_768;
+/// What every guest leaves to the others: one flow in so many.
+const OTHERS_SHARE: usize = 4;
 /// The largest datagram.
 const DATAGRAM_BYTES: usize = 65_536;
 /// Datagrams that are read from one socket at a time.
@@ -248,7 +248,7 @@ fn host_limits(echo: bool) -> HostLimits {
     let files = if setrlimit(Resource::Nofile, raised).is_ok() { limit.maximum } else { limit.current };
     // Where there is no limit, ours holds.
     let flows = files.unwrap_or(u64::MAX).saturating_sub(RESERVED_FILES).clamp(16, MAX_FLOWS) as usize;
-    HostLimits { flows, flows_per_guest: flows.div_ceil(GUEST_SHARE), echo }
+    HostLimits { flows, flows_per_guest: flows - flows / OTHERS_SHARE, echo }
 }
 
 #[cfg(test)]
