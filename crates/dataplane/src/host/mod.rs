@@ -9,6 +9,7 @@ mod error;
 mod listeners;
 mod resolver;
 mod tcp;
+mod transit;
 mod udp;
 
 use std::collections::{BTreeMap, HashMap};
@@ -151,17 +152,15 @@ impl HostSockets {
                         socket.close(reset);
                     }
                 }
-                HostOp::UdpSend { flow, to, payload } => {
-                    UdpSocket::send(&self.epoll, &mut self.udp, now, nat, flow, to, &payload);
+                HostOp::UdpSend { flow, to, transit, payload } => {
+                    UdpSocket::send(&self.epoll, &mut self.udp, now, nat, flow, (to, transit), &payload);
                 }
                 HostOp::UdpAnswer { forward, offset, to, payload } => {
                     self.listeners.answer(forward, offset, to, &payload);
                 }
                 HostOp::UdpClose { flow } => drop(self.udp.remove(&flow)),
-                HostOp::EchoSend { flow, to, sequence, payload } => {
-                    if let Err(errno) = self.echoes.send(&self.epoll, flow, to, sequence, &payload) {
-                        nat.echo_failed(now, flow, to, sequence, error::of(errno));
-                    }
+                HostOp::EchoSend { flow, to, transit, sequence, payload } => {
+                    self.echoes.send(&self.epoll, now, nat, flow, (to, transit), (sequence, &payload));
                 }
                 HostOp::EchoClose { flow } => self.echoes.close(flow),
             }
@@ -193,7 +192,7 @@ impl HostSockets {
         for event in std::mem::take(&mut self.events) {
             let (data, flags) = (event.data.u64(), event.flags);
             if data == RAW_ECHO {
-                self.echoes.receive_raw(now, services.nat_mut(), &mut self.buffer);
+                self.echoes.receive_raw(now, services.nat_mut(), flags, &mut self.buffer);
             } else if data & LISTENING == LISTENING {
                 self.let_in(now, data as u32, services);
             } else if data & OWN != 0 {
@@ -228,9 +227,9 @@ impl HostSockets {
             socket.note(flags);
             self.progress(now, nat, flow);
         } else if let Some(socket) = self.udp.get_mut(&flow) {
-            socket.receive(now, nat, flow, &mut self.buffer);
+            socket.receive(now, nat, flow, flags, &mut self.buffer);
         } else {
-            self.echoes.receive(now, nat, flow, &mut self.buffer);
+            self.echoes.receive(now, nat, flow, flags, &mut self.buffer);
         }
     }
 }

@@ -38,7 +38,7 @@ use weft_wire::{Malformed, Offload, Problem, Protocol, ethernet, ipv4};
 pub use self::cause::{Cause, Counters};
 pub use self::flows::FlowId;
 pub use self::forward::{Callee, ForwardId, Place};
-pub use self::host::{HostError, HostLimits, HostOp};
+pub use self::host::{HostError, HostLimits, HostOp, IcmpError, PacketFate, Transit};
 pub use self::tcp::TcpOutgoing;
 
 use self::emit::Envelope;
