@@ -298,6 +298,8 @@ def main(rounds, chosen):
                     print(f"{peer}: this round failed: {error}", file=sys.stderr)
     except Missing as lack:
         missing.add(f"NAT beside its peers: {lack}")
+    except KeyboardInterrupt:
+        print("interrupted: what was measured until then", file=sys.stderr)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     print("| load | peer | median | min | max | unit | Weft is |\n| --- | --- | --- | --- | --- | --- | --- |")
