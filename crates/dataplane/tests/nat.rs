@@ -436,3 +436,105 @@ for answer in by_tcp(b'www.corp.example'):
         assert_eq!(heard, expected);
     });
 }
+
+/// `udp TO TTL BYTES` sends a datagram that may not be cut, and prints what is said about it: ICMP type, code, MTU, and
+/// who says it. `tcp TO` prints the error of a connection.
+const PROBE: &str = "
+import select, socket, struct, sys
+what, to, *rest = sys.argv[1:]
+if what == 'tcp':
+    connection = socket.socket()
+    connection.settimeout(5)
+    print(connection.connect_ex((to, 99)))
+else:
+    ttl, count = map(int, rest)
+    probe = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    for option, value in ((socket.IP_TTL, ttl), (11, 1), (10, 3)):
+        probe.setsockopt(socket.IPPROTO_IP, option, value)
+    probe.sendto(bytes(count), (to, 33434))
+    errors = select.poll()
+    errors.register(probe, 0)
+    if errors.poll(4000):
+        said = probe.recvmsg(0, 200, socket.MSG_ERRQUEUE)[1][0][2]
+        _, _, kind, code, _, info = struct.unpack('IBBBBI', said[:12])
+        print(kind, code, info, socket.inet_ntoa(said[20:24]))
+";
+
+/// Echoes go by a raw socket here, for in a new namespace no group may have sockets for them.
+#[test]
+fn routers_are_heard_by_guests() {
+    routers_are_heard("routers_are_heard_by_guests", "true");
+}
+
+#[test]
+fn routers_are_heard_by_guests_of_a_host_with_echo_sockets() {
+    routers_are_heard(
+        "routers_are_heard_by_guests_of_a_host_with_echo_sockets",
+        "echo 0 0 > /proc/sys/net/ipv4/ping_group_range",
+    );
+}
+
+/// Guest, gateway and host; a router; and behind it a narrower link to the far end.
+fn routers_are_heard(test: &str, prepare: &str) {
+    in_netns(test, || {
+        let script = |mut command: Command, script: &str| command.args(["-ec", script]).status().unwrap().success();
+        if !script(Command::new("sh"), prepare) {
+            return skipped(test, "/proc/sys/net is closed to us");
+        }
+        let (router, far) = (Netns::new(), Netns::new());
+        let lines = format!(
+            "ip link add out type veth peer name in netns {}; ip addr add 10.98.0.1/24 dev out; ip link set out up
+            ip route add default via 10.98.0.2",
+            router.pid()
+        );
+        assert!(script(Command::new("sh"), &lines));
+        let lines = format!(
+            "ip link add narrow mtu 1400 type veth peer name end netns {}
+            ip addr add 10.98.0.2/24 dev in; ip link set in up
+            ip addr add 10.99.0.2/24 dev narrow; ip link set narrow up; ip route add unreachable 10.97.0.0/24
+            echo 0 > /proc/sys/net/ipv4/icmp_ratelimit; echo 1 > /proc/sys/net/ipv4/ip_forward",
+            far.pid()
+        );
+        assert!(script(router.command("sh"), &lines));
+        let lines = "ip addr add 10.99.0.1/24 dev end; ip link set end mtu 1400 up; ip route add default via 10.99.0.2
+            echo 0 > /proc/sys/net/ipv4/icmp_ratelimit";
+        assert!(script(far.command("sh"), lines));
+        with_guest(test, hears_routers);
+    });
+}
+
+fn hears_routers(bench: &Bench) {
+    // What is lost because machines are slow is tried again; the answer is never another one.
+    let says = |program: &str, arguments: &[&str], is_said: &dyn Fn(&str) -> bool| {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let output = bench.guest.command(program).args(arguments).output().unwrap();
+            if is_said(&text(&output)) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{program} {arguments:?}: {}", text(&output));
+        }
+    };
+    let probe = |arguments: &str, expected: &str| {
+        let arguments: Vec<&str> = ["-c", PROBE].into_iter().chain(arguments.split(' ')).collect();
+        says("python3", &arguments, &|said| said.starts_with(expected));
+    };
+    probe("udp 10.99.0.1 1 10", "11 0 0 10.20.0.1");
+    probe("udp 10.99.0.1 2 10", "11 0 0 10.98.0.2");
+    probe("udp 10.99.0.1 3 10", "3 3 0 10.99.0.1");
+    probe("udp 10.99.0.1 64 1472", "3 4 1400 ");
+    probe("udp 10.97.0.1 64 10", "3 1 0 10.98.0.2");
+    probe("tcp 10.99.0.1", "111"); // refused
+    probe("tcp 10.97.0.1", "113"); // no route to the host
+
+    let ping = |arguments: &str, expected: &str| {
+        let arguments: Vec<&str> = ["-n", "-c1", "-W2"].into_iter().chain(arguments.split(' ')).collect();
+        says("ping", &arguments, &|said| said.contains(expected));
+    };
+    ping("10.99.0.1", "1 received");
+    ping("-t1 10.99.0.1", "From 10.20.0.1 icmp_seq=1 Time to live exceeded");
+    ping("-t2 10.99.0.1", "From 10.98.0.2 icmp_seq=1 Time to live exceeded");
+    ping("-t3 10.99.0.1", "1 received");
+    ping("10.97.0.1", "From 10.98.0.2 icmp_seq=1 Destination Host Unreachable");
+    ping("-s 3000 10.99.0.1", "1 received");
+}

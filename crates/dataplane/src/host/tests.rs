@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant as Clock};
 
 use rustix::event::{PollFd, PollFlags, poll};
+use weft_services::nat::Transit;
 use weft_services::{NetworkId, NetworkServices, Services};
 use weft_testkit::{Guest, SocketHandle, tcp};
 use weft_types::{DnsNames, Instant, Ipv4Net, MacAddr};
@@ -359,7 +360,9 @@ fn echo_sockets_reach_the_loopback() {
     }
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
     let flow = FlowId::from_bits(3);
-    echoes.send(&epoll, flow, Ipv4Addr::LOCALHOST, 9, b"hello").expect("the loopback is there");
+    let mut nat = Nat::new([3; 32]);
+    let transit = Transit { ttl: 63, dont_fragment: true };
+    echoes.send(&epoll, Instant::ZERO, &mut nat, flow, (Ipv4Addr::LOCALHOST, transit), (9, b"hello"));
     let mut events = Vec::with_capacity(4);
     epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut events), Some(&Timespec { tv_sec: 5, tv_nsec: 0 }))
         .expect("an event");

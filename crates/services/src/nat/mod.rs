@@ -38,7 +38,7 @@ use weft_wire::{Malformed, Offload, Problem, Protocol, ethernet, ipv4};
 pub use self::cause::{Cause, Counters};
 pub use self::flows::FlowId;
 pub use self::forward::{Callee, ForwardId, Place};
-pub use self::host::{HostError, HostLimits, HostOp};
+pub use self::host::{HostError, HostLimits, HostOp, IcmpError, PacketFate, Transit};
 pub use self::tcp::TcpOutgoing;
 
 use self::emit::Envelope;
@@ -51,7 +51,7 @@ use crate::budget::Budget;
 use crate::{NetworkId, OutFrame};
 
 /// What the rings of all connections may take, beyond their first bytes.
-const MEMORY_BYTES: usize = 64 << 20;
+const MEMORY_BYTES: usize = 128 << 20;
 /// Datagrams, errors and resets that wait for the switch.
 const MAX_QUEUED_FRAMES: usize = 1024;
 /// Their bytes.

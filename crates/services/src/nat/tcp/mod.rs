@@ -366,8 +366,7 @@ impl Connection {
     }
 
     fn tell_host_of_room(&mut self) {
-        let ring = &self.transmitter.ring;
-        if self.host_waits_for_room && ring.len() <= super::ring::RING_BYTES / 2 {
+        if self.host_waits_for_room && self.transmitter.ring.is_half_empty() {
             self.host_waits_for_room = false;
             self.has_host_work = true;
         }
