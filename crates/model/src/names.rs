@@ -45,7 +45,7 @@ pub(crate) fn read(notes: &mut Notes, section: &mut Section<'_>) -> (bool, DnsNa
         }
     };
     let hosts = entries(notes, section, "hosts", "{ printer = \"10.20.0.9\" }", |notes, path, value| {
-        one_or_many(notes, path, value, "10.20.0.9", |notes, path, text| parse::<IpAddr>(notes, path, text))
+        one_or_many(notes, path, value, "10.20.0.9", parse::<IpAddr>)
     });
     let cnames = entries(notes, section, "cnames", "{ www = \"web\" }", |notes, path, value| match value.as_str() {
         Some(text) => parse::<DomainName>(notes, path, text),

@@ -133,7 +133,7 @@ mod tests {
         let (label, long) = ("a".repeat(63), "a".repeat(64));
         check(&label, &label);
         check(&long, &format!("`{long}` is too long for a DNS name: 63 characters between dots, and 253 in all"));
-        assert!(vec![label.as_str(); 4].join(".").parse::<DomainName>().is_err());
+        assert!([label.as_str(); 4].join(".").parse::<DomainName>().is_err());
         assert_eq!(serde_json::from_str::<DomainName>("\"A.b\"").unwrap().as_str(), "a.b");
         assert!(serde_json::from_str::<DomainName>("\"a b\"").is_err());
     }

@@ -146,7 +146,8 @@ fn the_name_server_is_never_the_hosts() {
         bed.send(OFFICE, &frame);
     }
     assert!(bed.services.nat_mut().poll_host().is_none());
-    assert!(bed.heard().contains("port unreachable"));
+    let frames = bed.frames();
+    assert_eq!((frames.len(), &frames[0][34..36]), (1, &[3, 3][..]), "port unreachable");
 }
 
 #[test]
