@@ -5,6 +5,7 @@
 
 mod allowance;
 mod bytes;
+mod dhcp;
 mod forward;
 mod instant;
 mod mac;
@@ -23,6 +24,7 @@ mod vlan_set;
 
 pub use allowance::{Allowance, AllowanceError};
 pub use bytes::{ByteSize, ByteSizeError};
+pub use dhcp::{Boot, ClientKey, ClientKeyError, Ipv4Run, Ipv4RunError, parse_hex};
 pub use forward::{ForwardError, ForwardHost, ForwardTarget, Listen, Transport};
 pub use instant::Instant;
 pub use ipnet::{IpNet, Ipv4Net, Ipv6Net};
