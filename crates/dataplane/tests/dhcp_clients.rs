@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{World, network_with_gateway, port};
+use rustix::process::{Pid, Signal};
 use weft_dataplane_protocol::{AddressConfig, DataplaneConfig, PortKind};
 use weft_testkit::{Netns, in_netns, mac, skipped};
 
@@ -28,7 +29,7 @@ fn installed(program: &str) -> bool {
 
 /// Has a client with this command line ask for an address on the interface `c0`, and compares what it was told. `{script}`
 /// and `{dir}` stand for a script that it runs and a folder of its own.
-fn check(test: &str, program: &str, script: &str, command: &str) {
+fn check(test: &str, program: &str, script: &str, command: &[&str]) {
     in_netns(test, || {
         if let Err(error) = std::fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun") {
             return skipped(test, &format!("/dev/net/tun cannot be opened: {error}"));
@@ -49,12 +50,13 @@ fn check(test: &str, program: &str, script: &str, command: &str) {
         let (script_path, told) = (world.path("script"), world.path("told"));
         std::fs::write(&script_path, script).unwrap();
         std::fs::set_permissions(&script_path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        let command = command
-            .replace("{script}", script_path.to_str().unwrap())
-            .replace("{dir}", world.directory.path().to_str().unwrap());
-        let mut words = command.split(' ');
-        let mut asking = client.command(words.next().unwrap());
-        let mut asking = asking.args(words).env("TOLD", &told).stdout(Stdio::null()).spawn().unwrap();
+        let places = [("{script}", &script_path), ("{dir}", &world.directory.path().to_owned())];
+        let words = command.iter().map(|word| {
+            places.iter().fold((*word).to_owned(), |word, (name, path)| word.replace(name, path.to_str().unwrap()))
+        });
+        let words: Vec<String> = words.collect();
+        let mut asking = client.command(&words[0]);
+        let mut asking = asking.args(&words[1..]).env("TOLD", &told).stdout(Stdio::null()).spawn().unwrap();
         let deadline = Instant::now() + Duration::from_secs(60); // clients wait a little before they ask
         let text = loop {
             match std::fs::read_to_string(&told) {
@@ -63,7 +65,8 @@ fn check(test: &str, program: &str, script: &str, command: &str) {
             }
             std::thread::sleep(Duration::from_millis(20));
         };
-        asking.kill().unwrap();
+        // Not killed: dhcpcd has processes that it ends itself.
+        rustix::process::kill_process(Pid::from_child(&asking), Signal::TERM).unwrap();
         asking.wait().unwrap();
         let lease = &world.status().leases[0];
         assert_eq!(text.trim_end(), format!("{} 255.255.255.0 office.weft 10.20.0.1", lease.ip));
@@ -73,18 +76,21 @@ fn check(test: &str, program: &str, script: &str, command: &str) {
 
 #[test]
 fn udhcpc() {
-    check("udhcpc", "busybox", UDHCPC_SCRIPT, "busybox udhcpc -i c0 -f -s {script}");
+    let command = ["busybox", "udhcpc", "-i", "c0", "-f", "-s", "{script}"];
+    check("udhcpc", "busybox", UDHCPC_SCRIPT, &command);
 }
 
 #[test]
 fn dhclient() {
-    let command = "dhclient -4 -d -sf {script} -lf {dir}/dhclient.leases -pf {dir}/dhclient.pid -e TOLD={dir}/told -cf /dev/null c0";
-    check("dhclient", "dhclient", DHCLIENT_SCRIPT, command);
+    let files = ["-lf", "{dir}/dhclient.leases", "-pf", "{dir}/dhclient.pid", "-cf", "/dev/null"];
+    let command = [&["dhclient", "-4", "-d", "-sf", "{script}", "-e", "TOLD={dir}/told"][..], &files, &["c0"]].concat();
+    check("dhclient", "dhclient", DHCLIENT_SCRIPT, &command);
 }
 
+/// It has places of its own on the host, which it does not get here.
 #[test]
 fn dhcpcd() {
-    let command =
-        "dhcpcd -4 -B -A -f /dev/null -o domain_name -o domain_name_servers -e TOLD={dir}/told -c {script} c0";
-    check("dhcpcd", "dhcpcd", DHCPCD_SCRIPT, command);
+    let start = "mount -t tmpfs none /run && mount -t tmpfs none /var/lib/dhcpcd && \
+                 exec dhcpcd -4 -B -A -f /dev/null -o domain_name -o domain_name_servers -e TOLD={dir}/told -c {script} c0";
+    check("dhcpcd", "dhcpcd", DHCPCD_SCRIPT, &["unshare", "-m", "sh", "-c", start]);
 }
