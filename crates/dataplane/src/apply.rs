@@ -6,7 +6,9 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
-use weft_dataplane_protocol::{DataplaneConfig, ErrorCode, NetworkConfig, NetworkMode, PortKind, Refusal};
+use weft_dataplane_protocol::{
+    AddressConfig, DataplaneConfig, ErrorCode, NetworkConfig, NetworkMode, PortConfig, PortKind, Refusal,
+};
 use weft_port::{PacketPort, Port, PortError, Side, TapPort, UdpPort, UnixDatagramPort, UnixStreamPort, VhostUserPort};
 use weft_services::{DhcpServer, Forward, NetworkId, NetworkServices, Reservation};
 use weft_switch::Switch;
@@ -174,8 +176,10 @@ impl Worker {
         self.renew_captures();
         // Whose lease ends by this configuration speaks from its old address until it has a new one.
         self.note_leases(now);
-        let services =
-            |network: &NetworkConfig| services_of(network, networks[&network.name], forwards.of(&network.name));
+        let services = |network: &NetworkConfig| {
+            let strangers = config.ports.iter().any(|port| port.network == network.name && may_have_strangers(port));
+            services_of(network, networks[&network.name], forwards.of(&network.name), strangers)
+        };
         let services = config.networks.iter().filter_map(services);
         self.delivery.services.configure(now, services.collect());
         self.commit_forwards(forwards);
@@ -245,7 +249,13 @@ impl Worker {
     }
 }
 
-fn services_of(network: &NetworkConfig, id: NetworkId, forwards: Vec<Forward>) -> Option<NetworkServices> {
+/// Whether a port may have stations with addresses that neither the file names nor a DHCP server of ours gave.
+fn may_have_strangers(port: &PortConfig) -> bool {
+    let may_claim = port.access.forged_ips || port.access.forged_arp || port.addresses == AddressConfig::Any;
+    port.vlans.meets_services() && (port.uplink || port.learn > 0 || may_claim)
+}
+
+fn services_of(network: &NetworkConfig, id: NetworkId, forwards: Vec<Forward>, probe: bool) -> Option<NetworkServices> {
     let gateway = network.gateway.as_ref()?;
     Some(NetworkServices {
         id,
@@ -264,6 +274,11 @@ fn services_of(network: &NetworkConfig, id: NetworkId, forwards: Vec<Forward>) -
                 .iter()
                 .map(|kept| Reservation { mac: kept.mac, vm: kept.vm.clone(), ip: kept.ip })
                 .collect(),
+            excluded: dhcp.excluded.clone(),
+            kept: dhcp.kept.clone(),
+            options: dhcp.options.clone(),
+            boot: dhcp.boot.clone(),
+            probe,
         }),
         dns: gateway.dns,
         host_access: gateway.host_access,

@@ -33,6 +33,9 @@ impl Worker {
         let nat_flows = services.nat().flows() as u64;
         let mut notes = self.host.notes();
         notes.extend(self.start_notes.iter().chain(&self.lease_note).cloned());
+        notes.extend(services.exhausted_pools(now).map(|network| {
+            format!("network `{network}` has no free address: make `dhcp.range` larger, or `dhcp.lease` shorter")
+        }));
         SwitchStatus {
             pid: std::process::id(),
             revision: self.config.revision,

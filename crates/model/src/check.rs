@@ -175,6 +175,21 @@ impl Check<'_> {
             let hint = format!("write `{}-{}`", dhcp.last, dhcp.first);
             self.find(path, Problem::new("bad-value", message, hint));
         }
+        let machines = self.world.vms.values().flat_map(|vm| &vm.nics).filter(|nic| nic.network == *name);
+        let mut taken: BTreeSet<_> = machines.filter_map(|nic| nic.ip).collect();
+        for (client, ip) in &dhcp.kept {
+            let path = format!("network.{name}.dhcp.reserve.{client}");
+            let (code, message) = if !is_host(network.subnet, *ip) {
+                ("outside-subnet", format!("{ip} is not an address for a host of {}", network.subnet))
+            } else if *ip == network.gateway {
+                ("duplicate-ip", format!("{ip} is the gateway of network `{name}`"))
+            } else if !taken.insert(*ip) {
+                ("duplicate-ip", format!("{ip} is kept for somebody else already"))
+            } else {
+                continue;
+            };
+            self.find_in_subnet(name, path, Problem::new(code, message, hosts_hint(network.subnet)));
+        }
     }
 
     fn overlaps(&mut self) {

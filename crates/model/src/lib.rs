@@ -2,6 +2,8 @@
 
 mod acl;
 mod check;
+mod dhcp;
+mod dhcp_options;
 mod disk;
 mod files;
 mod forward;

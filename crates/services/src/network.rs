@@ -1,6 +1,7 @@
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use weft_types::{DnsNames, Ipv4Net, Label, MacAddr, NetworkName, VmName};
+use weft_types::{Boot, ClientKey, DnsNames, Ipv4Net, Ipv4Run, Label, MacAddr, NetworkName, VmName};
 
 use crate::nat::ForwardId;
 
@@ -66,10 +67,21 @@ pub struct DhcpServer {
     pub first: Ipv4Addr,
     /// Last address of the pool.
     pub last: Ipv4Addr,
+    /// Addresses inside of the pool that nobody gets.
+    pub excluded: Vec<Ipv4Run>,
     /// How long a lease lasts, in seconds.
     pub lease_s: u32,
     /// Addresses and names kept for known adapters.
     pub reservations: Vec<Reservation>,
+    /// Addresses that are kept for other clients.
+    pub kept: BTreeMap<ClientKey, Ipv4Addr>,
+    /// What clients are told, by the number of the option, as it is sent; before what they would be told of the network.
+    pub options: BTreeMap<u8, Vec<u8>>,
+    /// What clients boot that ask the network for it.
+    pub boot: Option<Boot>,
+    /// Whether the network may have stations with addresses that nobody gave them: then an address is asked for before it
+    /// is offered.
+    pub probe: bool,
 }
 
 /// What is kept for one adapter.

@@ -1,23 +1,24 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use weft_types::{Instant, Ipv4Net};
+use weft_types::{Instant, Ipv4Net, NetworkName};
 use weft_wire::Offload;
 
-use crate::dhcp::{self, Change, Journal};
+use crate::dhcp::{self, Change, Journal, Pool, Probes};
 use crate::dns::Dns;
 use crate::gateway::Gateway;
 use crate::nat::{Nat, NatNetwork};
 use crate::{Counters, Lease, LeaseRecord, NetworkId, NetworkServices, OutFrame, PersistRequest, Reason};
 
 /// Frames that may wait for the switch, those of the NAT device not included.
-const MAX_QUEUED_FRAMES: usize = 1024;
+const MAX_QUEUED_FRAMES: usize = 1 << 14;
 
 /// The services of every network of one data plane.
 pub struct Services {
     unix_origin: Duration,
     pub(crate) gateways: BTreeMap<NetworkId, Gateway>,
     pub(crate) journal: Journal,
+    pub(crate) probes: Probes,
     pub(crate) dns: Dns,
     pub(crate) nat: Nat,
     queue: VecDeque<(NetworkId, OutFrame)>,
@@ -31,6 +32,7 @@ impl Services {
             unix_origin,
             gateways: BTreeMap::new(),
             journal: Journal::default(),
+            probes: Probes::default(),
             dns: Dns::new(&seed),
             nat: Nat::new(seed),
             queue: VecDeque::new(),
@@ -54,17 +56,16 @@ impl Services {
             let (leases, counters) = before.map_or_else(Default::default, |gateway| (gateway.leases, gateway.counters));
             let mut gateway = Gateway::new(now, config, leases, counters);
             let gone = known.into_iter().filter(|mac| gateway.zone.machine(*mac).is_none()).collect();
-            let ended = match &gateway.pool {
-                Some(pool) => gateway.leases.reconcile(pool, &gone, unix_s),
-                None => gateway.leases.end_all(unix_s),
-            };
+            let pool = gateway.config.dhcp.as_ref().map(|dhcp| Pool::new(&gateway.config, dhcp));
+            let ended = gateway.leases.adopt(pool, &gone, unix_s);
             self.journal.note(&gateway.config.name, ended);
             self.gateways.insert(gateway.config.id, gateway);
         }
         for mut removed in old.into_values() {
-            self.journal.note(&removed.config.name, removed.leases.end_all(unix_s));
+            self.journal.note(&removed.config.name, removed.leases.adopt(None, &BTreeSet::new(), unix_s));
         }
         let gateways = &self.gateways;
+        self.probes.clear(); // a client that waits for an offer asks again
         self.dns.forwarder.retain(|net| gateways.contains_key(&net));
         self.dns.forget_answers(|net| same_outside.contains(&net));
         self.queue.retain(|(net, _)| gateways.contains_key(net));
@@ -99,8 +100,8 @@ impl Services {
         for record in records {
             let LeaseRecord { network, ip, mac, state, expires_unix_s, client_name } = record;
             let gateway = self.gateways.values_mut().find(|gateway| gateway.config.name == network);
-            if let Some(Gateway { leases, pool: Some(pool), .. }) = gateway {
-                leases.restore(pool, Change { ip, mac, state, until: expires_unix_s, client_name });
+            if let Some(Gateway { leases, .. }) = gateway {
+                leases.restore(Change { ip, mac, state, until: expires_unix_s, client_name });
             }
         }
     }
@@ -166,10 +167,9 @@ impl Services {
 
     /// When [`Self::handle_timeout`] wants to be called, the NAT device's timeouts included.
     pub fn next_timeout(&self) -> Option<Instant> {
-        [self.dns.forwarder.next_timeout(), self.dns.streams.next_timeout(), self.nat.next_timeout()]
-            .into_iter()
-            .flatten()
-            .min()
+        let dns = [self.dns.forwarder.next_timeout(), self.dns.streams.next_timeout()];
+        let others = [self.probes.next_timeout(), self.nat.next_timeout()];
+        dns.into_iter().chain(others).flatten().min()
     }
 
     /// Does what is due.
@@ -178,6 +178,7 @@ impl Services {
             self.dns_answer(now, id, None);
         }
         self.end_silent_streams(now);
+        self.send_probed_offers(now);
         self.nat.handle_timeout(now);
         self.serve_streams(now);
     }
@@ -195,6 +196,13 @@ impl Services {
                 expires_unix_s: held.until,
             })
         })
+    }
+
+    /// The networks of which somebody was turned away because no address was free, while that is so.
+    pub fn exhausted_pools(&self, now: Instant) -> impl Iterator<Item = &NetworkName> {
+        let unix_s = self.unix_s(now);
+        let exhausted = move |gateway: &&Gateway| gateway.is_exhausted && gateway.leases.is_exhausted(unix_s);
+        self.gateways.values().filter(exhausted).map(|gateway| &gateway.config.name)
     }
 
     /// What was dropped or refused at the gateway of `net`, and why; `None` for a network that is not configured.

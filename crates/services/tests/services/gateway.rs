@@ -250,10 +250,10 @@ fn refusals_are_rationed() {
 #[test]
 fn the_queue_has_an_end() {
     let mut bed = Bed::new();
-    for _ in 0..5000 {
+    for _ in 0..20_000 {
         bed.send(OFFICE, &arp(LAPTOP, "10.20.0.103", "10.20.0.1"));
     }
-    assert_eq!((bed.frames().len(), bed.counted().as_str()), (1024, "queue-full 3976"));
+    assert_eq!((bed.frames().len(), bed.counted().as_str()), (16_384, "queue-full 3616"));
 }
 
 #[test]
