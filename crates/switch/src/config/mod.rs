@@ -11,6 +11,8 @@ mod vlans;
 
 use weft_types::{MacAddr, MacRange, NetworkName, PortId, PortName, Provenance};
 
+use crate::validate;
+
 pub use weft_types::{Excess, Permission};
 
 pub use acl::{Acl, Endpoint, MAX_RULES, Rule, Traffic};
@@ -35,6 +37,13 @@ pub struct Config {
     pub vswitches: Vec<VSwitchConfig>,
     /// The ports of all vSwitches.
     pub ports: Vec<PortConfig>,
+}
+
+impl Config {
+    /// Everything for which a switch would refuse it, but that it is older than what is in force.
+    pub fn problems(&self) -> Vec<ConfigError> {
+        validate::problems(self, self.generation)
+    }
 }
 
 /// A vSwitch: one broadcast domain per VLAN.

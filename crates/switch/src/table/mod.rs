@@ -100,6 +100,20 @@ impl VSwitch {
     pub(crate) fn mirrors(&self) -> &[Mirror] {
         &self.mirrors
     }
+
+    fn set_mirrors(&mut self, mut mirrors: Vec<Mirror>) {
+        mirrors.truncate(MAX_MIRRORS);
+        mirrors.iter_mut().for_each(|mirror| mirror.ports.sort_unstable());
+        self.mirrors = mirrors;
+    }
+
+    /// What decisions about the frames of `port` rest on; `learns` says whether any port learns addresses.
+    fn consulted(&self, port: &PortConfig, learns: bool) -> Fields {
+        let of_team = pipeline::team::consulted(self.config.team.as_ref().map(|team| team.mode));
+        pipeline::consulted(port, learns, self.has_fixed, self.rules.is_some())
+            .and(pipeline::mirror::consulted(&self.mirrors))
+            .and(of_team)
+    }
 }
 
 /// The ports that hear the groups of a segment.
@@ -229,7 +243,10 @@ impl Tables {
                 vswitch.uplinks.sort_by_key(place);
             }
             let mirrors = std::mem::take(&mut vswitch.config.mirrors);
-            tables.set_mirrors(VSwitchIndex(number as u32), mirrors);
+            vswitch.set_mirrors(mirrors);
+        }
+        for port in &mut tables.ports {
+            port.fields = tables.vswitches[port.vswitch.number()].consulted(&port.config, tables.learns_addresses);
         }
         // Only now: configured addresses come before those that were registered later.
         for (index, filter) in granted {
@@ -239,16 +256,11 @@ impl Tables {
     }
 
     /// Gives a vSwitch these mirrors, as many as there may be.
-    pub(crate) fn set_mirrors(&mut self, index: VSwitchIndex, mut mirrors: Vec<Mirror>) {
-        mirrors.truncate(MAX_MIRRORS);
-        mirrors.iter_mut().for_each(|mirror| mirror.ports.sort_unstable());
+    pub(crate) fn set_mirrors(&mut self, index: VSwitchIndex, mirrors: Vec<Mirror>) {
         let vswitch = &mut self.vswitches[index.number()];
-        let (has_fixed, has_rules) = (vswitch.has_fixed, vswitch.rules.is_some());
-        let of_team = pipeline::team::consulted(vswitch.config.team.as_ref().map(|team| team.mode));
-        let others = pipeline::mirror::consulted(&mirrors).and(of_team);
-        vswitch.mirrors = mirrors;
+        vswitch.set_mirrors(mirrors);
         for port in self.ports.iter_mut().filter(|port| port.vswitch == index) {
-            port.fields = pipeline::consulted(&port.config, self.learns_addresses, has_fixed, has_rules).and(others);
+            port.fields = vswitch.consulted(&port.config, self.learns_addresses);
         }
     }
 
