@@ -103,7 +103,7 @@ impl Worker {
         let abouts = ports.iter().map(|(id, about, _)| (*id, about));
         let switch = law::switch_config(self.generation + 1, &config, &networks, abouts);
         // The law is the switch's own to judge.
-        for error in switch.problems() {
+        for error in self.switch.problems(&switch) {
             problems.push(error.to_string(), error.hint());
         }
         problems.refuse(ErrorCode::BadConfig)?;
@@ -147,11 +147,16 @@ impl Worker {
         self.rule_hits = hits.collect();
         let mut old: BTreeMap<PortId, Slot> = self.slots.drain(..).map(|slot| (slot.id, slot)).collect();
         for (id, about, plug) in ports {
+            let is_new = plug.is_some();
             let slot = match (old.remove(&id), plug) {
                 (Some(slot), None) => Slot { about, ..slot },
                 (Some(slot), Some(plug)) => Slot { about, plug, ..slot }, // it was broken
                 (None, plug) => Slot::new(id, about, plug.unwrap_or(Plug::Gateway)),
             };
+            if is_new {
+                // One that cannot be watched is looked at whenever there is work.
+                let _ = slot.watch(&self.epoll);
+            }
             self.slots.push(slot);
         }
         drop(old); // closes what is gone
@@ -159,10 +164,6 @@ impl Worker {
             slot.pacing.configure(now, &law::rates(&slot.about.rates));
         }
         self.index_slots();
-        for slot in &self.slots {
-            // One that is watched already says so, and stays watched.
-            let _ = slot.watch(&self.epoll);
-        }
         let uplinks = self.slots.iter().filter(|slot| slot.about.uplink).map(|slot| slot.id);
         self.delivery.neighbours.set_uplinks(uplinks);
         self.generation = switch.generation;
@@ -221,7 +222,7 @@ impl Worker {
         }
     }
 
-    fn slot(&self, id: PortId) -> Option<&Slot> {
+    pub(crate) fn slot(&self, id: PortId) -> Option<&Slot> {
         let index = *self.slot_of.get(id.0 as usize)?;
         self.slots.get(index?)
     }

@@ -9,9 +9,9 @@ mod rates;
 mod team;
 mod vlans;
 
-use weft_types::{MacAddr, MacRange, NetworkName, PortId, PortName, Provenance};
+use std::sync::Arc;
 
-use crate::validate;
+use weft_types::{MacAddr, MacRange, NetworkName, PortId, PortName, Provenance};
 
 pub use weft_types::{Excess, Permission};
 
@@ -35,15 +35,9 @@ pub struct Config {
     pub generation: u64,
     /// The vSwitches.
     pub vswitches: Vec<VSwitchConfig>,
-    /// The ports of all vSwitches.
-    pub ports: Vec<PortConfig>,
-}
-
-impl Config {
-    /// Everything for which a switch would refuse it, but that it is older than what is in force.
-    pub fn problems(&self) -> Vec<ConfigError> {
-        validate::problems(self, self.generation)
-    }
+    /// The ports of all vSwitches. Those that are shared with the configuration in force are known at a glance to be
+    /// the same.
+    pub ports: Vec<Arc<PortConfig>>,
 }
 
 /// A vSwitch: one broadcast domain per VLAN.
@@ -58,7 +52,7 @@ pub struct VSwitchConfig {
     /// How it uses its uplinks, if it has several.
     pub team: Option<Team>,
     /// Who may begin what with whom; without one, everybody everything.
-    pub acl: Option<Acl>,
+    pub acl: Option<Arc<Acl>>,
     /// What is copied to whom.
     pub mirrors: Vec<Mirror>,
     /// Where the network was declared.
