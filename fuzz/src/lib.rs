@@ -9,6 +9,7 @@ mod model;
 mod nat;
 mod port;
 mod services;
+mod shaper;
 mod switch;
 mod wire;
 
@@ -36,6 +37,7 @@ pub fn targets() -> Vec<Target> {
         ("qcow2_header", model::qcow2_header),
         ("qemu_guest_agent", agent::qemu_guest_agent),
         ("qmp", machine::qmp),
+        ("shaper_life", shaper::shaper_life),
         ("switch_file", model::switch_file),
         ("switch_life", switch::switch_life),
         ("wire_arp", wire::wire_arp),
