@@ -141,7 +141,7 @@ pub(crate) fn dns_query(data: &[u8]) {
 
 /// What a guest sends to the name server over TCP, in segments of a few bytes; nobody outside answers.
 pub(crate) fn dns_stream(data: &[u8]) {
-    let mut services = services();
+    let mut services = services(false);
     let mut seq = 1;
     send_segment(&mut services, 0, 0, Flags::SYN, &[]);
     let (_, answer) = services.poll_frame().expect("a name server");
