@@ -37,6 +37,7 @@ pub fn targets() -> Vec<Target> {
         ("qcow2_header", model::qcow2_header),
         ("qemu_guest_agent", agent::qemu_guest_agent),
         ("qmp", machine::qmp),
+        ("receive_filter", machine::receive_filter),
         ("shaper_life", shaper::shaper_life),
         ("switch_file", model::switch_file),
         ("switch_life", switch::switch_life),

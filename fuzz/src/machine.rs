@@ -7,6 +7,11 @@ pub(crate) fn qmp(data: &[u8]) {
     fuzz::qmp(data);
 }
 
+/// What QEMU says that a guest's adapters listen to.
+pub(crate) fn receive_filter(data: &[u8]) {
+    fuzz::rx_filter(data);
+}
+
 /// The record of a machine's process.
 pub(crate) fn process_record(data: &[u8]) {
     fuzz::record(data);

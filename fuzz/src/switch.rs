@@ -58,9 +58,13 @@ pub(crate) fn switch_life(data: &[u8]) {
                     promiscuous: flags & 2 != 0,
                 };
                 let port = PortId(u32::from(port % MAX_PORTS));
-                let reports = world.switches.each_mut().map(|switch| switch.set_receive_filter(port, &filter));
+                let known = flags & 4 == 0;
+                let reports = world.switches.each_mut().map(|switch| match known {
+                    true => switch.set_receive_filter(port, &filter),
+                    false => switch.forget_receive_filter(port).then(Default::default),
+                });
                 assert!(reports.iter().all(|report| *report == reports[0]));
-                world.model.set_filter(port, &filter);
+                world.model.set_filter(port, known.then_some(&filter));
             }
             4 => {
                 let [seconds] = bytes.take();

@@ -50,6 +50,9 @@ const SWITCH_FILE: &str = r#"The file, with every key that there is:
   connect = true                  # vhost, stream: the peer listens, not the switch
   peer = "peer.sock"              # dgram: where to send (to whoever sent last, if left out)
                                   # udp: who is listened to and sent to, as ADDRESS:PORT
+  qmp = "web.qmp"                 # a monitor of the QEMU behind the port, for the switch alone: it tells
+                                  #   what the guest listens to; with several adapters,
+                                  #   { socket = "web.qmp", device = "nic0" }
   mac = "02:00:5e:10:00:01"       # the address of the adapter behind the port;
   macs = ["02:00:5e:10:00:02"]    #   more of them
                                   #   or runs, "02:00:5e:10:01:00 to 02:00:5e:10:01:ff"

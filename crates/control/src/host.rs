@@ -97,6 +97,9 @@ pub trait Host: Send + Sync {
     /// Calls `on_exit` when the process has ended, from any thread; at once if it has already.
     fn watch(&self, process: Process, on_exit: OnExit);
 
+    /// Has the switch know what the adapters of a machine that runs listen to, until it ends.
+    fn hear_filters(&self, _vm: &VmName) {}
+
     /// Whether the machine's agent answers, waiting up to `wait` for it.
     fn agent_answers(&self, vm: &VmName, wait: Duration) -> bool;
 

@@ -166,6 +166,7 @@ impl Inner {
         let (notices, name) = (self.notices.clone(), vm.clone());
         let on_exit = move |exit| drop(notices.send(Notice::VmEnded { vm: name, process, exit }));
         self.host.watch(process, Box::new(on_exit));
+        self.host.hear_filters(vm);
         if !ready {
             self.await_ready(vm, process, operation);
         }

@@ -18,11 +18,12 @@ use weft_machine::{
     Boot, Exit, ImageInfo, Images, LaunchNic, LaunchSpec, Process, Running, Seed, SeedNic, StopOutcome, Uuid,
 };
 use weft_model::ImageSource;
-use weft_types::{ByteSize, Label, Listen, MacAddr, Transport, VmName};
+use weft_types::{ByteSize, Label, Listen, MacAddr, PortName, Transport, VmName};
 
 use crate::Paths;
 use crate::host::{GuestAddresses, Host, OnExit, Trouble, Words};
 use crate::launch::Launch;
+use crate::listen::{Adapter, Listener};
 use crate::observed::ObservedVm;
 use crate::switch_process::SwitchProcess;
 use crate::watch::Watcher;
@@ -44,6 +45,7 @@ pub(crate) struct RealHost {
     images: Images,
     switch: SwitchProcess,
     watcher: io::Result<Watcher>,
+    listener: io::Result<Listener>,
     /// The connections to the agents of machines that run.
     agents: Mutex<BTreeMap<VmName, Agents>>,
 }
@@ -91,9 +93,13 @@ impl RealHost {
         if let Err(error) = &watcher {
             tracing::error!(%error, "processes cannot be watched");
         }
+        let listener = Listener::start(&paths.switch_socket());
+        if let Err(error) = &listener {
+            tracing::error!(%error, "what guests listen to cannot be heard");
+        }
         let images = Images::new(&paths.cache);
         let switch = SwitchProcess::new(paths.clone(), exe);
-        Self { paths, images, switch, watcher, agents: Mutex::default() }
+        Self { paths, images, switch, watcher, listener, agents: Mutex::default() }
     }
 
     fn agents(&self) -> MutexGuard<'_, BTreeMap<VmName, Agents>> {
@@ -286,6 +292,14 @@ impl Host for RealHost {
             Err(_) if process.alive() => {}
             Err(_) => on_exit(Exit::Unknown),
         }
+    }
+
+    fn hear_filters(&self, vm: &VmName) {
+        let (Ok(listener), Some(launch)) = (&self.listener, read_launch(&self.paths.vm_state(vm))) else { return };
+        let adapter =
+            |index| Adapter { device: Some(weft_machine::adapter_name(index)), port: PortName::of_vnic(vm, index) };
+        let monitor = weft_machine::filter_socket(&self.paths.vm_run(vm));
+        listener.hear(monitor, (0..launch.nics.len()).map(adapter).collect());
     }
 
     fn agent_answers(&self, vm: &VmName, wait: Duration) -> bool {

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use weft_dataplane_protocol::{
     AclStatus, AddressConfig, DroppedFrame, ForwardStatus, History, LeaseStatus, LoggedDecision, MirrorStatus,
-    MirrorTo, NeighbourStatus, PortStatus, RuleStatus, SwitchStatus,
+    MirrorTo, NeighbourStatus, PortStatus, ReceiveFilter, RuleStatus, SwitchStatus,
 };
 use weft_model::view::{
-    AclView, DaemonView, DropView, DroppedFrameView, ForwardView, HistoryView, ImageView, LeaseView,
+    AclView, DaemonView, DropView, DroppedFrameView, ForwardView, HistoryView, ImageView, LeaseView, ListensView,
     LoggedDecisionView, MirrorView, NeighbourView, NetworkView, NicView, PortView, ProblemView, RuleView, SwitchView,
     VmState, VmView, WorldView,
 };
@@ -254,6 +254,7 @@ fn port_view(port: &PortStatus, mirrors: &[MirrorStatus]) -> PortView {
         },
         learned: port.learned.clone(),
         allow: port.access.allowances(),
+        listens: port.listens.as_ref().map(listens_view),
         rates: port.rates,
         up: port.up,
         reason: port.reason.clone(),
@@ -267,6 +268,15 @@ fn port_view(port: &PortStatus, mirrors: &[MirrorStatus]) -> PortView {
         neighbour: port.neighbour.as_ref().map(|neighbour| neighbour_view(neighbour, &port.vlans)),
         mirrors: mirrors.iter().filter(goes_here).map(mirror_view).collect(),
         provenance: port.provenance.clone(),
+    }
+}
+
+fn listens_view(filter: &ReceiveFilter) -> ListensView {
+    ListensView {
+        stations: filter.stations.clone(),
+        groups: filter.groups.clone(),
+        all_multicast: filter.all_multicast,
+        promiscuous: filter.promiscuous,
     }
 }
 

@@ -164,6 +164,13 @@ impl Client {
     }
 }
 
+impl AsFd for Client {
+    /// Readable between two calls only when the switch has hung up.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Write;

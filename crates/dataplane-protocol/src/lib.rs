@@ -13,6 +13,7 @@ mod config;
 mod forward;
 mod history;
 mod line;
+mod listens;
 mod message;
 mod mirror;
 mod neighbour;
@@ -26,6 +27,7 @@ pub use config::{
 pub use forward::why_not_listening;
 pub use history::{DroppedFrame, History, LoggedDecision};
 pub use line::{LineBuffer, LineError, MAX_LINE_BYTES, to_line};
+pub use listens::{ListensRequest, ReceiveFilter};
 pub use message::{
     AclStatus, DropCount, ErrorCode, ExplainRequest, ExplainStep, Explanation, ForwardStatus, LeaseStatus, PortStatus,
     Refusal, Request, Response, RuleStatus, SwitchStatus,

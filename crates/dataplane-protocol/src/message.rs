@@ -5,7 +5,10 @@ use weft_types::{
     Listen, MacAddr, MacRange, NetworkName, Permission, PortName, PortRates, PortVlans, Provenance, VmName,
 };
 
-use crate::{AccessConfig, AddressConfig, CaptureRequest, DataplaneConfig, History, MirrorStatus, NeighbourStatus};
+use crate::{
+    AccessConfig, AddressConfig, CaptureRequest, DataplaneConfig, History, ListensRequest, MirrorStatus,
+    NeighbourStatus, ReceiveFilter,
+};
 
 /// What the daemon asks of the switch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +26,9 @@ pub enum Request {
     Capture(CaptureRequest),
     /// What would happen to a frame; answered with [`Response::Explained`].
     Explain(ExplainRequest),
+    /// What a vNIC listens to; answered with [`Response::Done`]. Once the connection has ended by which it came, nobody
+    /// would tell of changes: then the port hears every group, and keeps its addresses.
+    Listens(ListensRequest),
     /// End after the answer, remove the sockets and, when told to, the state on disk too.
     Shutdown {
         /// Whether leases and the snapshot are forgotten.
@@ -144,6 +150,9 @@ pub struct PortStatus {
     /// What it may do.
     #[serde(default)]
     pub access: AccessConfig,
+    /// What its vNIC listens to, as far as that was granted; `None` where it is not known.
+    #[serde(default)]
+    pub listens: Option<ReceiveFilter>,
     /// How fast it may be.
     #[serde(default)]
     pub rates: PortRates,

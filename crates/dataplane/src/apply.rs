@@ -173,6 +173,7 @@ impl Worker {
             // The same configuration had no problem when it was planned.
             tracing::error!(target: "weft::dataplane", ?errors, "the switch refused what it had accepted");
         }
+        self.review_filters();
         self.delivery.mirrors.declare(&config, outlets);
         self.renew_captures();
         // Whose lease ends by this configuration speaks from its old address until it has a new one.

@@ -7,6 +7,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -20,7 +21,7 @@ use weft_dataplane_protocol::{
 use weft_port::{SocketFile, TapPort, listen_at};
 
 use crate::DataplaneError;
-use crate::mailbox::{Desk, Task};
+use crate::mailbox::{ClientId, Desk, Task};
 use crate::state_dir::StateDir;
 
 /// Clients that are served at a time; further ones are sent away at once.
@@ -44,6 +45,8 @@ struct Office {
     desk: Desk,
     state: Arc<StateDir>,
     stop: Arc<OwnedFd>,
+    /// How many clients there have been.
+    clients: AtomicU64,
     /// Held while a configuration is applied: one at a time.
     applying: Mutex<()>,
 }
@@ -53,7 +56,8 @@ impl Control {
     pub(crate) fn open(socket: &Path, desk: Desk, state: Arc<StateDir>) -> Result<Self, DataplaneError> {
         let (listener, file) = listen_at(socket).map_err(DataplaneError::Control)?;
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map_err(io::Error::from)?);
-        let office = Arc::new(Office { desk, state, stop: stop.clone(), applying: Mutex::new(()) });
+        let office =
+            Arc::new(Office { desk, state, stop: stop.clone(), clients: AtomicU64::new(0), applying: Mutex::new(()) });
         let acceptor = thread::Builder::new().name("control".into()).spawn(move || accept_all(&listener, &office))?;
         Ok(Self { stop, acceptor: Some(acceptor), _file: file })
     }
@@ -117,7 +121,13 @@ fn wait(fd: &impl AsFd, stop: &OwnedFd, timeout: Option<Duration>) -> Wake {
 }
 
 /// Serves one client until it leaves, or says what cannot be understood.
-fn serve(mut stream: UnixStream, office: &Office) {
+fn serve(stream: UnixStream, office: &Office) {
+    let client = ClientId(office.clients.fetch_add(1, Ordering::Relaxed));
+    converse(stream, office, client);
+    office.desk.ask(Task::Unheard(client));
+}
+
+fn converse(mut stream: UnixStream, office: &Office, client: ClientId) {
     let _ = stream.set_write_timeout(Some(LINE_TIMEOUT));
     let mut lines = LineBuffer::default();
     let mut descriptors = Vec::new();
@@ -129,7 +139,7 @@ fn serve(mut stream: UnixStream, office: &Office) {
             let ending = matches!(request, Ok(Request::Shutdown { .. }));
             let (response, task) = match request {
                 Ok(Request::Shutdown { forget }) => (Response::Done, Some(Task::End { forget })),
-                Ok(request) => (office.answer(request, taps), None),
+                Ok(request) => (office.answer(request, taps, client), None),
                 Err(error) => (not_understood(&error), None),
             };
             let line = to_line(&response).or_else(|error| to_line(&not_understood_answer(&error)));
@@ -183,7 +193,7 @@ fn read(stream: &UnixStream, lines: &mut LineBuffer, descriptors: &mut Vec<Owned
 }
 
 impl Office {
-    fn answer(&self, request: Request, descriptors: Vec<OwnedFd>) -> Response {
+    fn answer(&self, request: Request, descriptors: Vec<OwnedFd>, client: ClientId) -> Response {
         match request {
             Request::Apply(config) => self.apply(config, descriptors),
             Request::Status => self.desk.ask(Task::Status),
@@ -198,6 +208,7 @@ impl Office {
                 }),
             },
             Request::Explain(request) => self.desk.ask(Task::Explain(request)),
+            Request::Listens(request) => self.desk.ask(Task::Listens { request, client }),
             Request::Shutdown { .. } => Response::Done, // its caller does it
         }
     }

@@ -20,6 +20,7 @@ mod history;
 mod host;
 mod law;
 mod lease_log;
+mod listens;
 mod mailbox;
 mod mirror_sink;
 mod mirrors;

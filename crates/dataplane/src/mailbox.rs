@@ -8,10 +8,16 @@ use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
-use weft_dataplane_protocol::{CaptureRequest, DataplaneConfig, ErrorCode, ExplainRequest, Refusal, Response};
+use weft_dataplane_protocol::{
+    CaptureRequest, DataplaneConfig, ErrorCode, ExplainRequest, ListensRequest, Refusal, Response,
+};
 
 /// The worker answers between two bursts; opening hundreds of ports takes a moment longer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// One connection to the control socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ClientId(pub(crate) u64);
 
 /// What the worker can be asked to do.
 #[derive(Debug)]
@@ -36,6 +42,10 @@ pub(crate) enum Task {
     Capture { request: CaptureRequest, descriptor: OwnedFd },
     /// Tell what would happen to a frame.
     Explain(ExplainRequest),
+    /// Note what a vNIC listens to, and which client says so.
+    Listens { request: ListensRequest, client: ClientId },
+    /// This client has gone, and tells no more what vNICs listen to.
+    Unheard(ClientId),
     /// End.
     End { forget: bool },
 }

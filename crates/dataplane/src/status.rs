@@ -1,7 +1,7 @@
 //! What the switch tells about itself.
 
 use weft_dataplane_protocol::{
-    AclStatus, DropCount, LeaseStatus, NetworkConfig, PortKind, PortStatus, RuleStatus, SwitchStatus,
+    AclStatus, DropCount, LeaseStatus, NetworkConfig, PortKind, PortStatus, ReceiveFilter, RuleStatus, SwitchStatus,
 };
 use weft_port::Link;
 use weft_services::{NetworkId, Services};
@@ -91,6 +91,10 @@ impl Worker {
             addresses: slot.about.addresses.clone(),
             learned: self.switch.learned_addresses(slot.id).collect(),
             access: slot.about.access,
+            listens: self.switch.receive_filter(slot.id).map(|filter| {
+                let weft_switch::ReceiveFilter { stations, groups, all_multicast, promiscuous } = filter;
+                ReceiveFilter { stations, groups, all_multicast, promiscuous }
+            }),
             rates: slot.about.rates,
             up: link.is_up(),
             reason: match link {

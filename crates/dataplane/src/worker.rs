@@ -13,11 +13,12 @@ use weft_dataplane_protocol::{DataplaneConfig, Response};
 use weft_port::{BURST_FRAMES, Frame, Port};
 use weft_services::{LeaseRecord, NetworkId, Services};
 use weft_switch::{DropReason, Foreseen, Switch, Verdict};
-use weft_types::{Instant, NetworkName, PortId};
+use weft_types::{Instant, NetworkName, PortId, PortName};
 
 use crate::apply::Staged;
 use crate::forwards::Numbered;
 use crate::lease_log::{LeaseLog, Report};
+use crate::listens::Wish;
 use crate::mailbox::{Letter, Mailbox, Task};
 use crate::signals::Signals;
 use crate::slot::{Delivery, Others, Plug, Slot, hold};
@@ -75,6 +76,8 @@ pub(crate) struct Worker {
     /// How many captures were started, and how many mirrors for them.
     pub(crate) captures_started: u64,
     pub(crate) next_capture_mirror: u32,
+    /// What vNICs ask to hear, by their ports.
+    pub(crate) wishes: BTreeMap<PortName, Wish>,
     /// What rules have decided under earlier configurations, by network and name.
     pub(crate) rule_hits: BTreeMap<(NetworkName, String), u64>,
     /// Leases from before the restart that wait for the first configuration.
@@ -125,6 +128,7 @@ impl Worker {
             generation: 0,
             captures_started: 0,
             next_capture_mirror: 0,
+            wishes: BTreeMap::new(),
             rule_hits: BTreeMap::new(),
             unrestored,
             start_notes: Vec::new(),
@@ -322,6 +326,11 @@ impl Worker {
             Task::History => Response::History(self.history(clock::now())),
             Task::Explain(request) => {
                 self.explain(clock::now(), &request).map_or_else(Response::Refused, Response::Explained)
+            }
+            Task::Listens { request, client } => done(self.hear_filter(request, client)),
+            Task::Unheard(client) => {
+                self.hear_every_group(client);
+                Response::Done
             }
             Task::End { forget } => {
                 self.ending = Some(forget);

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use common::{PATIENCE, World, bare_network, vhost_user};
 use weft_dataplane_protocol::{
-    AclConfig, AddressConfig, DataplaneConfig, EndConfig, ExplainRequest, PortConfig, Request, Response, RuleConfig,
+    AclConfig, AddressConfig, DataplaneConfig, EndConfig, ExplainRequest, ListensRequest, PortConfig, ReceiveFilter,
+    Request, Response, RuleConfig,
 };
 use weft_testkit::{FakeVm, arp_request, ethernet, mac, udp4};
 use weft_types::{Allowance, MacAddr, Native, Permission, PortVlans, Provenance, Traffic, VlanId};
@@ -181,4 +182,60 @@ fn rules_decide_who_may_begin_what_and_are_named() {
     web.send(&packet(1, 3, 9));
     assert_eq!(ops.recv(PATIENCE).unwrap().frame, packet(1, 3, 9));
     assert_eq!(hits(), once, "what was counted stays counted");
+}
+
+#[test]
+fn guests_hear_what_they_listen_to() {
+    let world = World::new();
+    let may_change = |port: &mut PortConfig| port.access = [Allowance::MacChange].into_iter().collect();
+    apply(&world, 1, None, vec![port(&world, "a", 1, may_change), port(&world, "b", 2, |_| ())]);
+    let [mut a, mut b] = boot(&world, ["a", "b"]);
+    let filter = |stations: &[u8], groups: &[MacAddr]| ReceiveFilter {
+        stations: stations.iter().copied().map(mac).collect(),
+        groups: groups.to_vec(),
+        ..ReceiveFilter::default()
+    };
+    let mut daemon = world.client();
+    let mut tell = |port: &str, filter: Option<ReceiveFilter>| {
+        daemon.call(&Request::Listens(ListensRequest { port: port.parse().unwrap(), filter })).unwrap()
+    };
+    let counts = |port: &str| world.port(port).denials.into_iter().map(|denial| denial.frames).collect::<Vec<_>>();
+    let groups = [MacAddr::new([1, 0, 0x5e, 0, 0, 7]), MacAddr::new([1, 0, 0x5e, 0, 0, 8])];
+
+    // A group that it joined, and another address than its own.
+    assert_eq!(tell("a", Some(filter(&[9], &groups[..1]))), Response::Done);
+    assert_eq!(world.port("a").listens, Some(filter(&[9], &groups[..1])));
+    for to in [groups[1], groups[0], mac(1), mac(9)] {
+        b.send(&ethernet(to, mac(2), 0x88b5, &[to.octets()[5]; 46]));
+    }
+    let mut heard = || a.recv(PATIENCE).unwrap().frame[..6].to_vec();
+    assert_eq!([heard(), heard()], [groups[0].octets(), mac(9).octets()], "and nothing of the others");
+
+    // The same wish is denied once, however often it is told and whatever else becomes otherwise.
+    for _ in 0..3 {
+        assert_eq!(tell("b", Some(ReceiveFilter { promiscuous: true, ..filter(&[2, 7], &[]) })), Response::Done);
+    }
+    apply(
+        &world,
+        2,
+        None,
+        vec![port(&world, "a", 1, may_change), port(&world, "b", 2, |_| ()), port(&world, "c", 3, |_| ())],
+    );
+    assert_eq!((counts("a"), counts("b")), (vec![], vec![1, 1]));
+    apply(&world, 3, None, vec![port(&world, "a", 1, |_| ()), port(&world, "b", 2, may_change)]);
+    assert_eq!(world.port("a").listens.unwrap().stations, [], "it may have it no more");
+    assert_eq!(world.port("b").listens.unwrap().stations, [mac(2), mac(7)], "it may have it now");
+    assert_eq!((counts("a"), counts("b")), (vec![], vec![1, 1]));
+
+    // Who told leaves: then nobody would tell of groups.
+    drop(daemon);
+    common::eventually("every group is heard", || world.port("b").listens.is_some_and(|listens| listens.all_multicast));
+    assert_eq!(world.port("b").listens.unwrap().stations, [mac(2), mac(7)]);
+    let mut daemon = world.client();
+    let mut tell = |port: &str, filter: Option<ReceiveFilter>| {
+        daemon.call(&Request::Listens(ListensRequest { port: port.parse().unwrap(), filter })).unwrap()
+    };
+    assert_eq!(tell("b", None), Response::Done);
+    assert_eq!(world.port("b").listens, None);
+    assert!(matches!(tell("c", None), Response::Refused(refusal) if refusal.message == "there is no port `c`"));
 }

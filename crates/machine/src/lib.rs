@@ -15,9 +15,9 @@ mod whole;
 
 pub use disk::{check_disk, check_file, check_overlay};
 pub use engine::{
-    Accelerator, Qmp, QmpError, QmpEvent, Running, StopOutcome, adopt, agent_socket, bound_logs, console_log,
-    console_socket, engine_words, find, guest_agent_socket, monitor_socket, prepare, remove, replug, resume_writes,
-    start, stop, written_bytes,
+    Accelerator, Qmp, QmpError, QmpEvent, Running, RxFilter, RxFilters, RxWish, StopOutcome, adapter_name, adopt,
+    agent_socket, bound_logs, console_log, console_socket, engine_words, filter_socket, find, guest_agent_socket,
+    monitor_socket, prepare, remove, replug, resume_writes, start, stop, written_bytes,
 };
 pub use error::{MAX_SOCKET_PATH_BYTES, MachineError};
 pub use host::{HostReport, KvmState, QemuReport, Tool, probe};
@@ -28,6 +28,6 @@ pub use spec::{Boot, LaunchNic, LaunchSpec, NicSetup, Seed, SeedNic, Uuid};
 /// Decoders of hostile bytes, for the fuzzers and nobody else.
 #[doc(hidden)]
 pub mod fuzz {
-    pub use crate::engine::{fuzz_qmp as qmp, fuzz_record as record};
+    pub use crate::engine::{fuzz_qmp as qmp, fuzz_record as record, fuzz_rx_filter as rx_filter};
     pub use crate::image::{fuzz_elf as elf, fuzz_tar as tar};
 }

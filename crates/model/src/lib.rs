@@ -28,7 +28,7 @@ pub use load::{load, parse_world};
 pub use mirror::{Mirror, MirrorTo, MirrorToError};
 pub use problem::{Problem, Report};
 pub use rule::{End, Rule, RuleError, parse_filter, parse_traffic};
-pub use switch_file::{Plug, SwitchFile, SwitchMode, SwitchPort, load_switch, parse_switch};
+pub use switch_file::{Monitor, Plug, SwitchFile, SwitchMode, SwitchPort, load_switch, parse_switch};
 pub use team::{Team, TeamMode};
 pub use world::{Dhcp, DiskFormat, EngineKind, Image, ImageSource, Mode, Network, Nic, PortRules, Ready, Vm, World};
 

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use toml::de::DeTable;
+use toml::de::{DeTable, DeValue};
 use weft_types::{Allowance, Label, MacAddr, NetworkName, PortName, PortVlans, Provenance};
 
 use crate::acl::{self, Cast, check_groups, check_rules};
@@ -68,8 +68,19 @@ pub struct SwitchPort {
     pub uplink: bool,
     /// What it may be and do; its MAC addresses are those of what stands behind it.
     pub rules: PortRules,
+    /// Who knows what its adapter listens to.
+    pub monitor: Option<Monitor>,
     /// Where it is declared.
     pub provenance: Provenance,
+}
+
+/// The monitor of a QEMU (QMP), and which of its adapters is meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Monitor {
+    /// The Unix socket at which QEMU listens; the switch keeps it for itself.
+    pub socket: PathBuf,
+    /// The adapter's `id`; `None` for the machine's only one.
+    pub device: Option<String>,
 }
 
 impl SwitchPort {
@@ -290,6 +301,7 @@ impl<'a> Loader<'a> {
     fn port(&mut self, name: &PortName, table: &'a DeTable<'a>, provenance: Provenance) -> Option<SwitchPort> {
         let mut section = Section::new(table, format!("port.{name}"), "a port");
         let plug = self.plug(name, &mut section);
+        let monitor = self.monitor(name, &mut section);
         let mac = section.parsed::<MacAddr>(&mut self.notes, "mac", "02:00:5e:10:00:01");
         let mut rules = port_keys::read(&mut self.notes, &mut section);
         if let Some(mac) = mac {
@@ -305,7 +317,7 @@ impl<'a> Loader<'a> {
             self.notes.complain(&section.path_of("mac"), Problem::new("missing-mac", message, hint));
         }
         section.finish(&mut self.notes);
-        Some(SwitchPort { plug: plug?, uplink, rules, provenance })
+        Some(SwitchPort { plug: plug?, uplink, rules, monitor, provenance })
     }
 
     fn plug(&mut self, name: &PortName, section: &mut Section<'a>) -> Option<Plug> {
@@ -338,6 +350,7 @@ impl<'a> Loader<'a> {
         };
         self.only_for(section, "connect", kind, &["vhost", "stream"]);
         self.only_for(section, "peer", kind, &["dgram", "udp"]);
+        self.only_for(section, "qmp", kind, &["vhost", "tap", "stream", "dgram", "udp"]);
         let connect = connect.unwrap_or(false);
         match kind {
             "vhost" => Some(Plug::Vhost { socket: vhost?, connect }),
@@ -394,6 +407,32 @@ impl<'a> Loader<'a> {
         } else {
             Some(socket)
         }
+    }
+
+    /// Reads whose monitor knows the adapter behind the port.
+    fn monitor(&mut self, name: &PortName, section: &mut Section<'a>) -> Option<Monitor> {
+        let notes = &mut self.notes;
+        let path = section.path_of("qmp");
+        let (socket, device) = match section.value(notes, "qmp")? {
+            DeValue::String(socket) => (socket.as_ref(), None),
+            DeValue::Table(table) => {
+                let mut section = Section::new(table, path.clone(), "a monitor");
+                let socket = section.string(notes, "socket", "web.qmp");
+                let device = section.string(notes, "device", "nic0").map(str::to_owned);
+                let has_socket = section.has("socket");
+                section.finish(notes);
+                if !has_socket {
+                    let hint = "write `socket = \"web.qmp\"`, where QEMU's `-qmp` listens";
+                    notes.complain(&path, Problem::new("missing-socket", "a monitor has a socket", hint));
+                }
+                (socket?, device)
+            }
+            other => return wrong_type(notes, &path, other, "a socket or a table", "\"web.qmp\""),
+        };
+        let socket = self.socket_path(&path, socket)?;
+        let adapter = device.as_ref().map_or("only adapter".to_owned(), |device| format!("adapter {device}"));
+        self.take(name, &path, format!("{adapter} of the machine at {}", socket.display()));
+        Some(Monitor { socket, device })
     }
 
     fn interface(

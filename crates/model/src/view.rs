@@ -265,6 +265,9 @@ pub struct PortView {
     /// What it is allowed beyond the ordinary.
     #[serde(default)]
     pub allow: Vec<Allowance>,
+    /// What its guest listens to, as far as that was granted; absent where it is not known, so that it hears every group.
+    #[serde(default)]
+    pub listens: Option<ListensView>,
     /// How fast it may be.
     #[serde(default)]
     pub rates: PortRates,
@@ -296,6 +299,19 @@ pub struct PortView {
     pub mirrors: Vec<MirrorView>,
     /// Where it is declared.
     pub provenance: Provenance,
+}
+
+/// What a guest's adapter listens to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ListensView {
+    /// The unicast addresses.
+    pub stations: Vec<MacAddr>,
+    /// The groups.
+    pub groups: Vec<MacAddr>,
+    /// Whether it hears every group.
+    pub all_multicast: bool,
+    /// Whether it hears everything.
+    pub promiscuous: bool,
 }
 
 /// A mirror or a capture: who gets copies of frames, and how many.

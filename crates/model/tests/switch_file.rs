@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use expect_test::{Expect, expect};
-use weft_model::{Plug, SwitchFile, parse_switch};
+use weft_model::{Monitor, Plug, SwitchFile, parse_switch};
 use weft_types::Allowance;
 
 fn load(source: &str) -> Result<SwitchFile, String> {
@@ -55,6 +55,59 @@ fn ports_of_every_kind() {
     assert_eq!(port("d").provenance.to_string(), "/lab/lab.toml:16");
     let empty = load("").unwrap();
     assert_eq!((empty.name.as_str(), empty.mtu, empty.ports.len()), ("switch", 1500, 0));
+}
+
+#[test]
+fn who_knows_what_adapters_listen_to() {
+    let switch = load(
+        "[port.a]\nvhost = 'a.sock'\nmac = '02:00:00:00:00:01'\nqmp = 'vm.qmp'\n\
+         [port.b]\nstream = 'b.sock'\nmac = '02:00:00:00:00:02'\nqmp = { socket = '/run/b.qmp', device = 'nic1' }\n\
+         [port.c]\nvhost = 'c.sock'\nmac = '02:00:00:00:00:03'\n",
+    )
+    .unwrap();
+    let monitors: Vec<_> = switch.ports.values().map(|port| port.monitor.clone()).collect();
+    let monitor = |socket: &str, device: Option<&str>| {
+        Some(Monitor { socket: Path::new("/lab").join(socket), device: device.map(str::to_owned) })
+    };
+    assert_eq!(monitors, [monitor("vm.qmp", None), monitor("/run/b.qmp", Some("nic1")), None]);
+    check(
+        "[port.a]\nvhost = 'a.sock'\nmac = '02:00:00:00:00:01'\nqmp = 'vm.qmp'\n\
+         [port.b]\nvhost = 'b.sock'\nmac = '02:00:00:00:00:02'\nqmp = 'vm.qmp'\n\
+         [port.c]\nvhost = 'c.sock'\nmac = '02:00:00:00:00:03'\nqmp = { device = 'nic0' }\n\
+         [port.d]\nvhost = 'd.sock'\nmac = '02:00:00:00:00:04'\nqmp = 7\n\
+         [port.e]\nnic = 'eth1'\nqmp = 'e.qmp'\n",
+        expect![[r#"
+            error: port `a` has the only adapter of the machine at /lab/vm.qmp already
+             --> lab.toml:8:7
+              |
+            8 | qmp = 'vm.qmp'
+              |       ^^^^^^^^
+            hint: give each port its own
+
+            error: a monitor has a socket
+              --> lab.toml:12:7
+               |
+            12 | qmp = { device = 'nic0' }
+               |       ^^^^^^^^^^^^^^^^^^^
+            hint: write `socket = "web.qmp"`, where QEMU's `-qmp` listens
+
+            error: `qmp` must be a socket or a table, not an integer
+              --> lab.toml:16:7
+               |
+            16 | qmp = 7
+               |       ^
+            hint: write it like `qmp = "web.qmp"`
+
+            error: `qmp` means nothing for a port with `nic`
+              --> lab.toml:17:7
+               |
+            17 | [port.e]
+               |       ^
+            hint: remove it; it goes with `vhost`, `tap`, `stream`, `dgram` and `udp`
+
+            4 problems in lab.toml; nothing was changed
+        "#]],
+    );
 }
 
 #[test]

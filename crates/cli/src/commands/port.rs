@@ -1,6 +1,6 @@
 //! `weft port …`: where machines plug into networks, and what passes there.
 
-use weft_model::view::PortView;
+use weft_model::view::{ListensView, PortView};
 use weft_types::{IpNet, PortName, PortRates};
 
 use crate::args::PortCommand;
@@ -64,6 +64,10 @@ pub(crate) fn show(port: &PortView) -> String {
     if port.learn > 0 {
         row("learns", format!("{} stations", port.learn));
     }
+    if let Some(listens) = &port.listens {
+        row("listens to", stations(listens));
+        row("groups", groups(listens));
+    }
     row("may", output::list(&port.allow));
     if port.rates != PortRates::default() {
         row("rate", port.rates.to_string());
@@ -112,6 +116,22 @@ fn addresses(port: &PortView) -> String {
     let learned = port.learned.iter().map(ToString::to_string).filter(|address| !fixed.contains(address));
     let learned: Vec<_> = learned.map(|address| format!("{address} (seen)")).collect();
     output::list(&[fixed, learned].concat())
+}
+
+/// The unicast addresses that a guest hears.
+fn stations(listens: &ListensView) -> String {
+    match listens.promiscuous {
+        true => "everything".to_owned(),
+        false => output::list(&listens.stations.iter().map(ToString::to_string).collect::<Vec<_>>()),
+    }
+}
+
+/// The groups that a guest hears besides broadcast.
+fn groups(listens: &ListensView) -> String {
+    match listens.promiscuous || listens.all_multicast {
+        true => "all".to_owned(),
+        false => output::list(&listens.groups.iter().map(ToString::to_string).collect::<Vec<_>>()),
+    }
 }
 
 /// Whether a peer is there, and of a team's uplink whether it takes frames.

@@ -1,5 +1,6 @@
 //! `weft switch …`: one switch on its own, from one file.
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder};
 use std::io::{self, Read as _};
 use std::mem::MaybeUninit;
@@ -13,14 +14,16 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::inotify;
 use signal_hook::consts::SIGHUP;
 use signal_hook::low_level::pipe;
-use weft_control::{acl_config, acl_view, known_addresses, mirror_configs, mirror_views, port_views, switch_view};
+use weft_control::{
+    Adapter, Listener, acl_config, acl_view, known_addresses, mirror_configs, mirror_views, port_views, switch_view,
+};
 use weft_dataplane::{Options, Standalone};
 use weft_dataplane_protocol::{
     Client, ClientError, DataplaneConfig, NetworkConfig, NetworkMode, PortConfig, PortKind, Refusal, Request, Response,
     SwitchStatus, Switching, TeamConfig,
 };
 use weft_model::view::{AclView, ProblemView, WorldView};
-use weft_model::{Plug, SwitchFile, SwitchMode, TeamMode, load_switch};
+use weft_model::{Monitor, Plug, SwitchFile, SwitchMode, TeamMode, load_switch};
 use weft_types::PortName;
 
 use crate::args::SwitchCommand;
@@ -64,16 +67,26 @@ fn serve(context: &Context, path: &Path) -> Result {
     })?;
     let options = Options { control_socket, state_dir: folder.clone() };
     let switch = Standalone::start(&options).map_err(|error| Failure::of("switch", &error, error.hint()))?;
-    let result = keep(&switch, &changes, path, &mut wanted, context.json);
+    let listener = Listener::start(&options.control_socket)
+        .map_err(|error| Failure::of("system", &error, "close programs, or raise the limit of open files"))?;
+    let result = keep(&switch, &listener, &changes, path, &mut wanted, context.json);
     drop(switch);
     let _ = fs::remove_dir_all(folder);
     result
 }
 
 /// Has the switch be what the file says, until it ends.
-fn keep(switch: &Standalone, changes: &Changes, path: &Path, wanted: &mut SwitchFile, json: bool) -> Result {
+fn keep(
+    switch: &Standalone,
+    listener: &Listener,
+    changes: &Changes,
+    path: &Path,
+    wanted: &mut SwitchFile,
+    json: bool,
+) -> Result {
     let mut revision = 1;
     switch.apply(config(wanted, revision)).map_err(refused)?;
+    listener.hear_all(adapters(wanted));
     output::say(format!("switch `{}` runs: {}", wanted.name, ports(wanted)));
     while let Some(wake) = changes.wait(switch.ended()) {
         let result = load_switch(path).map_err(Failure::File).and_then(|new| {
@@ -82,6 +95,7 @@ fn keep(switch: &Standalone, changes: &Changes, path: &Path, wanted: &mut Switch
             }
             revision += 1;
             switch.apply(config(&new, revision)).map_err(refused)?;
+            listener.hear_all(adapters(&new));
             *wanted = new;
             Ok(true)
         });
@@ -102,6 +116,18 @@ fn ports(switch: &SwitchFile) -> String {
         1 => "1 port".to_owned(),
         count => format!("{count} ports"),
     }
+}
+
+/// The adapters of which monitors know what they listen to.
+fn adapters(switch: &SwitchFile) -> BTreeMap<PathBuf, Vec<Adapter>> {
+    let mut machines: BTreeMap<PathBuf, Vec<Adapter>> = BTreeMap::new();
+    for (port, Monitor { socket, device }) in
+        switch.ports.iter().filter_map(|(name, port)| Some((name, port.monitor.as_ref()?)))
+    {
+        let adapter = Adapter { device: device.clone(), port: port.clone() };
+        machines.entry(socket.clone()).or_default().push(adapter);
+    }
+    machines
 }
 
 /// What the data plane should be.

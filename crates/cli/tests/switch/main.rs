@@ -3,6 +3,7 @@
 mod bed;
 mod capture;
 mod explain;
+mod filter;
 mod hosts;
 mod life;
 mod machine;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use weft_wire::capture_file;
 
-use crate::harness::{Home, eventually, said};
+use crate::harness::{Home, eventually, kill, said};
 
 const WORLD: &str = "
 [network.lan]
@@ -73,6 +73,31 @@ fn a_file_says_who_may_talk_to_whom_and_from_where() {
     let metrics = home.weft(&["metrics"]).ok();
     assert!(metrics.contains("weft_rule_hits_total{network=\"lan\",rule=\"deny web -> db\""), "{metrics}");
     assert!(metrics.contains("weft_port_dropped_frames_total{port=\"web-0\",network=\"lan\""), "{metrics}");
+
+    // What a guest listens to is known, also to the next daemon and the next switch; and whom it may not be is counted once.
+    let patience = Duration::from_secs(60);
+    // Nothing is shown while there is no switch.
+    let port = |vm: &str| {
+        let said = home.weft(&["port", "show", &format!("{vm}-0"), "--json"]);
+        serde_json::from_str::<serde_json::Value>(&said.out).unwrap_or_default()
+    };
+    let listens = |vm: &str| port(vm)["listens"]["stations"].clone();
+    let own = |vm: &str| port(vm)["macs"].clone();
+    eventually("their own addresses", patience, || ["lab", "web"].iter().all(|vm| listens(vm) == own(vm)));
+    home.exec("lab", &["ip", "link", "set", "dev", "eth0", "address", "02:00:00:00:00:99"]).ok();
+    let denied = serde_json::json!([{ "reason": "mac-change", "frames": 1 }]);
+    let denials = || port("lab")["denials"].clone();
+    eventually("it may not be another", patience, || denials() == denied && listens("lab") == serde_json::json!([]));
+    kill(home.pid("daemon"));
+    eventually("the next daemon asks again", patience, || {
+        let port = port("lab");
+        port["listens"]["all_multicast"] == false && port["denials"] == denied
+    });
+    kill(home.pid("switch"));
+    eventually("the next switch is told", patience, || !own("web").is_null() && listens("web") == own("web"));
+    eventually("and denies the same", patience, || denials() == denied);
+    home.exec("lab", &["ip", "link", "set", "dev", "eth0", "address", own("lab")[0].as_str().unwrap()]).ok();
+    eventually("its own again", patience, || listens("lab") == own("lab"));
 
     // An edit of rules and ports touches no machine.
     let edited =

@@ -57,6 +57,7 @@ pub(super) fn argv(spec: &LaunchSpec, abilities: Abilities) -> Result<Vec<OsStri
     args.option("-pidfile", text(&run(files::PID))?);
 
     args.socket("qmp", &run(files::QMP), "")?.option("-mon", "chardev=qmp,mode=control");
+    args.socket("filter", &run(files::FILTER), "")?.option("-mon", "chardev=filter,mode=control");
     let log = escape(&spec.state_dir.join(files::CONSOLE_LOG))?;
     args.socket("console", &run(files::CONSOLE), &format!(",logfile={log},logappend=on"))?;
     args.option("-serial", "chardev:console");
@@ -144,11 +145,11 @@ impl Args {
         // it then uses KVM's all the same. With no vectors there is the interrupt line.
         let vectors = if abilities.accelerator == Accelerator::Tcg { ",vectors=0" } else { "" };
         let LaunchNic { mac, mtu, .. } = nic;
-        let slot = FIRST_NIC_SLOT + index;
+        let (slot, id) = (FIRST_NIC_SLOT + index, super::adapter_name(index));
         self.option(
             "-device",
             format!(
-                "virtio-net-pci,addr={slot:#x},netdev=net{index},mac={mac},host_mtu={mtu},romfile=,\
+                "virtio-net-pci,id={id},addr={slot:#x},netdev=net{index},mac={mac},host_mtu={mtu},romfile=,\
                  rx_queue_size={NIC_QUEUE_SIZE},tx_queue_size={NIC_QUEUE_SIZE}{vectors}"
             ),
         );
@@ -238,6 +239,8 @@ mod tests {
                 -pidfile /r/qemu.pid
                 -chardev socket,id=qmp,path=/r/qmp.sock,server=on,wait=off
                 -mon chardev=qmp,mode=control
+                -chardev socket,id=filter,path=/r/filter.sock,server=on,wait=off
+                -mon chardev=filter,mode=control
                 -chardev socket,id=console,path=/r/console.sock,server=on,wait=off,logfile=/s/console.log,logappend=on
                 -serial chardev:console
                 -device virtio-serial-pci,addr=0x2,max_ports=4
@@ -252,10 +255,10 @@ mod tests {
                 -append console=ttyS0, quiet weft.hostname=web
                 -chardev socket,id=wire0,path=/r/web-0.sock,reconnect=1
                 -netdev vhost-user,id=net0,chardev=wire0
-                -device virtio-net-pci,addr=0x8,netdev=net0,mac=02:00:00:00:00:00,host_mtu=1500,romfile=,rx_queue_size=1024,tx_queue_size=1024,vectors=0
+                -device virtio-net-pci,id=nic0,addr=0x8,netdev=net0,mac=02:00:00:00:00:00,host_mtu=1500,romfile=,rx_queue_size=1024,tx_queue_size=1024,vectors=0
                 -chardev socket,id=wire1,path=/r/web-1.sock,reconnect=1
                 -netdev vhost-user,id=net1,chardev=wire1
-                -device virtio-net-pci,addr=0x9,netdev=net1,mac=02:00:00:00:00:01,host_mtu=1500,romfile=,rx_queue_size=1024,tx_queue_size=1024,vectors=0"#]],
+                -device virtio-net-pci,id=nic1,addr=0x9,netdev=net1,mac=02:00:00:00:00:01,host_mtu=1500,romfile=,rx_queue_size=1024,tx_queue_size=1024,vectors=0"#]],
         );
     }
 
@@ -286,6 +289,8 @@ mod tests {
                 -pidfile /r/qemu.pid
                 -chardev socket,id=qmp,path=/r/qmp.sock,server=on,wait=off
                 -mon chardev=qmp,mode=control
+                -chardev socket,id=filter,path=/r/filter.sock,server=on,wait=off
+                -mon chardev=filter,mode=control
                 -chardev socket,id=console,path=/r/console.sock,server=on,wait=off,logfile=/s/console.log,logappend=on
                 -serial chardev:console
                 -device virtio-serial-pci,addr=0x2,max_ports=4
@@ -301,7 +306,7 @@ mod tests {
                 -device virtio-blk-pci,addr=0x6,drive=seed
                 -chardev socket,id=wire0,path=/a,,b.sock,reconnect-ms=100
                 -netdev vhost-user,id=net0,chardev=wire0
-                -device virtio-net-pci,addr=0x8,netdev=net0,mac=02:00:00:00:00:01,host_mtu=9000,romfile=,rx_queue_size=1024,tx_queue_size=1024"#]],
+                -device virtio-net-pci,id=nic0,addr=0x8,netdev=net0,mac=02:00:00:00:00:01,host_mtu=9000,romfile=,rx_queue_size=1024,tx_queue_size=1024"#]],
         );
     }
 

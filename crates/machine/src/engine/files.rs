@@ -2,6 +2,8 @@
 
 /// QEMU's monitor, in the run folder.
 pub(crate) const QMP: &str = "qmp.sock";
+/// QEMU's second monitor, which tells what adapters listen to, in the run folder.
+pub(crate) const FILTER: &str = "filter.sock";
 /// The serial console, in the run folder.
 pub(crate) const CONSOLE: &str = "console.sock";
 /// The port of Weft's agent, in the run folder.

@@ -11,6 +11,7 @@ mod log;
 mod qmp;
 mod record;
 mod replug;
+mod rx_filter;
 mod start;
 mod stop;
 
@@ -25,6 +26,7 @@ pub use log::{bound_logs, console_log, engine_words, written_bytes};
 pub use qmp::{Qmp, QmpError, QmpEvent, fuzz as fuzz_qmp};
 pub use record::fuzz as fuzz_record;
 pub use replug::replug;
+pub use rx_filter::{RxFilter, RxFilters, RxWish, fuzz as fuzz_rx_filter};
 pub use start::{prepare, start};
 pub use stop::{StopOutcome, remove, stop};
 
@@ -98,6 +100,16 @@ pub fn agent_socket(run_dir: &Path) -> PathBuf {
 /// The socket behind which a machine's QEMU guest agent speaks.
 pub fn guest_agent_socket(run_dir: &Path) -> PathBuf {
     run_dir.join(files::QGA)
+}
+
+/// The socket of a machine's second monitor, for [`RxFilters`], which stay connected.
+pub fn filter_socket(run_dir: &Path) -> PathBuf {
+    run_dir.join(files::FILTER)
+}
+
+/// The name of a machine's adapter, by its number.
+pub fn adapter_name(index: usize) -> String {
+    format!("nic{index}")
 }
 
 /// The socket of a machine's monitor, for [`Qmp`].

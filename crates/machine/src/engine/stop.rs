@@ -116,7 +116,7 @@ pub fn remove(state_dir: &Path, run_dir: &Path) -> Result<(), MachineError> {
 
 /// Removes the files of a process that is no more; the folder too, if nothing else is in it.
 pub(super) fn clear(run_dir: &Path) {
-    for name in [files::QMP, files::CONSOLE, files::AGENT, files::QGA, files::PID, files::PROCESS] {
+    for name in [files::QMP, files::FILTER, files::CONSOLE, files::AGENT, files::QGA, files::PID, files::PROCESS] {
         let _ = fs::remove_file(run_dir.join(name)); // what stays is replaced by the next start
     }
     let _ = fs::remove_dir(run_dir);

@@ -136,6 +136,15 @@ impl Switch {
     /// Notes what the vNIC behind `port` listens to: its MAC addresses are registered, as far as policy allows, and
     /// it hears only the groups that it asked for. What it is denied is counted. `None` when there is no such port.
     pub fn set_receive_filter(&mut self, port: PortId, filter: &ReceiveFilter) -> Option<FilterReport> {
+        let report = self.review_receive_filter(port, filter)?;
+        self.counters.deny(port, Denial::MacChange, report.denied.len() as u64);
+        self.counters.deny(port, Denial::Promiscuous, report.promiscuous_denied.into());
+        Some(report)
+    }
+
+    /// Judges anew what the vNIC behind `port` listens to, since policies or other ports may be otherwise. It is no new
+    /// wish, so what is denied is not counted again. `None` when there is no such port.
+    pub fn review_receive_filter(&mut self, port: PortId, filter: &ReceiveFilter) -> Option<FilterReport> {
         let index = self.tables.index(port)?;
         let stations = filter.stations.get(..MAX_FILTER_STATIONS).unwrap_or(&filter.stations);
         let mut wanted = stations.to_vec();
@@ -159,10 +168,29 @@ impl Switch {
             self.tables.set_filter(index, granted);
             self.forget(vswitch);
         }
-        self.counters.deny(port, Denial::MacChange, denied.len() as u64);
-        self.counters.deny(port, Denial::Promiscuous, promiscuous_denied.into());
         registered.shrink_to_fit();
         Some(FilterReport { registered, denied, promiscuous_denied })
+    }
+
+    /// Nothing is known any more about what the vNIC behind `port` listens to; `false` when there is no such port.
+    pub fn forget_receive_filter(&mut self, port: PortId) -> bool {
+        let Some(index) = self.tables.index(port) else { return false };
+        if self.tables.take_filter(index).is_some() {
+            self.forget(self.tables.port(index).vswitch.number());
+        }
+        true
+    }
+
+    /// What the vNIC behind `port` listens to, as far as it was granted; `None` where that is not known.
+    pub fn receive_filter(&self, port: PortId) -> Option<ReceiveFilter> {
+        let port = self.tables.port(self.tables.index(port)?);
+        let granted = port.filter.as_ref()?;
+        Some(ReceiveFilter {
+            stations: granted.stations.clone(),
+            groups: granted.groups.clone().unwrap_or_default(),
+            all_multicast: granted.groups.is_none(),
+            promiscuous: port.is_promiscuous(),
+        })
     }
 
     /// Notes whether the link of `port` is up; at first every link is. A team fails over at once. `false` when there is

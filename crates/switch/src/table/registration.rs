@@ -89,7 +89,7 @@ impl Tables {
     }
 
     /// Takes the filter of a port away: it listens to what is configured for it.
-    pub(super) fn take_filter(&mut self, index: PortIndex) -> Option<Granted> {
+    pub(crate) fn take_filter(&mut self, index: PortIndex) -> Option<Granted> {
         self.leave(index);
         let filter = self.ports[index.0 as usize].filter.take();
         self.join(index);

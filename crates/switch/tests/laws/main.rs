@@ -92,11 +92,18 @@ fn all_drops(switch: &Switch, config: &Config) -> BTreeMap<(PortId, DropReason),
     ports.flat_map(|port| switch.drops(port).map(move |(reason, frames)| ((port, reason), frames))).collect()
 }
 
+fn set_filter(switch: &mut Switch, port: PortId, filter: Option<&ReceiveFilter>) {
+    match filter {
+        Some(filter) => drop(switch.set_receive_filter(port, filter)),
+        None => drop(switch.forget_receive_filter(port)),
+    }
+}
+
 /// Has a switch live through an event that is no frame.
 fn happen(switch: &mut Switch, event: &Event) {
     match event {
         Event::Configure(config) => switch.configure(config.clone()).expect("the world is right"),
-        Event::Filter(port, filter) => drop(switch.set_receive_filter(*port, filter)),
+        Event::Filter(port, filter) => set_filter(switch, *port, filter.as_ref()),
         Event::Link(port, is_up) => drop(switch.set_link(*port, *is_up)),
         Event::Wait(_) | Event::Frame(_) => {}
     }
@@ -110,7 +117,7 @@ proptest! {
             happen(&mut switch, &event);
             match event {
                 Event::Configure(config) => model.configure(config),
-                Event::Filter(port, filter) => model.set_filter(port, &filter),
+                Event::Filter(port, filter) => model.set_filter(port, filter.as_ref()),
                 Event::Link(port, is_up) => model.set_link(port, is_up),
                 Event::Wait(span) => now += span,
                 // Twice: undecided, and decided before.
@@ -359,7 +366,7 @@ proptest! {
                     model.configure(config);
                     logged = switch.rule_log().decisions().count() as u64 + switch.rule_log().lost();
                 }
-                Event::Filter(port, filter) => model.set_filter(port, &filter),
+                Event::Filter(port, filter) => model.set_filter(port, filter.as_ref()),
                 Event::Link(port, is_up) => model.set_link(port, is_up),
                 Event::Wait(span) => now += span,
                 Event::Frame(frame) => {
@@ -435,7 +442,7 @@ proptest! {
                     }
                 }
                 Event::Wait(span) => now += span,
-                Event::Filter(port, filter) => drop(plain.set_receive_filter(port, &filter)),
+                Event::Filter(port, filter) => set_filter(&mut plain, port, filter.as_ref()),
                 Event::Link(port, is_up) => drop(plain.set_link(port, is_up)),
             }
         }

@@ -335,7 +335,7 @@ prop_compose! {
 #[derive(Clone, Debug)]
 pub(crate) enum Event {
     Configure(Config),
-    Filter(PortId, ReceiveFilter),
+    Filter(PortId, Option<ReceiveFilter>),
     Link(PortId, bool),
     Wait(Duration),
     Frame(Frame),
@@ -384,7 +384,7 @@ impl Change {
 pub(crate) fn any_life() -> impl Strategy<Value = Vec<Event>> {
     let event = prop_oneof![
         1 => any_config().prop_map(Event::Configure),
-        3 => (0..PORTS, any_filter()).prop_map(|(id, filter)| Event::Filter(PortId(id), filter)),
+        3 => (0..PORTS, prop::option::weighted(0.8, any_filter())).prop_map(|(id, filter)| Event::Filter(PortId(id), filter)),
         2 => (0..PORTS, any::<bool>()).prop_map(|(id, is_up)| Event::Link(PortId(id), is_up)),
         2 => (0..200u64).prop_map(|seconds| Event::Wait(Duration::from_secs(seconds))),
         40 => any_frame().prop_map(Event::Frame),

@@ -74,10 +74,14 @@ impl Model {
         self.keep_meters();
     }
 
-    /// What becomes of a receive filter: the unicast addresses that are registered.
-    pub(crate) fn set_filter(&mut self, id: PortId, filter: &ReceiveFilter) {
+    /// What becomes of a receive filter: the unicast addresses that are registered. `None` is one that is not known any
+    /// more.
+    pub(crate) fn set_filter(&mut self, id: PortId, filter: Option<&ReceiveFilter>) {
         let Some(port) = self.config.ports.iter().find(|port| port.id == id).cloned() else { return };
-        let mut filter = filter.clone();
+        let Some(mut filter) = filter.cloned() else {
+            self.filters.remove(&id);
+            return;
+        };
         filter.stations.truncate(64);
         filter.stations.retain(|mac| self.may_register(&port, *mac));
         filter.all_multicast |= filter.groups.len() > 64;
