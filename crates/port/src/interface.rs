@@ -6,11 +6,14 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::ioctl::{Opcode, Updater, ioctl};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+use weft_types::MacAddr;
 
 const SIOCGIFFLAGS: Opcode = 0x8913;
 const SIOCSIFFLAGS: Opcode = 0x8914;
 const SIOCSIFMTU: Opcode = 0x8922;
+const SIOCGIFHWADDR: Opcode = 0x8927;
 const SIOCGIFINDEX: Opcode = 0x8933;
+const ARPHRD_ETHER: u16 = 1;
 const IFF_UP: u16 = 0x0001;
 const IFF_RUNNING: u16 = 0x0040;
 
@@ -95,6 +98,23 @@ impl Interface {
         let mut request = self.request;
         request.update::<SIOCGIFINDEX>(&self.socket)?;
         Ok(request.number())
+    }
+
+    /// Its name.
+    pub(crate) fn name(&self) -> String {
+        let end = self.request.name.iter().position(|&byte| byte == 0).unwrap_or(self.request.name.len());
+        String::from_utf8_lossy(&self.request.name[..end]).into_owned()
+    }
+
+    /// Its MAC address, if it is one of Ethernet's.
+    pub(crate) fn mac(&self) -> io::Result<MacAddr> {
+        let mut request = self.request;
+        request.update::<SIOCGIFHWADDR>(&self.socket)?;
+        // `struct sockaddr`: the kind of hardware, where the flags are, and the address.
+        match (request.flags, request.rest) {
+            (ARPHRD_ETHER, [a, b, c, d, e, f, ..]) => Ok(MacAddr::new([a, b, c, d, e, f])),
+            _ => Err(io::Error::new(io::ErrorKind::Unsupported, "it is no Ethernet interface")),
+        }
     }
 
     /// Sets it up, if it is not.

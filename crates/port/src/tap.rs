@@ -117,10 +117,7 @@ impl TapPort {
 
     fn with_device(name: &str, device: OwnedFd) -> Result<Self, PortError> {
         let failed = |action| move |error: Errno| PortError::Tap { name: name.into(), action, source: error.into() };
-        set::<TUNSETVNETHDRSZ>(&device, HEADER_BYTES as i32).map_err(failed("set the header size of"))?;
-        set::<TUNSETVNETLE>(&device, 1).map_err(failed("set the byte order of"))?;
-        set_offload(&device, TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN)
-            .map_err(failed("set the offloads of"))?;
+        Self::set_headers(&device).map_err(failed("set the headers and offloads of"))?;
         let epoll = Epoll::new()?;
         epoll.add(&device, EventFlags::IN)?;
         let up = Interface::find(name).and_then(|mut interface| interface.bring_up());
@@ -134,6 +131,13 @@ impl TapPort {
             lent: Vec::with_capacity(BURST_FRAMES),
             scratch: Vec::new(),
         })
+    }
+
+    /// Has frames come and go with a virtio-net header as we write it, whatever is left to do on them.
+    pub(crate) fn set_headers(device: &OwnedFd) -> rustix::io::Result<()> {
+        set::<TUNSETVNETHDRSZ>(device, HEADER_BYTES as i32)?;
+        set::<TUNSETVNETLE>(device, 1)?;
+        set_offload(device, TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN)
     }
 
     /// The interface's name.

@@ -14,12 +14,28 @@ const INSIDE: &str = "WEFT_TEST_NETNS";
 /// # Panics
 /// When the test fails inside.
 pub fn in_netns(test: &str, body: impl FnOnce()) {
+    unshared(test, &["--user", "--map-root-user", "--net"], body);
+}
+
+/// The same for what only the host's own root may do, like loading programs into the kernel; for others the test is
+/// skipped, loudly.
+///
+/// # Panics
+/// When the test fails inside.
+pub fn in_netns_of_root(test: &str, body: impl FnOnce()) {
+    if !rustix::process::geteuid().is_root() {
+        return skipped(test, "we are not root");
+    }
+    unshared(test, &["--net"], body);
+}
+
+fn unshared(test: &str, namespaces: &[&str], body: impl FnOnce()) {
     if env::var_os(INSIDE).is_some() {
         return body();
     }
     let unshared = || {
         let mut command = Command::new("unshare");
-        command.args(["--user", "--map-root-user", "--net", "--kill-child", "--fork", "--"]);
+        command.args(namespaces).args(["--kill-child", "--fork", "--"]);
         command
     };
     match unshared().arg("true").output() {
