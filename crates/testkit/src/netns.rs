@@ -29,8 +29,13 @@ pub fn in_netns_of_root(test: &str, body: impl FnOnce()) {
     unshared(test, &["--net"], body);
 }
 
+/// Whether this process is the one that was started again inside of its namespaces.
+pub fn is_in_netns() -> bool {
+    env::var_os(INSIDE).is_some()
+}
+
 fn unshared(test: &str, namespaces: &[&str], body: impl FnOnce()) {
-    if env::var_os(INSIDE).is_some() {
+    if is_in_netns() {
         return body();
     }
     let unshared = || {

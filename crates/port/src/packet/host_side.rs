@@ -47,8 +47,7 @@ impl HostSide {
         })?;
         TapPort::set_headers(&device).map_err(|errno| failed(errno.into()))?;
         let mut interface = Interface::find(&name).map_err(failed)?;
-        // The host's own words (neighbour discovery and such) have no business there.
-        let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{name}/disable_ipv6"), "1");
+        interface.silence();
         let program = bpf::redirect(index).map_err(failed)?;
         let number = interface.index().map_err(failed)?;
         traffic_control::attach(number, program.as_fd()).map_err(|errno| failed(errno.into()))?;

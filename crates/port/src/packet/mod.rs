@@ -12,12 +12,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
-use rustix::net::{AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType, bind, recv, socket_with};
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, bind, recv, socket_with};
 use weft_wire::virtio_net::{Author, HEADER_BYTES};
 use weft_wire::{Offload, TagEdit};
 
 use self::host_side::{Ear, HostSide};
 use self::socket::{Burst, PacketSocket};
+use crate::claim::Claim;
 use crate::epoll::Epoll;
 use crate::interface::Interface;
 use crate::vnet::{read_header, write_header};
@@ -122,7 +123,7 @@ impl PacketPort {
         if self.socket.interface()? == index {
             return Ok(());
         }
-        if self.claim.index != index {
+        if self.claim.index() != index {
             self.claim = Claim::of(index)?;
         }
         let socket = PacketSocket::open(index, self.is_shared)?;
@@ -134,21 +135,6 @@ impl PacketPort {
         self.epoll.add(&socket, EventFlags::IN)?;
         self.socket = socket;
         Ok(())
-    }
-}
-
-/// An interface that is claimed among all of Weft's switches in this network namespace, until this is dropped.
-struct Claim {
-    index: i32,
-    _name: OwnedFd,
-}
-
-impl Claim {
-    fn of(index: i32) -> rustix::io::Result<Self> {
-        let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
-        // Abstract names live in the network namespace, as interfaces do, and end with their socket.
-        bind(&socket, &SocketAddrUnix::new_abstract_name(format!("weft/nic/{index}").as_bytes())?)?;
-        Ok(Self { index, _name: socket })
     }
 }
 
