@@ -186,6 +186,7 @@ impl Worker {
         self.commit_forwards(forwards);
         let unrestored = std::mem::take(&mut self.unrestored);
         self.delivery.services.restore_leases(now, unrestored);
+        self.addresses.restore(&mut self.switch, self.slots.iter().map(|slot| (slot.id, &slot.about.name)));
         self.note_leases(now);
         tracing::info!(target: "weft::dataplane", revision = config.revision, ports = self.slots.len(), "configured");
         self.start_notes.clear();

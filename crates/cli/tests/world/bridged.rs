@@ -15,11 +15,12 @@ const PATIENCE: Duration = Duration::from_secs(60);
 struct Lan {
     netns: Netns,
     server: Child,
+    _files: tempfile::TempDir,
 }
 
 impl Lan {
-    fn new(home: &Home) -> Self {
-        let lan = Netns::new();
+    fn new() -> Self {
+        let (lan, files) = (Netns::new(), tempfile::tempdir().unwrap());
         let _ = fs::write("/proc/sys/net/ipv6/conf/default/disable_ipv6", "1");
         ip("link set lo up");
         ip(&format!("link add eth0 type veth peer name far netns {}", lan.pid()));
@@ -27,7 +28,7 @@ impl Lan {
             inside(&lan, words);
         }
         inside(&lan, "link set br0 up");
-        let file = |name: &str| home.dir().join(name).display().to_string();
+        let file = |name: &str| files.path().join(name).display().to_string();
         fs::write(file("leases"), "").unwrap();
         let conf = format!(
             "start 10.88.0.100\nend 10.88.0.110\nmax_leases 11\ninterface br0\noption subnet 255.255.255.0\n\
@@ -39,7 +40,7 @@ impl Lan {
         let mut server = lan.command("busybox");
         server.args(["udhcpd", "-f", &file("udhcpd.conf")]).stdout(Stdio::null()).stderr(Stdio::null());
         let server = server.spawn().unwrap();
-        Self { netns: lan, server }
+        Self { netns: lan, server, _files: files }
     }
 
     fn reaches(&self, address: &str) -> bool {
@@ -66,7 +67,11 @@ fn inside(netns: &Netns, words: &str) {
 /// All of the host's interfaces, addresses and routes.
 fn of_the_host() -> String {
     let said = |args: &[&str]| String::from_utf8(Command::new("ip").args(args).output().unwrap().stdout).unwrap();
-    [said(&["-d", "link"]), said(&["addr"]), said(&["route", "show", "table", "all"]), said(&["rule"])].concat()
+    let details = said(&["-d", "link"]); // among them timers
+    let promiscuity =
+        details.lines().filter_map(|line| Some(line.split_once("promiscuity")?.1.split_once("minmtu")?.0));
+    let promiscuity: String = promiscuity.collect();
+    [promiscuity, said(&["addr"]), said(&["route", "show", "table", "all"]), said(&["rule"])].concat()
 }
 
 fn host_reaches(address: &str) -> bool {
@@ -82,6 +87,7 @@ fn address(home: &Home) -> String {
 
 /// A machine on the LAN, the host and the LAN all reach each other; the host's interfaces are as they were afterwards.
 fn all_reach_each_other(home: &Home, lan: &Lan, host: &str) {
+    eventually("the host has its own connectivity", PATIENCE, || host_reaches("10.88.0.1"));
     let before = of_the_host();
     home.weft(&["up"]).ok();
     let vm = address(home);
@@ -110,7 +116,7 @@ fn all_reach_each_other(home: &Home, lan: &Lan, host: &str) {
 fn a_machine_on_the_lan_of_a_pnic_that_the_host_shares() {
     in_netns_of_root("bridged::a_machine_on_the_lan_of_a_pnic_that_the_host_shares", || {
         let home = Home::new("bridged");
-        let lan = Lan::new(&home);
+        let lan = Lan::new();
         ip("link set eth0 up");
         ip("addr add 10.88.0.9/24 dev eth0");
         home.write("weft.toml", "[network.lan]\nmode = 'bridged'\nnic = 'eth0'\n[vm.a]\nnics = ['lan']\n");
@@ -126,7 +132,7 @@ fn a_machine_on_the_lan_of_a_pnic_that_the_host_shares() {
 fn a_machine_at_a_bridge_that_the_host_has() {
     in_netns_of_root("bridged::a_machine_at_a_bridge_that_the_host_has", || {
         let home = Home::new("at-bridge");
-        let lan = Lan::new(&home);
+        let lan = Lan::new();
         for words in ["link add br7 type bridge", "link set eth0 master br7 up", "addr add 10.88.0.9/24 dev br7"] {
             ip(words);
         }
