@@ -95,6 +95,10 @@ pub(crate) enum Command {
     ///
     /// Shows the plan and carries it out. Run again, it changes nothing; after an edit, it changes the difference.
     Up(FileArg),
+    /// Make what a file made become what it was before it was changed last.
+    ///
+    /// Takes back the last `up` (or `down`) that changed something; the file itself stays. Run again, it takes back itself.
+    Undo(FileArg),
     /// Show what `up` would do, and what has drifted from the file. Changes nothing.
     Plan(FileArg),
     /// Remove everything that a file made.
