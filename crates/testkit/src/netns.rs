@@ -75,7 +75,7 @@ impl Netns {
     #[expect(clippy::new_without_default, reason = "it starts a process")]
     pub fn new() -> Self {
         let mut keeper = Command::new("unshare")
-            .args(["--net", "--", "sh", "-c", "echo ready; exec cat"])
+            .args(["--net", "--", "sh", "-c", "echo ready; exec cat >/dev/null"])
             .stdin(Stdio::piped()) // the keeper ends with us, however we end
             .stdout(Stdio::piped())
             .spawn()
