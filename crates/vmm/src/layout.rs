@@ -46,6 +46,8 @@ pub const COMMAND_LINE_BYTES: usize = 2048;
 pub const CONVENTIONAL_END: u64 = 0x9_fc00;
 /// ACPI tables: the pointer to the others, where firmware would put it, and all of them behind it.
 pub const ACPI_TABLES: u64 = 0xe_0000;
+/// Where a processor in real mode goes on after a reset that software makes: firmware's first instruction.
+pub const RESET_VECTOR: u64 = 0xf_fff0;
 /// Where RAM goes on after the first mebibyte; a kernel is loaded from here on.
 pub const HIGH_MEMORY: u64 = 0x10_0000;
 

@@ -24,6 +24,7 @@ mod jail;
 pub mod layout;
 pub mod memory;
 pub mod pci;
+mod probe;
 mod run;
 mod terminal;
 pub mod virtio;
@@ -32,5 +33,7 @@ pub mod vm;
 pub use config::{Config, ConfigError, DiskConfig, Mac, MacError, NetConfig, TerminalConfig};
 pub use control::{Reply, Request};
 pub use devices::Ending;
+#[doc(hidden)]
+pub use probe::probe_devices;
 pub use run::{RunError, run};
 pub use terminal::Terminal;

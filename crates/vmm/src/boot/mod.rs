@@ -13,7 +13,11 @@ use vm_memory::{Bytes as _, GuestAddress};
 pub use entry::{Entry, Mode};
 pub use kernel::KernelError;
 
-use crate::layout::{ACPI_TABLES, COMMAND_LINE, COMMAND_LINE_BYTES, CONVENTIONAL_END, ECAM, ECAM_BYTES, HIGH_MEMORY};
+use crate::devices::PowerPort;
+use crate::layout::{
+    ACPI_TABLES, COMMAND_LINE, COMMAND_LINE_BYTES, CONVENTIONAL_END, ECAM, ECAM_BYTES, HIGH_MEMORY, POWER_PORT,
+    RESET_VECTOR,
+};
 use crate::memory::GuestMemory;
 
 /// What is booted.
@@ -29,6 +33,23 @@ pub struct Boot<'a> {
     pub cpus: u8,
 }
 
+/// The only firmware: it writes to the port that resets. On hardware-reduced machines Linux asks UEFI to reset, and
+/// where there is none, it jumps to where firmware begins.
+const FIRMWARE: [u8; 9] = {
+    let [low, high] = (POWER_PORT + PowerPort::RESET).to_le_bytes();
+    [
+        0xba,
+        low,
+        high, // mov dx, port
+        0xb0,
+        PowerPort::RESET_VALUE, // mov al, value
+        0xee,                   // out dx, al
+        0xf4,                   // hlt
+        0xeb,
+        0xfd, // jmp to it
+    ]
+};
+
 /// Loads all of it, and says how the first processor begins.
 ///
 /// # Errors
@@ -43,6 +64,7 @@ pub fn load(memory: &GuestMemory, boot: &Boot<'_>) -> Result<Entry, KernelError>
     line.push(0);
     memory.write_slice(&line, GuestAddress(COMMAND_LINE))?;
     memory.write_slice(&acpi::tables(boot.cpus), GuestAddress(ACPI_TABLES))?;
+    memory.write_slice(&FIRMWARE, GuestAddress(RESET_VECTOR))?;
     let entry = match &kernel.entry {
         kernel::KernelEntry::Linux(header) => linux::write(memory, &kernel, header, initrd)?,
         kernel::KernelEntry::Pvh(at) => pvh::write(memory, *at, initrd)?,
