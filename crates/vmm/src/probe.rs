@@ -78,7 +78,7 @@ impl World {
         let [ports, addresses] = &self.buses;
         let function = &self.functions[usize::from(device) % self.functions.len()];
         let window = PCI_WINDOW + (u64::from(device) % 4) * 0x8000 + place % 0x8000;
-        let config = ECAM + (u64::from(device) % 5 << 15) + place % 0x1000;
+        let config = ECAM + ((u64::from(device) % 5) << 15) + place % 0x1000;
         match kind & 15 {
             0..=3 => addresses.write(window, &data),
             4 => addresses.read(window, &mut data),
