@@ -7,6 +7,7 @@ fn main() -> ExitCode {
         eprintln!("usage: boot DESCRIPTION.json");
         return ExitCode::from(2);
     };
+    weft_vmm::abort_on_panic();
     let text = std::fs::read_to_string(path).unwrap_or_default();
     let ending = weft_vmm::Config::parse(&text).map_err(Into::into).and_then(weft_vmm::run);
     match ending {

@@ -16,7 +16,8 @@ pub trait BusDevice: Send {
 /// A device that several threads reach.
 pub type Shared<D> = Arc<Mutex<D>>;
 
-/// Locks a device. A thread that panicked takes the whole process with it, so nobody sees a device half changed.
+/// Locks a device. A thread that panics takes the process of a machine with it ([`crate::abort_on_panic`]),
+/// so nobody sees a device half changed.
 pub fn lock<T: ?Sized>(device: &Mutex<T>) -> MutexGuard<'_, T> {
     device.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -35,5 +35,5 @@ pub use control::{Reply, Request};
 pub use devices::Ending;
 #[doc(hidden)]
 pub use probe::probe_devices;
-pub use run::{RunError, run};
+pub use run::{RunError, abort_on_panic, run};
 pub use terminal::Terminal;

@@ -69,6 +69,16 @@ impl RunError {
     }
 }
 
+/// Has a panic of any thread end the process, as the machine cannot go on without it. For a process that runs
+/// nothing else.
+pub fn abort_on_panic() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        usual(info);
+        std::process::abort();
+    }));
+}
+
 /// All that a machine needs from outside, open.
 struct Resources {
     config: Config,

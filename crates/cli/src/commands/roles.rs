@@ -29,6 +29,7 @@ pub(crate) fn switch(control_socket: PathBuf, state_dir: PathBuf) -> Result {
 
 /// `weft vmm`
 pub(crate) fn vmm(description: &Path) -> Result<ExitCode> {
+    weft_vmm::abort_on_panic();
     let unreadable = |error| Failure::of("vmm", &error, format!("look at {}", description.display()));
     let text = std::fs::read_to_string(description).map_err(unreadable)?;
     let failed = |error: weft_vmm::RunError| Failure::of("vmm", &error, error.hint());
