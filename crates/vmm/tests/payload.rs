@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::mpsc;
 use std::time::Duration;
 
+use weft_vmm::vm::MachineError;
 use weft_vmm::{Config, Ending, RunError, TerminalConfig};
 
 /// Where the kernel is loaded, and begins.
@@ -93,6 +94,10 @@ fn boot(code: &[u8]) -> Option<(Ending, String)> {
         Ok(ending) => ending,
         Err(RunError::Kvm(error)) => {
             eprintln!("SKIPPED: no /dev/kvm that this user may open: {error}");
+            return None;
+        }
+        Err(RunError::Machine(error @ (MachineError::Kvm("create a machine", _) | MachineError::Lacks(_)))) => {
+            eprintln!("SKIPPED: this host's KVM makes no machines: {error}");
             return None;
         }
         Err(error) => panic!("{error}"),
