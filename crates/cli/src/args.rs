@@ -207,6 +207,13 @@ pub(crate) enum Command {
     /// The role that looks after machines and networks; started when needed.
     #[command(hide = true)]
     Daemon,
+    /// The role that runs one machine on KVM (docs/VMM.md).
+    #[command(hide = true)]
+    Vmm {
+        /// What the machine is, in JSON.
+        #[arg(value_hint = ValueHint::FilePath)]
+        description: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -91,6 +91,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Completions { shell } => return done(generate::completions(shell)),
         Command::Man { dir } => return done(generate::man(dir.as_deref())),
         Command::Switch(SwitchCommand::Serve { control, state }) => return done(roles::switch(control, state)),
+        Command::Vmm { description } => return roles::vmm(&description),
         _ => {}
     }
     let context = Context { paths: Paths::discover()?, json: cli.json };
@@ -131,6 +132,7 @@ async fn talk(context: &Context, command: Command) -> Result {
         | Command::Man { .. }
         | Command::Switch(_)
         | Command::Daemon
+        | Command::Vmm { .. }
         | Command::Doctor
         | Command::Exec(_)
         | Command::Console { .. }
