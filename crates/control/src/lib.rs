@@ -49,6 +49,7 @@ mod simulation_tests;
 mod state;
 mod supervise;
 mod switch_process;
+mod undo;
 mod view;
 mod watch;
 

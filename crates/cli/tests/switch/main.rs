@@ -13,3 +13,4 @@ mod openvswitch;
 mod rates;
 mod resume;
 mod uplinks;
+mod vlans;
