@@ -50,6 +50,9 @@ const SWITCH_FILE: &str = r#"The file, with every key that there is:
   attach = "apart"                # nic: the host and the ports hear nothing of each other;
                                   #   "shared": the host is one of those behind it;
                                   #   "existing-bridge": `nic` is a bridge, which is joined
+  driver = "auto"                 # nic, apart: "packet", a packet socket;
+                                  #   "xdp", AF_XDP: the host hears nothing there any more;
+                                  #   "auto", AF_XDP where it pays and the host has no address
   connect = true                  # vhost, stream: the peer listens, not the switch
   peer = "peer.sock"              # dgram: where to send (to whoever sent last, if left out)
                                   # udp: who is listened to and sent to, as ADDRESS:PORT

@@ -11,7 +11,8 @@ use weft_machine::{NicSetup, Process};
 use weft_model::{Forward, Image, Mode, Network, Nic, Problem, Vm, World};
 use weft_store::{Entry, Snapshot};
 use weft_types::{
-    ByteSize, ForwardHost, Label, Listen, MacAddr, Native, NetworkName, PortName, PortRates, PortVlans, VlanSet, VmName,
+    ByteSize, ForwardHost, Label, Listen, MacAddr, Native, NetworkName, NicDriver, PortName, PortRates, PortVlans,
+    VlanSet, VmName,
 };
 
 use crate::access::{acl_config, known_addresses, mirror_configs};
@@ -325,7 +326,7 @@ fn uplink_config(desired: &Desired, name: &NetworkName, network: &Network) -> Op
     Some(PortConfig {
         name: PortName::of_uplink(name),
         network: name.clone(),
-        kind: PortKind::Packet { name: uplink.nic.clone(), attach: uplink.attach },
+        kind: PortKind::Packet { name: uplink.nic.clone(), attach: uplink.attach, nic_driver: NicDriver::Packet },
         macs: Vec::new(),
         mac_ranges: Vec::new(),
         vm: None,

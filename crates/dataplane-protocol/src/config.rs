@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use weft_types::{
     Attach, Boot, ClientKey, DnsNames, ForwardTarget, Ipv4Net, Ipv4Run, Label, Listen, MacAddr, MacRange, NetworkName,
-    PortName, PortRates, PortVlans, Provenance, VmName,
+    NicDriver, PortName, PortRates, PortVlans, Provenance, VmName,
 };
 
 use crate::{AccessConfig, AclConfig, AddressConfig, MirrorConfig};
@@ -246,6 +246,9 @@ pub enum PortKind {
         /// How it is used.
         #[serde(default)]
         attach: Attach,
+        /// How frames get to and from one that is used apart.
+        #[serde(default)]
+        nic_driver: NicDriver,
     },
     /// One peer that sends frames behind a 32-bit big-endian length (what QEMU's `-netdev stream` speaks).
     UnixStream {

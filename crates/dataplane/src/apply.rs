@@ -9,7 +9,9 @@ use std::os::fd::OwnedFd;
 use weft_dataplane_protocol::{
     AddressConfig, DataplaneConfig, ErrorCode, NetworkConfig, NetworkMode, PortConfig, PortKind, Refusal,
 };
-use weft_port::{PacketPort, Port, PortError, Side, TapPort, UdpPort, UnixDatagramPort, UnixStreamPort, VhostUserPort};
+use weft_port::{
+    PacketPort, Port, PortError, Side, TapPort, UdpPort, UnixDatagramPort, UnixStreamPort, VhostUserPort, open_nic,
+};
 use weft_services::{DhcpServer, Forward, NetworkId, NetworkServices, Reservation};
 use weft_types::{Attach, Instant, NetworkName, PortId, PortName};
 
@@ -318,9 +320,9 @@ fn open(kind: &PortKind, mtu: u16, taps: &mut BTreeMap<String, OwnedFd>) -> Resu
         }),
         PortKind::UnixStream { socket, connect } => Box::new(UnixStreamPort::open(socket, side(*connect))?),
         PortKind::UnixDatagram { socket, peer } => Box::new(UnixDatagramPort::open(socket, peer.as_deref())?),
-        PortKind::Packet { name, attach: Attach::Apart } => Box::new(PacketPort::open(name)?),
-        PortKind::Packet { name, attach: Attach::Shared } => Box::new(PacketPort::open_shared(name)?),
-        PortKind::Packet { name, attach: Attach::ExistingBridge } => Box::new(TapPort::open_at_bridge(name)?),
+        PortKind::Packet { name, attach: Attach::Apart, nic_driver } => open_nic(name, *nic_driver)?,
+        PortKind::Packet { name, attach: Attach::Shared, .. } => Box::new(PacketPort::open_shared(name)?),
+        PortKind::Packet { name, attach: Attach::ExistingBridge, .. } => Box::new(TapPort::open_at_bridge(name)?),
         PortKind::Udp { local, peer } => Box::new(UdpPort::open(*local, *peer)?),
     })
 }

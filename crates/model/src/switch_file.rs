@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
-use weft_types::{Allowance, Attach, Label, MacAddr, NetworkName, PortName, PortVlans, Provenance};
+use weft_types::{Allowance, Attach, Label, MacAddr, NetworkName, NicDriver, PortName, PortVlans, Provenance};
 
 use crate::acl::{self, Cast, check_groups, check_rules};
 use crate::load::{parse_toml, read_file};
@@ -111,6 +111,8 @@ pub enum Plug {
         name: String,
         /// How it is used.
         attach: Attach,
+        /// How frames get to and from it.
+        driver: NicDriver,
     },
     /// Frames behind their lengths on a Unix stream socket.
     Stream {
@@ -335,6 +337,7 @@ impl<'a> Loader<'a> {
         let connect = section.boolean(&mut self.notes, "connect");
         let peer = section.string(&mut self.notes, "peer", "the peer's address");
         let attach = uplink::read_attach(&mut self.notes, section);
+        let driver = section.parsed::<NicDriver>(&mut self.notes, "driver", "auto");
         let given: Vec<_> = KINDS.into_iter().filter(|kind| section.has(kind)).collect();
         let kind = match given[..] {
             [kind] => kind,
@@ -355,12 +358,20 @@ impl<'a> Loader<'a> {
         self.only_for(section, "peer", kind, &["dgram", "udp"]);
         self.only_for(section, "qmp", kind, &["vhost", "tap", "stream", "dgram", "udp"]);
         self.only_for(section, "attach", kind, &["nic"]);
+        self.only_for(section, "driver", kind, &["nic"]);
+        if driver == Some(NicDriver::Xdp) && attach.is_some_and(|attach| attach != Attach::Apart) {
+            let message = "with AF_XDP the host hears nothing by the interface, so that it can share nothing";
+            let problem = Problem::new("contradiction", message, "remove `attach`, or choose `driver = \"packet\"`");
+            self.notes.complain(&section.path_of("driver"), problem);
+        }
         let connect = connect.unwrap_or(false);
         match kind {
             "vhost" => Some(Plug::Vhost { socket: vhost?, connect }),
             "stream" => Some(Plug::Stream { socket: stream?, connect }),
             "tap" => Some(Plug::Tap { name: tap? }),
-            "nic" => Some(Plug::Nic { name: nic?, attach: attach.unwrap_or_default() }),
+            "nic" => {
+                Some(Plug::Nic { name: nic?, attach: attach.unwrap_or_default(), driver: driver.unwrap_or_default() })
+            }
             "dgram" => {
                 let path = section.path_of("peer");
                 let peer = peer.and_then(|peer| self.socket_path(&path, peer));

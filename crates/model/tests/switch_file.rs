@@ -4,7 +4,7 @@ use std::path::Path;
 
 use expect_test::{Expect, expect};
 use weft_model::{Monitor, Plug, SwitchFile, parse_switch};
-use weft_types::{Allowance, Attach};
+use weft_types::{Allowance, Attach, NicDriver};
 
 fn load(source: &str) -> Result<SwitchFile, String> {
     parse_switch(source, Path::new("/lab/lab.toml"), "lab.toml").map_err(|report| report.to_string())
@@ -27,7 +27,7 @@ fn ports_of_every_kind() {
          [port.d]\nstream = 'd.sock'\nallow = ['promiscuous']\n\
          [port.e]\ndgram = 'e.sock'\npeer = 'f.sock'\nmac = '02:00:00:00:00:05'\n\
          [port.g]\ndgram = 'g.sock'\nmac = '02:00:00:00:00:06'\n\
-         [port.i]\nnic = 'eth1'\n\
+         [port.i]\nnic = 'eth1'\ndriver = 'xdp'\n\
          [port.h]\nudp = '127.0.0.1:4000'\npeer = '127.0.0.1:4001'\nmac = '02:00:00:00:00:07'\n",
     )
     .unwrap();
@@ -44,7 +44,7 @@ fn ports_of_every_kind() {
             Plug::Dgram { socket: path("e.sock"), peer: Some(path("f.sock")) },
             Plug::Dgram { socket: path("g.sock"), peer: None },
             Plug::Udp { local: "127.0.0.1:4000".parse().unwrap(), peer: "127.0.0.1:4001".parse().unwrap() },
-            Plug::Nic { name: "eth1".to_owned(), attach: Attach::Apart },
+            Plug::Nic { name: "eth1".to_owned(), attach: Attach::Apart, driver: NicDriver::Xdp },
         ]
     );
     let port = |name: &str| &switch.ports[&name.parse().unwrap()];

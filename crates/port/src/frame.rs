@@ -101,6 +101,22 @@ impl<'a> Frame<'a> {
         }
     }
 
+    /// Copies the frame's bytes to `room`, which is as long as the frame.
+    pub(crate) fn copy_to(&self, room: &mut [u8]) {
+        let (head, mut rest) = room.split_at_mut(self.head.len());
+        head.copy_from_slice(self.head);
+        match self.tail {
+            Tail::Bytes(bytes) => rest.copy_from_slice(bytes),
+            Tail::Guest { memory, pieces, .. } => {
+                for piece in pieces {
+                    let (now, later) = rest.split_at_mut(piece.len());
+                    memory.view(*piece).read(now);
+                    rest = later;
+                }
+            }
+        }
+    }
+
     /// Reads the frame from its start, into guest memory for example.
     pub(crate) fn cursor(&self) -> FrameCursor<'a> {
         FrameCursor { head: self.head, tail: self.tail, skipped: 0 }

@@ -1,15 +1,20 @@
 //! Network interfaces of the host, as the network namespace that we are in sees them (netdevice(7)).
 
+use std::ffi::c_void;
 use std::io;
 use std::mem::offset_of;
 use std::os::fd::{AsFd, OwnedFd};
 
+use rustix::io::Errno;
 use rustix::ioctl::{Opcode, Updater, ioctl};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use weft_types::MacAddr;
 
+use crate::ethtool::SIOCETHTOOL;
+
 const SIOCGIFFLAGS: Opcode = 0x8913;
 const SIOCSIFFLAGS: Opcode = 0x8914;
+const SIOCGIFADDR: Opcode = 0x8915;
 const SIOCGIFMTU: Opcode = 0x8921;
 const SIOCSIFMTU: Opcode = 0x8922;
 const SIOCGIFHWADDR: Opcode = 0x8927;
@@ -29,6 +34,16 @@ pub(crate) struct InterfaceRequest {
 }
 
 const _: () = assert!(size_of::<InterfaceRequest>() == 40 && offset_of!(InterfaceRequest, flags) == 16);
+
+/// `struct ifreq`, with the pointer of its union.
+#[repr(C)]
+struct EthtoolRequest {
+    name: [u8; 16],
+    command: *mut c_void,
+    rest: [u8; 16],
+}
+
+const _: () = assert!(size_of::<EthtoolRequest>() == 40);
 
 impl InterfaceRequest {
     /// About the interface `name`; `None` when no interface can have that name.
@@ -134,6 +149,25 @@ impl Interface {
             (ARPHRD_ETHER, [a, b, c, d, e, f, ..]) => Ok(MacAddr::new([a, b, c, d, e, f])),
             _ => Err(io::Error::new(io::ErrorKind::Unsupported, "it is no Ethernet interface")),
         }
+    }
+
+    /// Whether the host has an IPv4 address there.
+    pub(crate) fn has_ipv4_address(&self) -> io::Result<bool> {
+        match { self.request }.update::<SIOCGIFADDR>(&self.socket) {
+            Ok(()) => Ok(true),
+            Err(Errno::ADDRNOTAVAIL) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Has its driver carry out an ethtool command, which answers in its own words.
+    #[expect(unsafe_code, reason = "an ioctl")]
+    pub(crate) fn ethtool<const N: usize>(&self, command: &mut [u32; N]) -> rustix::io::Result<()> {
+        let mut request =
+            EthtoolRequest { name: self.request.name, command: command.as_mut_ptr().cast(), rest: [0; 16] };
+        // SAFETY: the kernel reads a `struct ifreq`, which this is, and answers in the command's memory, which is as long
+        // as that command's structure; those that are used here have a fixed length.
+        unsafe { ioctl(&self.socket, Updater::<SIOCETHTOOL, _>::new(&mut request)) }
     }
 
     /// Sets it up, if it is not.

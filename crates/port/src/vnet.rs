@@ -35,6 +35,11 @@ fn read_work(header: &[u8; HEADER_BYTES], author: Author, head: &[u8], frame_len
     Some(offload)
 }
 
+/// Whether a frame is what `offload` says that it is.
+pub(crate) fn is_sound(frame: &[u8], offload: &Offload) -> bool {
+    *offload == Offload::default() || validate_offload(frame, frame.len(), offload).is_ok()
+}
+
 /// The header for a frame that starts with `head`, spread over `num_buffers` buffers of the receiver.
 #[inline]
 pub(crate) fn write_header(offload: Offload, head: &[u8], num_buffers: u16) -> [u8; HEADER_BYTES] {

@@ -104,6 +104,8 @@ fn offloads_cross() {
     in_netns("offloads_cross", || {
         cable();
         let (mut near, mut far) = (PacketPort::open("near").unwrap(), PacketPort::open("far").unwrap());
+        wait_for(&mut near, true);
+        wait_for(&mut far, true);
         let segment = tcp4(mac(2), mac(1), Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2), &[7; 20_000]);
         let gso = Some(Gso { kind: GsoKind::Tcp4 { ecn: false }, size: 1400 });
         let offload = Offload { csum: Csum::Partial { start: 34, offset: 16 }, gso };

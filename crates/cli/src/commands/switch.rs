@@ -141,7 +141,7 @@ fn config(switch: &SwitchFile, revision: u64) -> DataplaneConfig {
             Plug::Stream { socket, connect } => PortKind::UnixStream { socket, connect },
             Plug::Dgram { socket, peer } => PortKind::UnixDatagram { socket, peer },
             Plug::Udp { local, peer } => PortKind::Udp { local, peer },
-            Plug::Nic { name, attach } => PortKind::Packet { name, attach },
+            Plug::Nic { name, attach, driver } => PortKind::Packet { name, attach, nic_driver: driver },
         },
         macs: port.rules.macs.clone(),
         mac_ranges: port.rules.mac_ranges.clone(),
