@@ -47,6 +47,9 @@ const SWITCH_FILE: &str = r#"The file, with every key that there is:
   dgram = "web.sock"              #   QEMU's `-netdev dgram` on a Unix socket
   udp = "127.0.0.1:4000"          #   the same on UDP
   nic = "eth1"                    #   a network interface of the host, which becomes the uplink
+  attach = "apart"                # nic: the host and the ports hear nothing of each other;
+                                  #   "shared": the host is one of those behind it;
+                                  #   "existing-bridge": `nic` is a bridge, which is joined
   connect = true                  # vhost, stream: the peer listens, not the switch
   peer = "peer.sock"              # dgram: where to send (to whoever sent last, if left out)
                                   # udp: who is listened to and sent to, as ADDRESS:PORT
@@ -92,6 +95,10 @@ pub(crate) enum Command {
     ///
     /// Shows the plan and carries it out. Run again, it changes nothing; after an edit, it changes the difference.
     Up(FileArg),
+    /// Make what a file made become what it was before it was changed last.
+    ///
+    /// Takes back the last `up` (or `down`) that changed something; the file itself stays. Run again, it takes back itself.
+    Undo(FileArg),
     /// Show what `up` would do, and what has drifted from the file. Changes nothing.
     Plan(FileArg),
     /// Remove everything that a file made.

@@ -100,6 +100,7 @@ fn mode(mode: NetworkMode) -> &'static str {
     match mode {
         NetworkMode::Nat => "nat",
         NetworkMode::Internal => "internal",
+        NetworkMode::Bridged => "bridged",
     }
 }
 

@@ -11,7 +11,7 @@ use weft_dataplane_protocol::{
 };
 use weft_port::{PacketPort, Port, PortError, Side, TapPort, UdpPort, UnixDatagramPort, UnixStreamPort, VhostUserPort};
 use weft_services::{DhcpServer, Forward, NetworkId, NetworkServices, Reservation};
-use weft_types::{Instant, NetworkName, PortId, PortName};
+use weft_types::{Attach, Instant, NetworkName, PortId, PortName};
 
 use crate::forwards::StagedForwards;
 use crate::law;
@@ -186,6 +186,7 @@ impl Worker {
         self.commit_forwards(forwards);
         let unrestored = std::mem::take(&mut self.unrestored);
         self.delivery.services.restore_leases(now, unrestored);
+        self.addresses.restore(&mut self.switch, self.slots.iter().map(|slot| (slot.id, &slot.about.name)));
         self.note_leases(now);
         tracing::info!(target: "weft::dataplane", revision = config.revision, ports = self.slots.len(), "configured");
         self.start_notes.clear();
@@ -316,7 +317,9 @@ fn open(kind: &PortKind, mtu: u16, taps: &mut BTreeMap<String, OwnedFd>) -> Resu
         }),
         PortKind::UnixStream { socket, connect } => Box::new(UnixStreamPort::open(socket, side(*connect))?),
         PortKind::UnixDatagram { socket, peer } => Box::new(UnixDatagramPort::open(socket, peer.as_deref())?),
-        PortKind::Packet { name } => Box::new(PacketPort::open(name)?),
+        PortKind::Packet { name, attach: Attach::Apart } => Box::new(PacketPort::open(name)?),
+        PortKind::Packet { name, attach: Attach::Shared } => Box::new(PacketPort::open_shared(name)?),
+        PortKind::Packet { name, attach: Attach::ExistingBridge } => Box::new(TapPort::open_at_bridge(name)?),
         PortKind::Udp { local, peer } => Box::new(UdpPort::open(*local, *peer)?),
     })
 }

@@ -6,11 +6,16 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::ioctl::{Opcode, Updater, ioctl};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+use weft_types::MacAddr;
 
 const SIOCGIFFLAGS: Opcode = 0x8913;
 const SIOCSIFFLAGS: Opcode = 0x8914;
+const SIOCGIFMTU: Opcode = 0x8921;
 const SIOCSIFMTU: Opcode = 0x8922;
+const SIOCGIFHWADDR: Opcode = 0x8927;
 const SIOCGIFINDEX: Opcode = 0x8933;
+const SIOCBRADDIF: Opcode = 0x89a2;
+const ARPHRD_ETHER: u16 = 1;
 const IFF_UP: u16 = 0x0001;
 const IFF_RUNNING: u16 = 0x0040;
 
@@ -97,6 +102,40 @@ impl Interface {
         Ok(request.number())
     }
 
+    /// The largest IP packet that it takes.
+    pub(crate) fn mtu(&self) -> io::Result<i32> {
+        let mut request = self.request;
+        request.update::<SIOCGIFMTU>(&self.socket)?;
+        Ok(request.number())
+    }
+
+    /// Makes the interface with this number a port of it, which is a bridge.
+    pub(crate) fn add_port(&self, index: i32) -> io::Result<()> {
+        Ok(self.request.with_number(index).update::<SIOCBRADDIF>(&self.socket)?)
+    }
+
+    /// Keeps the host's own words (neighbour discovery and such) away from it.
+    pub(crate) fn silence(&self) {
+        let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", self.name()), "1");
+    }
+
+    /// Its name.
+    pub(crate) fn name(&self) -> String {
+        let end = self.request.name.iter().position(|&byte| byte == 0).unwrap_or(self.request.name.len());
+        String::from_utf8_lossy(&self.request.name[..end]).into_owned()
+    }
+
+    /// Its MAC address, if it is one of Ethernet's.
+    pub(crate) fn mac(&self) -> io::Result<MacAddr> {
+        let mut request = self.request;
+        request.update::<SIOCGIFHWADDR>(&self.socket)?;
+        // `struct sockaddr`: the kind of hardware, where the flags are, and the address.
+        match (request.flags, request.rest) {
+            (ARPHRD_ETHER, [a, b, c, d, e, f, ..]) => Ok(MacAddr::new([a, b, c, d, e, f])),
+            _ => Err(io::Error::new(io::ErrorKind::Unsupported, "it is no Ethernet interface")),
+        }
+    }
+
     /// Sets it up, if it is not.
     pub(crate) fn bring_up(&mut self) -> io::Result<()> {
         if !self.is_up() {
@@ -107,8 +146,8 @@ impl Interface {
     }
 
     /// Sets the largest IP packet that it takes.
-    pub(crate) fn set_mtu(&self, mtu: u16) -> io::Result<()> {
-        Ok(self.request.with_number(mtu.into()).update::<SIOCSIFMTU>(&self.socket)?)
+    pub(crate) fn set_mtu(&self, mtu: i32) -> io::Result<()> {
+        Ok(self.request.with_number(mtu).update::<SIOCSIFMTU>(&self.socket)?)
     }
 }
 

@@ -23,6 +23,7 @@ mod roles;
 mod scratch;
 mod switch;
 mod switch_talk;
+mod undo;
 mod up;
 mod vm;
 mod why;
@@ -109,6 +110,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
 async fn talk(context: &Context, command: Command) -> Result {
     match command {
         Command::Up(file) => up::run(context, file).await,
+        Command::Undo(file) => undo::run(context, file).await,
         Command::Plan(file) => plan::run(context, file).await,
         Command::Down { file, all } => down::run(context, file, all).await,
         Command::Ls => ls::everything(context).await,
