@@ -162,13 +162,18 @@ pub(crate) fn append(path: &Path) -> Result<File, ConfigError> {
     file.map_err(|source| ConfigError::Open { path: path.into(), source })
 }
 
-/// Listens at a path; a socket that somebody left there makes room.
+/// Listens at a path, for this user only; a socket that somebody left there makes room.
 pub(crate) fn listen(path: &Path) -> Result<UnixListener, ConfigError> {
-    use std::os::unix::fs::FileTypeExt as _;
+    use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
     if path.symlink_metadata().is_ok_and(|meta| meta.file_type().is_socket()) {
         let _ = std::fs::remove_file(path);
     }
-    UnixListener::bind(path).map_err(|source| ConfigError::Listen { path: path.into(), source })
+    let owner_only = std::fs::Permissions::from_mode(0o600);
+    let listener = UnixListener::bind(path).and_then(|listener| {
+        std::fs::set_permissions(path, owner_only)?;
+        Ok(listener)
+    });
+    listener.map_err(|source| ConfigError::Listen { path: path.into(), source })
 }
 
 #[cfg(test)]

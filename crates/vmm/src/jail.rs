@@ -70,8 +70,8 @@ impl Role {
     /// What this role needs beyond what every one does.
     fn calls(self) -> &'static [libc::c_long] {
         match self {
-            // KVM_RUN, routes and doorbells; a guest that resets its adapter has the switch told.
-            Self::Vcpu => &[libc::SYS_ioctl, libc::SYS_sendmsg, libc::SYS_recvmsg],
+            // KVM_RUN, routes and doorbells; a guest that starts or resets its adapter has the switch told.
+            Self::Vcpu => &[libc::SYS_ioctl, libc::SYS_eventfd2, libc::SYS_sendmsg, libc::SYS_recvmsg],
             Self::Block => &[libc::SYS_preadv, libc::SYS_pwritev, libc::SYS_fdatasync, libc::SYS_fallocate],
             Self::Net => &[
                 libc::SYS_socket,
@@ -89,7 +89,6 @@ impl Role {
                 libc::SYS_newfstatat,
                 libc::SYS_statx,
                 libc::SYS_lseek,
-                libc::SYS_eventfd2,
                 libc::SYS_epoll_create1,
                 libc::SYS_clone,
                 libc::SYS_clone3,

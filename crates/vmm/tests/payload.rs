@@ -1,6 +1,7 @@
 //! Machines on real KVM, with a kernel of a few instructions: how each of them ends, and what it says before.
 //!
-//! Where there is no `/dev/kvm`, or one that does not run guests, this says so and checks nothing.
+//! On this host, which may have no `/dev/kvm`, or one that does not run guests (this says so then, and checks nothing),
+//! and on virtual bare metal.
 
 use std::io::{self, Write as _};
 use std::os::unix::net::UnixStream;
@@ -8,6 +9,7 @@ use std::path::Path;
 use std::sync::mpsc;
 use std::time::Duration;
 
+use weft_testkit::{Metal, in_metal};
 use weft_vmm::vm::MachineError;
 use weft_vmm::{Config, Ending, RunError, TerminalConfig};
 
@@ -114,12 +116,24 @@ fn check(code: &[&[u8]], expected: Ending, said: &str) {
 
 const HALT: &[u8] = &[0xf4, 0xeb, 0xfd];
 
-#[test]
-fn every_ending_is_told() {
+fn endings() {
     check(&[&say("hello"), &out(0x600, 0x34), HALT], Ending::PowerOff, "hello");
     check(&[&say("again"), &out(0x602, 1), HALT], Ending::Reset, "again");
     check(&[&out(0x64, 0xfe), HALT], Ending::Reset, "");
     check(&[&say("oops"), &out(0x505, 1), HALT], Ending::Panicked, "oops");
     // An interrupt table of length zero, and an exception.
     check(&[&[0x0f, 0x01, 0x1d, 0, 0, 0, 0, 0x0f, 0x0b]], Ending::TripleFault, "");
+}
+
+#[test]
+fn every_ending_is_told() {
+    endings();
+}
+
+#[test]
+fn every_ending_is_told_on_virtual_bare_metal() {
+    in_metal("every_ending_is_told_on_virtual_bare_metal", Metal::new().kvm().processors(2), || {
+        assert!(Path::new("/dev/kvm").exists());
+        endings();
+    });
 }

@@ -31,6 +31,14 @@ pub enum KernelError {
     /// An old kernel, or one for other processors.
     #[error("The kernel's bzImage has no 64-bit entry")]
     NoEntry,
+    /// The kernel unpacks itself to where there is no memory.
+    #[error("The kernel needs the memory below {} MiB, and there are {} MiB", .needs >> 20, .has >> 20)]
+    TooLarge {
+        /// The end of what it needs.
+        needs: u64,
+        /// The end of what there is.
+        has: u64,
+    },
     /// The initial RAM disk and the kernel are too large together.
     #[error("The initial RAM disk of {0} bytes has no room in memory")]
     NoRoom(u64),
@@ -60,7 +68,7 @@ impl KernelError {
                 "use a distribution's /boot/vmlinuz for x86-64, or a vmlinux with CONFIG_PVH"
             }
             Self::Elf(_) | Self::BzImage(_) => "look whether the file is whole, and the machine's memory large enough",
-            Self::NoRoom(_) | Self::Memory(_) => "give the machine more memory",
+            Self::TooLarge { .. } | Self::NoRoom(_) | Self::Memory(_) => "give the machine more memory",
             Self::Read { .. } => "look whether the file is a regular one that can be read",
             Self::CommandLine(_) => "shorten it",
         }
@@ -106,6 +114,10 @@ pub(super) fn load(memory: &GuestMemory, file: &File) -> Result<Kernel, KernelEr
     }
     // Unpacking needs more room than the file has: the kernel says how much.
     let end = loaded.kernel_end.max(header.pref_address.saturating_add(u64::from(header.init_size)));
+    let has = low_end(memory);
+    if end > has {
+        return Err(KernelError::TooLarge { needs: end, has });
+    }
     Ok(Kernel { at: loaded.kernel_load.0, end, entry: KernelEntry::Linux(Box::new(header)) })
 }
 

@@ -134,6 +134,19 @@ mod tests {
         let mut truncated = vec![0; 0x300];
         truncated[0x202..0x206].copy_from_slice(b"HdrS");
         check(&truncated, "", "The kernel's bzImage");
+        let mut large = vec![0; 0x1000];
+        for (at, bytes) in [
+            (0x1f1, &[1][..]),                     // setup sectors
+            (0x202, b"HdrS\x0f\x02"),              // version 2.15
+            (0x211, &[1]),                         // loaded high
+            (0x214, &0x10_0000_u32.to_le_bytes()), // where
+            (0x236, &[1]),                         // with a 64-bit entry
+            (0x25b, &[1]),                         // wants to be at 16 MiB
+            (0x263, &[4]),                         // and 64 MiB of memory there
+        ] {
+            large[at..at + bytes.len()].copy_from_slice(bytes);
+        }
+        check(&large, "", "The kernel needs the memory below 80 MiB, and there are 32 MiB");
         check(b"", &"x".repeat(2048), "The kernel's command line has 2048 bytes");
         check(b"", "a\0b", "The kernel's command line");
     }

@@ -234,7 +234,7 @@ impl Device for Net {
         self.look()?;
         if let Err(error) = self.connect() {
             self.last_error = Some(error.to_string());
-            self.link = None; // whatever half of it was said is void
+            self.unlink()?; // whatever half of it was said is void, but what was done by then stands in the rings
         }
         Ok(())
     }
