@@ -57,16 +57,18 @@ fn partial(frame: &[u8]) -> Option<(u16, u16)> {
 #[cfg(test)]
 mod tests {
     use weft_testkit::{mac, tcp4, udp4};
+    use weft_wire::checksum::complete_checksum;
 
     use super::*;
 
     #[test]
     fn what_others_left_to_do() {
         let (a, b) = (Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2));
-        let complete = tcp4(mac(2), mac(1), a, b, b"payload");
-        let mut partial = complete.clone();
+        let mut partial = tcp4(mac(2), mac(1), a, b, b"payload");
         let sum = Sum::ZERO.pseudo_ipv4(a, b, Protocol::TCP, 27).folded();
         partial[50..52].copy_from_slice(&sum.to_be_bytes());
+        let mut complete = partial.clone();
+        complete_checksum(&mut complete, 34, 16).unwrap();
         let tagged = |frame: &[u8]| [&frame[..12], &[0x81, 0, 0, 20], &frame[12..]].concat();
         let mut datagram = udp4(mac(2), mac(1), "10.0.0.1:1".parse().unwrap(), "10.0.0.2:2".parse().unwrap(), b"hello");
         let sum = Sum::ZERO.pseudo_ipv4(a, b, Protocol::UDP, 13).folded();
