@@ -129,7 +129,14 @@ pub(crate) struct Ended {
 pub(crate) fn finish(stream: &mut UnixStream) -> Ended {
     stream.set_read_timeout(Some(LIMIT)).unwrap();
     let mut ended = Ended::default();
-    while let Some(frame) = session::read::<ServerFrame>(stream).unwrap() {
+    loop {
+        let frame = match session::read::<ServerFrame>(stream) {
+            Ok(Some(frame)) => frame,
+            Ok(None) => break,
+            // Whoever ends before it was told that there is no more input leaves that unread, which resets the stream.
+            Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset && ended.end.is_some() => break,
+            Err(error) => panic!("{error}"),
+        };
         assert_eq!(ended.end, None, "nothing follows the end");
         match frame {
             ServerFrame::Started => {}
