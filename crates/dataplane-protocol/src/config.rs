@@ -220,6 +220,10 @@ pub enum PortKind {
     Tap {
         /// The interface's name.
         name: String,
+        /// The host's address there, and the network's prefix: the device is an adapter of the host, with the port's first
+        /// MAC address, and is made for it.
+        #[serde(default)]
+        host: Option<Ipv4Net>,
     },
     /// A pNIC of this name in the switch's network namespace, which exists: the vSwitch's uplink.
     Packet {

@@ -7,10 +7,12 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
 use weft_dataplane_protocol::{DataplaneConfig, ErrorCode, NetworkConfig, NetworkMode, PortKind, Refusal};
-use weft_port::{PacketPort, Port, PortError, Side, TapPort, UdpPort, UnixDatagramPort, UnixStreamPort, VhostUserPort};
+use weft_port::{
+    HostAdapter, PacketPort, Port, PortError, Side, TapPort, UdpPort, UnixDatagramPort, UnixStreamPort, VhostUserPort,
+};
 use weft_services::{DhcpServer, Forward, NetworkId, NetworkServices, Reservation};
 use weft_switch::Switch;
-use weft_types::{Instant, NetworkName, PortId};
+use weft_types::{Instant, MacAddr, NetworkName, PortId};
 
 use crate::forwards::StagedForwards;
 use crate::law;
@@ -122,7 +124,7 @@ impl Worker {
             }
             *plug = Some(match &about.kind {
                 None => Plug::Gateway,
-                Some(kind) => match open(kind, mtus[&about.network], &mut taps) {
+                Some(kind) => match open(kind, &about.macs, mtus[&about.network], &mut taps) {
                     Ok(port) => Plug::Port(port),
                     Err(error) => {
                         let why = with_sources(&error);
@@ -273,13 +275,22 @@ fn services_of(network: &NetworkConfig, id: NetworkId, forwards: Vec<Forward>) -
 }
 
 /// Opens a port of any kind; a TAP device that was handed over is used instead of opening one.
-fn open(kind: &PortKind, mtu: u16, taps: &mut BTreeMap<String, OwnedFd>) -> Result<Box<dyn Port>, PortError> {
+fn open(
+    kind: &PortKind,
+    macs: &[MacAddr],
+    mtu: u16,
+    taps: &mut BTreeMap<String, OwnedFd>,
+) -> Result<Box<dyn Port>, PortError> {
     let side = |connect: bool| if connect { Side::Connect } else { Side::Listen };
     Ok(match kind {
         PortKind::VhostUser { socket, connect } => Box::new(VhostUserPort::open(socket, side(*connect))?),
-        PortKind::Tap { name } => Box::new(match taps.remove(name) {
-            Some(device) => TapPort::from_device(device)?,
-            None => TapPort::open(name, mtu)?,
+        PortKind::Tap { name, host } => Box::new(match (taps.remove(name), host, macs.first()) {
+            (Some(device), ..) => TapPort::from_device(device)?,
+            (None, Some(host), Some(mac)) => {
+                let host = HostAdapter { mac: mac.octets(), ip: host.addr(), prefix_len: host.prefix_len() };
+                TapPort::open_host_adapter(name, mtu, host)?
+            }
+            (None, ..) => TapPort::open(name, mtu)?,
         }),
         PortKind::UnixStream { socket, connect } => Box::new(UnixStreamPort::open(socket, side(*connect))?),
         PortKind::UnixDatagram { socket, peer } => Box::new(UnixDatagramPort::open(socket, peer.as_deref())?),

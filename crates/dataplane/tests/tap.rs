@@ -40,7 +40,7 @@ fn two_kernels_ping_each_other() {
             return;
         }
         let world = World::new();
-        let tap = |name: &str, last| port(name, "left", mac(last), PortKind::Tap { name: name.into() });
+        let tap = |name: &str, last| port(name, "left", mac(last), PortKind::Tap { name: name.into(), host: None });
         let config = DataplaneConfig {
             revision: 1,
             networks: vec![bare_network("left")],
@@ -81,7 +81,7 @@ fn a_kernel_talks_to_a_vm() {
             revision: 1,
             networks: vec![bare_network("left")],
             ports: vec![
-                port("tap1", "left", mac(1), PortKind::Tap { name: "tap1".into() }),
+                port("tap1", "left", mac(1), PortKind::Tap { name: "tap1".into(), host: None }),
                 vhost_user(world.directory.path(), "vm-0", "left", mac(2)),
             ],
         };
@@ -116,7 +116,7 @@ fn a_tap_is_handed_over() {
         let taken = TapPort::open("handed", 1500).err().expect("one cannot open it twice");
         assert!(!taken.hint().is_empty());
         let world = World::new();
-        let tap = port("handed", "left", mac(1), PortKind::Tap { name: "handed".into() });
+        let tap = port("handed", "left", mac(1), PortKind::Tap { name: "handed".into(), host: None });
         let config = DataplaneConfig { revision: 1, networks: vec![bare_network("left")], ports: vec![tap] };
         assert!(world.refused(&config).starts_with("PortFailed"), "the device is busy");
         let request = Request::Apply(config.clone());
@@ -132,7 +132,7 @@ fn a_tap_is_handed_over() {
 #[test]
 fn a_tap_that_is_not_ours_is_refused_with_a_way_out() {
     let world = World::new();
-    let tap = port("t", "left", mac(1), PortKind::Tap { name: "no/such".into() });
+    let tap = port("t", "left", mac(1), PortKind::Tap { name: "no/such".into(), host: None });
     let config = DataplaneConfig { revision: 1, networks: vec![bare_network("left")], ports: vec![tap] };
     match world.ask(&Request::Apply(config)) {
         Response::Refused(refusal) => {

@@ -1,7 +1,9 @@
 //! Network interfaces of the host, as the network namespace that we are in sees them (netdevice(7)).
 
+use std::fs;
 use std::io;
 use std::mem::offset_of;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::ioctl::{Opcode, Updater, ioctl};
@@ -9,10 +11,15 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 const SIOCGIFFLAGS: Opcode = 0x8913;
 const SIOCSIFFLAGS: Opcode = 0x8914;
+const SIOCSIFADDR: Opcode = 0x8916;
+const SIOCSIFNETMASK: Opcode = 0x891c;
 const SIOCSIFMTU: Opcode = 0x8922;
+const SIOCSIFHWADDR: Opcode = 0x8924;
 const SIOCGIFINDEX: Opcode = 0x8933;
 const IFF_UP: u16 = 0x0001;
 const IFF_RUNNING: u16 = 0x0040;
+const AF_INET: u16 = 2;
+const ARPHRD_ETHER: u16 = 1;
 
 /// `struct ifreq`, with the first member of its union that we use.
 #[repr(C)]
@@ -56,6 +63,19 @@ impl InterfaceRequest {
         self.flags = u16::from_ne_bytes([a, b]);
         self.rest[..2].copy_from_slice(&[c, d]);
         self
+    }
+
+    /// With the union's `struct sockaddr`, which is a family and bytes.
+    fn with_address(mut self, family: u16, bytes: &[u8]) -> Self {
+        self.flags = family;
+        self.rest = [0; 22];
+        self.rest.iter_mut().zip(bytes).for_each(|(byte, value)| *byte = *value);
+        self
+    }
+
+    fn with_ipv4(self, ip: Ipv4Addr) -> Self {
+        let [a, b, c, d] = ip.octets();
+        self.with_address(AF_INET, &[0, 0, a, b, c, d]) // behind the port
     }
 }
 
@@ -109,6 +129,32 @@ impl Interface {
     /// Sets the largest IP packet that it takes.
     pub(crate) fn set_mtu(&self, mtu: u16) -> io::Result<()> {
         Ok(self.request.with_number(mtu.into()).update::<SIOCSIFMTU>(&self.socket)?)
+    }
+
+    /// Sets its MAC address.
+    pub(crate) fn set_mac(&self, mac: [u8; 6]) -> io::Result<()> {
+        Ok(self.request.with_address(ARPHRD_ETHER, &mac).update::<SIOCSIFHWADDR>(&self.socket)?)
+    }
+
+    /// Gives the host an address here, and the way to what else is in that prefix.
+    pub(crate) fn set_ipv4(&self, ip: Ipv4Addr, prefix_len: u8) -> io::Result<()> {
+        let mask = u32::MAX.checked_shl(32 - u32::from(prefix_len.min(32))).unwrap_or(0);
+        self.request.with_ipv4(ip).update::<SIOCSIFADDR>(&self.socket)?;
+        Ok(self.request.with_ipv4(mask.into()).update::<SIOCSIFNETMASK>(&self.socket)?)
+    }
+
+    /// Keeps the host from being a router for what comes in here, also where it is one for others.
+    pub(crate) fn forward_nothing(name: &str) -> io::Result<()> {
+        for family in ["ipv4", "ipv6"] {
+            let setting = format!("/proc/sys/net/{family}/conf/{name}/forwarding");
+            match fs::read_to_string(&setting) {
+                Ok(value) if value.trim() == "0" => {}
+                Ok(_) => fs::write(&setting, "0")?,
+                Err(error) if error.kind() == io::ErrorKind::NotFound && family == "ipv6" => {} // a kernel without it
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 }
 

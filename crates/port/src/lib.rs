@@ -30,7 +30,7 @@ pub use memory::{MemoryPort, memory_pair};
 pub use packet::PacketPort;
 pub use port::{BURST_FRAMES, Caps, Lent, Link, Port, PortError, SendError};
 pub use socket::{Side, SocketFile, listen_at};
-pub use tap::TapPort;
+pub use tap::{HostAdapter, TapPort};
 pub use udp::UdpPort;
 pub use unix_datagram::UnixDatagramPort;
 pub use unix_stream::{FrameSplitter, LengthError, UnixStreamPort};

@@ -223,6 +223,9 @@ impl PortError {
             Self::Listen { .. } => "check that the folder exists, is yours, and is on a disk that is not full",
             Self::Udp { .. } => "use an address of this host and a port that is free, both of IPv4 or both of IPv6",
             Self::OpenTun { .. } => "load the kernel module `tun`, and run as root or grant CAP_NET_ADMIN",
+            Self::Tap { source, .. } if source.kind() == io::ErrorKind::ResourceBusy => {
+                "choose another name, or end what has the device: `ip link` shows it"
+            }
             Self::Tap { .. } => {
                 "grant CAP_NET_ADMIN, or make the device with `ip tuntap add NAME mode tap user USER vnet_hdr`"
             }

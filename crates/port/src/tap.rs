@@ -1,7 +1,8 @@
 //! A TAP device: the kernel's end of a cable (Linux, Documentation/networking/tuntap.rst).
 
 use std::borrow::Cow;
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::epoll::EventFlags;
@@ -26,6 +27,7 @@ const TUNSETVNETLE: Opcode = opcode::write::<i32>(b'T', 220);
 const IFF_TAP: u16 = 0x0002;
 const IFF_NO_PI: u16 = 0x1000;
 const IFF_VNET_HDR: u16 = 0x4000;
+const IFF_TUN_EXCL: u16 = 0x8000;
 const TUN_F_CSUM: usize = 0x01;
 const TUN_F_TSO4: usize = 0x02;
 const TUN_F_TSO6: usize = 0x04;
@@ -39,6 +41,17 @@ const BURST_BYTES: usize = 3 * SLOT_BYTES;
 
 /// Frames begin where a line of the cache does.
 const LINE_BYTES: usize = 64;
+
+/// What the host is on a network on which it stands by an adapter of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostAdapter {
+    /// The adapter's MAC address.
+    pub mac: [u8; 6],
+    /// The host's address.
+    pub ip: Ipv4Addr,
+    /// How many bits of it name the network.
+    pub prefix_len: u8,
+}
 
 /// One TAP device, whose other end is an interface of the host.
 pub struct TapPort {
@@ -75,16 +88,36 @@ impl TapPort {
         Self::with_device(name, device)
     }
 
+    /// Makes an adapter of the host called `name`, up and with an address. It ends with the port, with its address and
+    /// its routes, however our process ends. What comes in by it is for the host alone: it is never forwarded.
+    ///
+    /// # Errors
+    /// As [`Self::open`], and when an interface of this name exists: nobody else's is touched.
+    pub fn open_host_adapter(name: &str, mtu: u16, host: HostAdapter) -> Result<Self, PortError> {
+        let device = Self::attach(name, IFF_TUN_EXCL)?;
+        let failed = |action| move |source: io::Error| PortError::Tap { name: name.into(), action, source };
+        let interface = Interface::find(name).map_err(failed("find"))?;
+        interface.set_mtu(mtu).map_err(failed("set the MTU of"))?;
+        interface.set_mac(host.mac).map_err(failed("set the MAC address of"))?;
+        Interface::forward_nothing(name).map_err(failed("turn off forwarding for"))?;
+        interface.set_ipv4(host.ip, host.prefix_len).map_err(failed("set the address of"))?;
+        Self::with_device(name, device)
+    }
+
     /// Opens the device only, to hand it over to a process with fewer privileges ([`Self::from_device`]).
     ///
     /// # Errors
     /// As [`Self::open`].
     pub fn create(name: &str) -> Result<OwnedFd, PortError> {
+        Self::attach(name, 0)
+    }
+
+    fn attach(name: &str, more_flags: u16) -> Result<OwnedFd, PortError> {
         let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let device =
             open("/dev/net/tun", flags, Mode::empty()).map_err(|error| PortError::OpenTun { source: error.into() })?;
         let mut request = InterfaceRequest::about(name).ok_or_else(|| PortError::TapName { name: name.into() })?;
-        request.flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
+        request.flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | more_flags;
         let failed = |action| move |error: Errno| PortError::Tap { name: name.into(), action, source: error.into() };
         request.update::<TUNSETIFF>(&device).map_err(failed("open"))?;
         Ok(device)

@@ -1,5 +1,7 @@
 //! Real kernels as hosts: TAP devices in network namespaces.
 
+use std::io::Read as _;
+use std::net::UdpSocket;
 use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
@@ -41,6 +43,30 @@ says += tlv(127, bytes([0, 0x80, 0xc2, 3, 0, 20, 3]) + b'lab') + tlv(0, b'')
 out = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
 out.bind(('eth0', 0))
 out.send(bytes.fromhex('0180c200000e020000000009' + '88cc') + says)
+";
+
+/// Sends to the other network through the host, and to everybody.
+const FLOOD: &str = "
+import socket
+out = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+out.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+for _ in range(500):
+    for to in ('192.168.7.2', '255.255.255.255', '10.9.0.255', '224.0.0.251'):
+        out.sendto(b'the-flood', (to, 9))
+";
+
+/// Fails when it hears the flood, and is content when it hears the end of it first.
+const WITNESS: &str = "
+import socket
+lan = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+lan.bind(('eth0', 0))
+print('ready', flush=True)
+while True:
+    frame = lan.recv(2000)
+    if b'the-flood' in frame:
+        exit(7)
+    if b'the-end' in frame:
+        exit(0)
 ";
 
 /// Listens until it has heard a ping and its answer, which are for others.
@@ -134,6 +160,69 @@ fn a_pnic_is_the_uplink() {
         eventually("the pulled cable is seen", || bed.port("cable")["up"] == false);
         assert!(bed.end(Signal::TERM).success());
         assert!(ip("link show cable"), "the pNIC stays the host's");
+    });
+}
+
+/// The host stands on a network by an adapter of its own, which is no way to its other networks and ends with the switch:
+/// the very file that is the example. This namespace plays a host that is a router for others.
+#[test]
+fn the_host_has_an_adapter() {
+    in_netns("namespaces::the_host_has_an_adapter", || {
+        if std::fs::File::options().read(true).write(true).open("/dev/net/tun").is_err() {
+            return skipped("the_host_has_an_adapter", "/dev/net/tun is closed to us");
+        }
+        if std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").is_err() {
+            return skipped("the_host_has_an_adapter", "/proc/sys/net is closed to us");
+        }
+        let [lan, guest] = [Netns::new(), Netns::new()];
+        let run = |host: &Netns, args: &str| {
+            assert!(host.command("ip").args(args.split(' ')).status().unwrap().success(), "{args}");
+        };
+        assert!(ip(&format!("link add lan type veth peer name eth0 netns {}", lan.pid())));
+        assert!(ip("addr add 192.168.7.1/24 dev lan") && ip("link set lan up"));
+        run(&lan, "addr add 192.168.7.2/24 dev eth0");
+        run(&lan, "link set eth0 up");
+        run(&lan, "route add default via 192.168.7.1");
+
+        let mut bed = Bed::run(include_str!("../../../../examples/switch/host.toml"));
+        assert!(ip(&format!("link set guest netns {}", guest.pid())));
+        run(&guest, "link set guest address 02:00:00:00:00:02");
+        run(&guest, "addr add 10.9.0.2/24 dev guest");
+        run(&guest, "link set guest up");
+        run(&guest, "route add default via 10.9.0.1");
+        let ping = |mut command: Command, to: &str| {
+            command.args(["-c1", "-W1", to]).stdout(Stdio::null()).status().unwrap().success()
+        };
+        eventually("the host reaches the guest", || ping(Command::new("ping"), "10.9.0.2"));
+        assert!(ping(guest.command("ping"), "10.9.0.1"), "and the guest the host");
+
+        let flood_is_heard = || {
+            let mut witness = lan.command("python3");
+            let mut witness = witness.args(["-c", WITNESS]).stdout(Stdio::piped()).spawn().unwrap();
+            let mut ready = [0; 6];
+            witness.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
+            assert!(guest.command("python3").args(["-c", FLOOD]).status().unwrap().success());
+            let end = UdpSocket::bind("192.168.7.1:0").unwrap();
+            eventually("the witness is done", || {
+                end.send_to(b"the-end", "192.168.7.2:9").unwrap();
+                witness.try_wait().unwrap().is_some()
+            });
+            witness.wait().unwrap().code() == Some(7)
+        };
+        assert!(!flood_is_heard(), "nothing passes through the host");
+        std::fs::write("/proc/sys/net/ipv4/conf/weft-lab/forwarding", "1").unwrap();
+        assert!(flood_is_heard(), "and it would be heard if it did");
+
+        bed.end(Signal::KILL);
+        eventually("the adapter is gone", || !ip("link show weft-lab"));
+        bed.start();
+        eventually("and is there again", || ip("link show weft-lab"));
+        assert!(bed.end(Signal::TERM).success());
+        // What somebody else has made under this name is left alone.
+        assert!(ip("tuntap add weft-lab mode tap vnet_hdr"));
+        let refused = bed.said(&["switch", "run", "lab.toml"]);
+        assert!(refused.starts_with("exit 1") && refused.contains("choose another name"), "{refused}");
+        assert!(ip("link show weft-lab"));
     });
 }
 
