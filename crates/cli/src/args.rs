@@ -68,6 +68,9 @@ const SWITCH_FILE: &str = r#"The file, with every key that there is:
                                   #   { in = "100Mbit/s", out = "1Gbit/s", burst = "64KiB",
                                   #     excess = "wait" }: the rest waits for its time, or "drop"
 
+A vhost-user socket where the switch listens serves a guest's VMM and the one to which the guest migrates, both
+at once: the second is started like the first, and `-incoming` (examples/switch/qemu.toml).
+
 Paths count from the file's folder. The switch learns nothing that no port asks for: each needs its MAC
 address, but the uplink and one that gets copies. What no port has, and all broadcasts, go to the uplink, too.
 

@@ -234,6 +234,7 @@ impl Worker {
             forward(now, source.id, &frame, &mut self.switch, &mut others, &self.slot_of, &mut self.delivery);
         }
         if lent.frames > 0 {
+            // In this order, so that who is killed in between loses frames and has none twice when it goes on.
             port.release();
             others.flush();
             self.delivery.reply(now, source);

@@ -32,8 +32,11 @@ pub const VM_FEATURES: u64 = 1
     | 1 << 30
     | 1 << 32;
 
-/// `REPLY_ACK` and `CONFIGURE_MEM_SLOTS`.
-const PROTOCOL_FEATURES: u64 = 1 << 3 | 1 << 15;
+/// `LOG_SHMFD`, `RARP`, `REPLY_ACK` and `CONFIGURE_MEM_SLOTS`.
+const PROTOCOL_FEATURES: u64 = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 15;
+
+/// `VHOST_F_LOG_ALL`.
+const LOG_ALL: u64 = 1 << 26;
 
 const QUEUE_SIZE: u16 = 256;
 const HEADER_BYTES: usize = 12;
@@ -185,6 +188,29 @@ impl FakeVm {
         }
         addresses.extend_from_slice(&[0; 8]);
         addresses
+    }
+
+    /// Has the back end note in `log`, from its start to `len`, what it writes.
+    ///
+    /// # Errors
+    /// When the back end refuses.
+    pub fn log_to(&mut self, log: &File, len: u64) -> io::Result<()> {
+        let features = self.features | LOG_ALL;
+        let link = self.link();
+        link.tell(Request::SetLogBase, &[len.to_le_bytes(), [0; 8]].concat(), &[log.as_fd()])?;
+        link.answer()?;
+        link.order(Request::SetFeatures, &features.to_le_bytes(), &[])
+    }
+
+    /// Stops its rings, as a VMM does whose guest has left it.
+    ///
+    /// # Errors
+    /// When the back end hung up.
+    pub fn stop(&mut self) -> io::Result<()> {
+        for index in [0u32, 1] {
+            self.link().ask(Request::GetVringBase, &[index.to_le_bytes(), [0; 4]].concat())?;
+        }
+        Ok(())
     }
 
     /// The connection, to say something unheard of.

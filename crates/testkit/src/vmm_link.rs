@@ -19,6 +19,7 @@ pub enum Request {
     SetFeatures = 2,
     SetOwner = 3,
     SetMemTable = 5,
+    SetLogBase = 6,
     SetVringNum = 8,
     SetVringAddr = 9,
     SetVringBase = 10,
@@ -28,6 +29,7 @@ pub enum Request {
     GetProtocolFeatures = 15,
     SetProtocolFeatures = 16,
     SetVringEnable = 18,
+    SendRarp = 19,
     AddMemRegion = 37,
     RemoveMemRegion = 38,
 }
@@ -127,7 +129,7 @@ impl VmmLink {
         }
     }
 
-    fn answer(&mut self) -> io::Result<Vec<u8>> {
+    pub(crate) fn answer(&mut self) -> io::Result<Vec<u8>> {
         let mut header = [0; 12];
         self.stream.read_exact(&mut header)?;
         let [.., a, b, c, d] = header;

@@ -1,6 +1,7 @@
 //! A switch's life: edited, told, killed and ended, with virtual machines on it that are none.
 
 use std::io::{Read as _, Write as _};
+use std::os::unix::fs::FileExt as _;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU32};
@@ -8,8 +9,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use expect_test::expect;
+use rustix::fs::SealFlags;
 use rustix::process::Signal;
-use weft_testkit::{FakeVm, ethernet, mac};
+use weft_testkit::{FakeVm, MEMORY_BYTES, VM_FEATURES, ethernet, guest_memory, mac};
 
 use crate::bed::{Bed, PATIENCE, eventually};
 
@@ -248,6 +250,45 @@ fn a_peer_that_breaks_its_rings_ends_its_own_port_only() {
         a.send(&numbered(1));
         assert_eq!(number(&b.recv(PATIENCE).unwrap().frame), 1);
     }
+}
+
+/// A guest that writes another sender into a frame while it is looked at gains nothing: what was decided on is what goes.
+#[test]
+fn a_header_that_changes_after_it_was_read() {
+    const BUFFER: u64 = 0x70_0000;
+    const SENDER: u64 = BUFFER + 12 + 11; // the last byte of its address, behind a virtio-net header
+    let bed = Bed::run(TWO);
+    let memory = guest_memory(MEMORY_BYTES, SealFlags::SHRINK);
+    let flipped = memory.try_clone().unwrap();
+    let mut a = FakeVm::boot_in(&bed.path("a.sock"), VM_FEATURES, memory).unwrap();
+    let mut b = FakeVm::boot(&bed.path("b.sock")).unwrap();
+    for name in ["a", "b"] {
+        bed.wait_until_up(name);
+    }
+    a.write(BUFFER, &[&[0; 12][..], &numbered(0)].concat());
+    a.write_tx_descriptor(0, BUFFER, 12 + 64, 0, 0);
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Relaxed) {
+                for last in [9, 1] {
+                    flipped.write_all_at(&[last], SENDER).unwrap();
+                }
+            }
+        });
+        let mut heard = 0;
+        for round in 1..=3000u16 {
+            a.offer_tx(0);
+            eventually("it is looked at", || a.given_back() == round);
+            while let Some(received) = b.recv(Duration::ZERO) {
+                assert_eq!(received.frame[6..12], [2, 0, 0, 0, 0, 1], "a forged sender is heard");
+                heard += 1;
+            }
+        }
+        stop.store(true, Relaxed);
+        let denied = bed.port("a")["drops"][0]["frames"].as_u64().unwrap();
+        assert!(heard > 0 && denied > 0 && heard + denied >= 2999, "{heard} heard, {denied} denied");
+    });
 }
 
 #[test]

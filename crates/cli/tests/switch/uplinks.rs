@@ -217,10 +217,12 @@ fn a_vepa_behind_reflective_relay() {
         let ports = || ["web", "db", "cable"].map(|port| ["rx_frames", "tx_frames"].map(|way| count(&bed, port, way)));
         let before = ports();
         assert!(web.runs("ping", "-c20 -i0.01 -W2 10.0.0.2"));
-        let [web_sent, db_sent, out] =
-            [(0, 0), (1, 0), (2, 1)].map(|(port, way)| ports()[port][way] - before[port][way]);
-        assert!(web_sent >= 20 && db_sent >= 20 && out >= web_sent + db_sent, "{web_sent} + {db_sent}, out {out}");
-        assert!(ports()[2][0] - before[2][0] >= 40);
+        // Ports are read one after the other, and hosts say more than they were asked to: so no sums of those.
+        let after = ports();
+        let [web_sent, db_sent, out, back] =
+            [(0, 0), (1, 0), (2, 1), (2, 0)].map(|(port, way)| after[port][way] - before[port][way]);
+        let all_went_round = web_sent >= 20 && db_sent >= 20 && out >= 40 && back >= 40;
+        assert!(all_went_round, "sent {web_sent} and {db_sent}, out {out}, back {back}");
         // What is for everybody comes back too, and its sender does not hear it.
         let everybody = || {
             let mut send = web.netns.command("python3");

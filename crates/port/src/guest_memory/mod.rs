@@ -4,6 +4,7 @@
 //! are no references to it: bytes are copied in and out through a [`View`], each of which is checked against the
 //! mapping when it is made. What is decided upon is copied first and read from the copy.
 
+mod dirty;
 mod vanishing;
 
 use std::fs::File;
@@ -11,12 +12,13 @@ use std::marker::PhantomData;
 use std::os::fd::AsFd;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering, compiler_fence};
+use std::sync::atomic::{AtomicU8, AtomicU16, Ordering, compiler_fence};
 
 use rustix::fs::{SealFlags, fcntl_get_seals, fstat, fstatfs};
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 
+pub(crate) use dirty::DirtyLog;
 use vanishing::Guard;
 
 /// Where `memfd_create` files and `/dev/shm` live, and where huge pages do (statfs(2)). Files of other kinds could
@@ -41,6 +43,8 @@ pub(crate) enum MemoryError {
     BadPlace,
     #[error("a region that is not there was taken away")]
     NoSuchRegion,
+    #[error("the log of written pages is too short for the guest's memory")]
+    LogTooShort,
     #[error("more memory that could vanish is lent than can be watched")]
     TooMuch,
     #[error("cannot map the memory")]
@@ -51,6 +55,8 @@ pub(crate) enum MemoryError {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct GuestMemory {
     regions: Arc<[Region]>,
+    /// Where it is noted what we write, while the guest migrates.
+    log: Option<Arc<DirtyLog>>,
 }
 
 /// A run of the guest's memory that is one run of ours, too.
@@ -117,7 +123,7 @@ impl GuestMemory {
         let mut regions = self.regions.to_vec();
         let host = mapping.at(lead, bytes).ok_or(MemoryError::BadPlace)?;
         regions.insert(at, Region { start, len: bytes, host, mapping: Arc::new(mapping) });
-        Ok(Self { regions: regions.into() })
+        Ok(Self { regions: regions.into(), log: self.log.clone() })
     }
 
     /// This memory without the region of `len` bytes at `start`.
@@ -126,7 +132,17 @@ impl GuestMemory {
         let at = self.regions.iter().position(is_it).ok_or(MemoryError::NoSuchRegion)?;
         let mut regions = self.regions.to_vec();
         regions.remove(at);
-        Ok(Self { regions: regions.into() })
+        Ok(Self { regions: regions.into(), log: self.log.clone() })
+    }
+
+    /// This memory, of which written pages are marked in `log`, or nowhere.
+    pub(crate) fn logged_to(mut self, log: Option<Arc<DirtyLog>>) -> Result<Self, MemoryError> {
+        let end = self.regions.last().map_or(0, |region| region.start + region.len as u64);
+        if log.as_ref().is_some_and(|log| !log.covers(end)) {
+            return Err(MemoryError::LogTooShort);
+        }
+        self.log = log;
+        Ok(self)
     }
 
     /// Memory of our own, for fuzz targets.
@@ -136,7 +152,7 @@ impl GuestMemory {
             Ok(Region { start, len, host: mapping.start, mapping: Arc::new(mapping) })
         };
         let regions: Result<_, MemoryError> = ranges.iter().map(region).collect();
-        Ok(Self { regions: regions? })
+        Ok(Self { regions: regions?, log: None })
     }
 
     /// The `len` bytes at the guest's address `addr`, where they are in one piece.
@@ -185,6 +201,24 @@ impl GuestMemory {
         View { start, len: piece.len, _memory: PhantomData }
     }
 
+    /// Notes that the first `len` bytes of a piece were written.
+    #[inline]
+    pub(crate) fn mark(&self, piece: Piece, len: usize) {
+        if let Some(log) = &self.log
+            && let Some(region) = self.regions.get(piece.region as usize)
+        {
+            log.mark(region.start.saturating_add(piece.offset as u64), len);
+        }
+    }
+
+    /// Notes that `len` bytes at the guest's address `addr` were written.
+    #[inline]
+    pub(crate) fn mark_at(&self, addr: u64, len: usize) {
+        if let Some(log) = &self.log {
+            log.mark(addr, len);
+        }
+    }
+
     /// How many regions there are.
     pub(crate) fn count(&self) -> usize {
         self.regions.len()
@@ -193,7 +227,9 @@ impl GuestMemory {
     /// Whether the VMM has taken some of it away. What was read since then are zeros.
     #[inline]
     pub(crate) fn has_vanished(&self) -> bool {
-        vanishing::happened() && self.regions.iter().any(|region| region.mapping.has_vanished())
+        vanishing::happened()
+            && (self.regions.iter().any(|region| region.mapping.has_vanished())
+                || self.log.as_ref().is_some_and(|log| log.has_vanished()))
     }
 
     /// Lets go of the pages that were touched, which otherwise stay on our account as long as the guest lives. The
@@ -426,6 +462,19 @@ impl<'a> View<'a> {
     #[inline]
     pub(crate) fn swap(&self, at: usize, value: u16) -> Option<()> {
         self.number(at)?.swap(value.to_le(), Ordering::SeqCst);
+        Some(())
+    }
+
+    /// Sets bits of the byte at `at`, after all that was written before; `None` where there is none.
+    #[inline]
+    pub(crate) fn set_bits(&self, at: usize, bits: u8) -> Option<()> {
+        let place = self.skip(at);
+        if place.len == 0 {
+            return None;
+        }
+        #[expect(unsafe_code, reason = "bits that the VMM shares")]
+        // SAFETY: the place was checked, lives as long as the memory, and is changed by both sides atomically only.
+        unsafe { AtomicU8::from_ptr(place.start.as_ptr()) }.fetch_or(bits, Ordering::SeqCst);
         Some(())
     }
 

@@ -10,6 +10,9 @@ use weft_wire::virtio_net::HEADER_BYTES;
 
 use crate::Caps;
 
+/// `VHOST_F_LOG_ALL`: what we write is noted, for the guest migrates.
+const LOG_ALL: u32 = 26;
+
 /// `VHOST_USER_F_PROTOCOL_FEATURES`.
 const PROTOCOL_FEATURES: u32 = 30;
 
@@ -44,6 +47,7 @@ impl Features {
             HOST_USO,
             VIRTIO_RING_F_INDIRECT_DESC,
             VIRTIO_RING_F_EVENT_IDX,
+            LOG_ALL,
             PROTOCOL_FEATURES,
             VIRTIO_F_VERSION_1,
             VIRTIO_F_IN_ORDER, // it is so for everybody; a driver that knows can do with less work
@@ -68,6 +72,11 @@ impl Features {
 
     fn has(self, bit: u32) -> bool {
         self.0 >> bit & 1 != 0
+    }
+
+    /// Whether written pages are to be noted.
+    pub(crate) fn log_all(self) -> bool {
+        self.has(LOG_ALL)
     }
 
     /// Whether the VMM enables rings one by one; otherwise they are enabled from the start.

@@ -2,6 +2,7 @@
 
 use std::os::fd::OwnedFd;
 
+use weft_types::MacAddr;
 use weft_wire::virtio_net::{Author, HEADER_BYTES};
 use weft_wire::{Csum, Offload};
 
@@ -32,6 +33,8 @@ pub(super) struct Guest {
     ready: Ready,
     /// Frames were sent since the guest was shown some.
     unflushed: bool,
+    /// A station that is here since its guest migrated, of which nobody was told.
+    announced: Option<MacAddr>,
 }
 
 /// A queue as its VMM set it up.
@@ -124,6 +127,11 @@ impl Guest {
         if self.memory.has_vanished() {
             return Err(RingError::MemoryVanished);
         }
+        if let Some(mac) = self.announced.take() {
+            self.lent_frames.splice(..self.lent_frames.len().min(1), [LentFrame::announcement(mac)]);
+            self.lent = 1;
+            return Ok(Lent { frames: 1, malformed: 0 });
+        }
         let slot = &mut self.rings[TX_QUEUE];
         slot.tell(&self.memory);
         let Some(ring) = slot.ring.as_mut().filter(|_| slot.enabled) else { return Ok(Lent::default()) };
@@ -149,6 +157,12 @@ impl Guest {
             }
         }
         Ok(Lent { frames: self.lent, malformed })
+    }
+
+    /// Has a frame come from the guest that tells the network where it is now. What policy says about frames from
+    /// this address holds for it.
+    pub(super) fn announce(&mut self, mac: MacAddr) {
+        self.announced = Some(mac);
     }
 
     pub(super) fn frame(&self, index: usize) -> Frame<'_> {
@@ -200,6 +214,7 @@ impl Guest {
             let target = self.memory.view(only);
             target.update(&header); // nearly all are alike
             cursor.copy_to(target.skip(HEADER_BYTES));
+            self.memory.mark(only, wanted);
             ring.complete(&self.memory, chain.id, wanted);
             return Ok(Ok(()));
         }
@@ -211,7 +226,9 @@ impl Guest {
                 let (now, later) = header.split_at(header.len().min(target.len()));
                 target.write(now);
                 header = later;
-                written += now.len() + cursor.copy_to(target.skip(now.len()));
+                let count = now.len() + cursor.copy_to(target.skip(now.len()));
+                self.memory.mark(*piece, count);
+                written += count;
             }
             ring.complete(&self.memory, chain.id, written);
         }
@@ -252,6 +269,31 @@ impl LentFrame {
         tail_len: 0,
         offload: Offload { csum: Csum::Unverified, gso: None },
     };
+
+    /// A reverse ARP request (RFC 903) by which a station asks for its own address: switches on the way learn where it
+    /// is, and nobody answers.
+    fn announcement(mac: MacAddr) -> Self {
+        let mac = mac.octets();
+        let parts: [&[u8]; 9] = [
+            &[0xff; 6],
+            &mac,
+            &[0x80, 0x35],
+            &[0, 1, 8, 0, 6, 4, 0, 3], // Ethernet and IPv4; the request
+            &mac,
+            &[0; 4],
+            &mac,
+            &[0; 4],
+            &[0; 18], // the shortest frame
+        ];
+        let mut lent = Self { head_len: parts.iter().map(|part| part.len()).sum(), ..Self::EMPTY };
+        let mut rest = &mut lent.head[..];
+        for part in parts {
+            let (now, later) = rest.split_at_mut(part.len());
+            now.copy_from_slice(part);
+            rest = later;
+        }
+        lent
+    }
 
     /// Copies the header and the head of the frame in `chain`, and cuts them off its pieces. `None` for what is no
     /// frame.

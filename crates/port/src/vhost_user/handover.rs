@@ -5,13 +5,13 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
+use weft_types::MacAddr;
 
 use super::features::Features;
 use super::ring::{RingError, RingLayout};
@@ -30,6 +30,10 @@ pub(crate) enum Command {
     Start { index: usize, layout: RingLayout, kick: Option<OwnedFd>, call: Option<OwnedFd> },
     /// A ring ends; answered with its base.
     Stop { index: usize },
+    /// Writes to a ring's used part are noted at this address from now on.
+    LogUsed { index: usize, address: Option<u64> },
+    /// The network is to learn that this station is here now.
+    Announce(MacAddr),
     /// A ring's interrupts go there from now on.
     Call { index: usize, call: Option<OwnedFd> },
     /// A ring may be used, or not.
@@ -52,10 +56,12 @@ pub(crate) struct Shared {
     /// Wakes the worker.
     pub(crate) doorbell: OwnedFd,
     rung: AtomicBool,
-    /// Ends the session thread.
-    pub(crate) stop: OwnedFd,
-    /// The VMM that is connected.
-    peer: Mutex<Option<UnixStream>>,
+    /// Wakes the session thread.
+    pub(crate) bell: OwnedFd,
+    /// The port is closed.
+    closed: AtomicBool,
+    /// The guest broke a ring.
+    broken: AtomicBool,
 }
 
 impl Shared {
@@ -64,22 +70,29 @@ impl Shared {
         self.rung.load(Ordering::Relaxed) && self.rung.swap(false, Ordering::Acquire)
     }
 
-    /// Keeps a handle of the connection, so that [`Self::hang_up`] can end it.
-    pub(crate) fn set_peer(&self, peer: Option<UnixStream>) {
-        *self.peer.lock().unwrap_or_else(PoisonError::into_inner) = peer;
+    /// Has the VMM sent away whose guest has the port.
+    pub(crate) fn hang_up(&self) {
+        self.broken.store(true, Ordering::Release);
+        self.ring_bell();
     }
 
-    /// Ends the connection, whatever the session thread waits for.
-    pub(crate) fn hang_up(&self) {
-        if let Some(peer) = &*self.peer.lock().unwrap_or_else(PoisonError::into_inner) {
-            let _ = peer.shutdown(std::net::Shutdown::Both);
-        }
+    /// Whether that was asked for since this was asked last.
+    pub(crate) fn take_broken(&self) -> bool {
+        self.broken.swap(false, Ordering::Acquire)
     }
 
     /// Tells the session thread to end.
-    pub(crate) fn stop(&self) {
-        let _ = rustix::io::write(&self.stop, &1u64.to_ne_bytes());
-        self.hang_up();
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.ring_bell();
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    fn ring_bell(&self) {
+        let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
     }
 }
 
@@ -93,8 +106,13 @@ impl Handover {
     /// Both sides: the session's, and the worker's.
     pub(crate) fn new() -> io::Result<(Self, Receiver<Letter>)> {
         let event = || eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK);
-        let shared =
-            Shared { doorbell: event()?, rung: AtomicBool::new(false), stop: event()?, peer: Mutex::default() };
+        let shared = Shared {
+            doorbell: event()?,
+            rung: AtomicBool::new(false),
+            bell: event()?,
+            closed: AtomicBool::new(false),
+            broken: AtomicBool::new(false),
+        };
         let (letters, mailbox) = channel();
         Ok((Self { shared: Arc::new(shared), letters }, mailbox))
     }

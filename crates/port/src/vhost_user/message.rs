@@ -1,12 +1,12 @@
 //! The messages of vhost-user (QEMU, docs/interop/vhost-user): a header, a body, and descriptors beside it.
 
-use std::io::{self, IoSliceMut, Read, Write};
+use std::io::{self, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 
 use rustix::io::Errno;
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, recvmsg};
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendFlags, recvmsg, send};
 
 const HEADER_BYTES: usize = 12;
 
@@ -21,6 +21,32 @@ const VERSION_MASK: u32 = 3;
 const REPLY: u32 = 4;
 const NEED_REPLY: u32 = 8;
 
+/// The requests that we understand, by the standard's names.
+pub(crate) mod request {
+    pub(crate) const GET_FEATURES: u32 = 1;
+    pub(crate) const SET_FEATURES: u32 = 2;
+    pub(crate) const SET_OWNER: u32 = 3;
+    pub(crate) const RESET_OWNER: u32 = 4;
+    pub(crate) const SET_MEM_TABLE: u32 = 5;
+    pub(crate) const SET_LOG_BASE: u32 = 6;
+    pub(crate) const SET_LOG_FD: u32 = 7;
+    pub(crate) const SET_VRING_NUM: u32 = 8;
+    pub(crate) const SET_VRING_ADDR: u32 = 9;
+    pub(crate) const SET_VRING_BASE: u32 = 10;
+    pub(crate) const GET_VRING_BASE: u32 = 11;
+    pub(crate) const SET_VRING_KICK: u32 = 12;
+    pub(crate) const SET_VRING_CALL: u32 = 13;
+    pub(crate) const SET_VRING_ERR: u32 = 14;
+    pub(crate) const GET_PROTOCOL_FEATURES: u32 = 15;
+    pub(crate) const SET_PROTOCOL_FEATURES: u32 = 16;
+    pub(crate) const GET_QUEUE_NUM: u32 = 17;
+    pub(crate) const SET_VRING_ENABLE: u32 = 18;
+    pub(crate) const SEND_RARP: u32 = 19;
+    pub(crate) const GET_MAX_MEM_SLOTS: u32 = 36;
+    pub(crate) const ADD_MEM_REG: u32 = 37;
+    pub(crate) const REM_MEM_REG: u32 = 38;
+}
+
 /// How a VMM broke the protocol, or went away.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum MessageError {
@@ -28,6 +54,8 @@ pub(crate) enum MessageError {
     HungUp,
     #[error("the connection to the VMM broke: {0}")]
     Broken(#[from] io::Error),
+    #[error("the VMM does not read its answers")]
+    Unread,
     #[error("the VMM speaks another version of vhost-user")]
     Version,
     #[error("the VMM announced a message of {0} bytes")]
@@ -50,19 +78,52 @@ pub(crate) struct Message {
     pub(crate) descriptors: Vec<OwnedFd>,
 }
 
-impl Message {
-    /// Waits for the next request.
-    pub(crate) fn recv(stream: &mut UnixStream) -> Result<Self, MessageError> {
-        let mut header = [0; HEADER_BYTES];
-        let mut descriptors = Vec::new();
-        let mut filled = 0;
-        while filled < HEADER_BYTES {
-            match recv_some(stream, &mut header[filled..], &mut descriptors)? {
-                0 => return Err(MessageError::HungUp),
-                count => filled += count,
+/// What has come of the next request. A VMM may stop in the middle of it: nobody waits for the rest.
+#[derive(Debug, Default)]
+pub(crate) struct Inbox {
+    bytes: Vec<u8>,
+    descriptors: Vec<OwnedFd>,
+}
+
+impl Inbox {
+    /// Reads what is there, without blocking; the next request once all of it is.
+    pub(crate) fn recv(&mut self, stream: &UnixStream) -> Result<Option<Message>, MessageError> {
+        loop {
+            let header = match self.bytes.first_chunk() {
+                None => None,
+                Some(header) => {
+                    let header = Header::decode(header)?;
+                    if self.bytes.len() == HEADER_BYTES + header.body_bytes {
+                        let Self { mut bytes, descriptors } = std::mem::take(self);
+                        let body = bytes.split_off(HEADER_BYTES);
+                        let Header { request, needs_reply, .. } = header;
+                        return Ok(Some(Message { request, needs_reply, body, descriptors }));
+                    }
+                    Some(header)
+                }
+            };
+            let filled = self.bytes.len();
+            self.bytes.resize(HEADER_BYTES + header.map_or(0, |header| header.body_bytes), 0);
+            let count = recv_some(stream, &mut self.bytes[filled..], &mut self.descriptors);
+            self.bytes.truncate(filled + count.as_ref().ok().copied().flatten().unwrap_or(0));
+            match count? {
+                None => return Ok(None),
+                Some(0) => return Err(MessageError::HungUp),
+                Some(_) => {}
             }
         }
-        let [r0, r1, r2, r3, f0, f1, f2, f3, s0, s1, s2, s3] = header;
+    }
+}
+
+struct Header {
+    request: u32,
+    needs_reply: bool,
+    body_bytes: usize,
+}
+
+impl Header {
+    fn decode(bytes: &[u8; HEADER_BYTES]) -> Result<Self, MessageError> {
+        let [r0, r1, r2, r3, f0, f1, f2, f3, s0, s1, s2, s3] = *bytes;
         let (request, flags) = (u32::from_le_bytes([r0, r1, r2, r3]), u32::from_le_bytes([f0, f1, f2, f3]));
         let size = u32::from_le_bytes([s0, s1, s2, s3]);
         if flags & VERSION_MASK != VERSION || flags & REPLY != 0 {
@@ -71,20 +132,25 @@ impl Message {
         if size as usize > MAX_BODY_BYTES {
             return Err(MessageError::TooLong(size));
         }
-        let mut body = vec![0; size as usize];
-        stream.read_exact(&mut body).map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => MessageError::HungUp,
-            _ => MessageError::Broken(error),
-        })?;
-        Ok(Self { request, needs_reply: flags & NEED_REPLY != 0, body, descriptors })
+        Ok(Self { request, needs_reply: flags & NEED_REPLY != 0, body_bytes: size as usize })
+    }
+}
+
+impl Message {
+    /// Whether a ring begins to run by this.
+    pub(crate) fn starts_ring(&self) -> bool {
+        self.request == request::SET_VRING_KICK
     }
 
-    /// Answers this request.
-    pub(crate) fn reply(&self, stream: &mut UnixStream, body: &[u8]) -> Result<(), MessageError> {
+    /// Answers this request. There is always room for an answer where the ones before it are read.
+    pub(crate) fn reply(&self, stream: &UnixStream, body: &[u8]) -> Result<(), MessageError> {
         let words = [self.request, VERSION | REPLY, body.len() as u32];
         let mut message: Vec<u8> = words.into_iter().flat_map(u32::to_le_bytes).collect();
         message.extend_from_slice(body);
-        Ok(stream.write_all(&message)?)
+        match send(stream, &message, SendFlags::DONTWAIT | SendFlags::NOSIGNAL).map_err(io::Error::from)? {
+            sent if sent == message.len() => Ok(()),
+            _ => Err(MessageError::Unread),
+        }
     }
 
     /// The body's fields, which must be exactly these many words of 64 bits, in pairs of 32 bits where need be.
@@ -111,12 +177,17 @@ impl Message {
     }
 }
 
-/// Reads once, with the descriptors that came along.
-fn recv_some(stream: &UnixStream, room: &mut [u8], descriptors: &mut Vec<OwnedFd>) -> Result<usize, MessageError> {
+/// Reads once, with the descriptors that came along; `None` when there is nothing.
+fn recv_some(
+    stream: &UnixStream,
+    room: &mut [u8],
+    descriptors: &mut Vec<OwnedFd>,
+) -> Result<Option<usize>, MessageError> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
     loop {
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-        match recvmsg(stream, &mut [IoSliceMut::new(room)], &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
+        let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT;
+        match recvmsg(stream, &mut [IoSliceMut::new(room)], &mut ancillary, flags) {
             Ok(received) => {
                 for message in ancillary.drain() {
                     if let RecvAncillaryMessage::ScmRights(fds) = message {
@@ -126,10 +197,11 @@ fn recv_some(stream: &UnixStream, room: &mut [u8], descriptors: &mut Vec<OwnedFd
                 if received.flags.contains(ReturnFlags::CTRUNC) || descriptors.len() > MAX_DESCRIPTORS {
                     return Err(MessageError::TooManyDescriptors);
                 }
-                return Ok(received.bytes);
+                return Ok(Some(received.bytes));
             }
             Err(Errno::INTR) => {}
-            Err(Errno::CONNRESET) => return Ok(0),
+            Err(Errno::AGAIN) => return Ok(None),
+            Err(Errno::CONNRESET) => return Ok(Some(0)),
             Err(error) => return Err(MessageError::Broken(error.into())),
         }
     }

@@ -1,8 +1,10 @@
 //! A vhost-user back end for one virtio-net device with one pair of queues.
 //!
-//! A VMM connects, lends its guest's memory and rings, and may leave and come back at any time. A thread of
-//! the port's own talks to it ([`session`]); the worker only touches rings and memory ([`handover`]).
+//! A VMM connects, lends its guest's memory and rings, and may leave and come back at any time; while its guest
+//! migrates there are two of them ([`door`]). A thread of the port's own talks to them ([`session`]); the worker only
+//! touches rings and memory ([`handover`]).
 
+mod door;
 mod features;
 mod guest;
 mod handover;
@@ -25,11 +27,11 @@ use rustix::event::epoll::EventFlags;
 use crate::epoll::Epoll;
 use crate::socket::{Side, SocketFile, listen_at};
 use crate::{Caps, Frame, Lent, Link, Port, PortError, SendError};
+use door::Door;
 use guest::{Guest, RingSlot};
 use handover::{Answer, Command, Handover, Letter, Shared};
 pub use probe::probe_guest;
 use ring::{Ring, RingError};
-use session::Door;
 
 /// The guest receives by the first queue and sends by the second (virtio 1.2, section 5.1.2).
 const RX_QUEUE: usize = 0;
@@ -72,7 +74,7 @@ impl VhostUserPort {
         let session = thread::Builder::new()
             .name("vhost-user".into())
             .stack_size(SESSION_STACK_BYTES)
-            .spawn(move || session::serve(&door, &handover))?;
+            .spawn(move || door::serve(&door, &handover))?;
         Ok(Self {
             epoll,
             shared,
@@ -116,6 +118,12 @@ impl VhostUserPort {
                 slot.call = call;
                 slot.interrupt();
             }
+            Command::LogUsed { index, address } => {
+                if let Some(ring) = &mut self.guest.rings[index].ring {
+                    ring.log_used_at(address);
+                }
+            }
+            Command::Announce(mac) => self.guest.announce(mac),
             Command::Enable { index, enabled } => self.guest.rings[index].enabled = enabled,
             Command::Detach { reason } => {
                 self.detach();
@@ -229,7 +237,7 @@ impl Port for VhostUserPort {
 impl Drop for VhostUserPort {
     fn drop(&mut self) {
         self.mailbox = None; // a session that waits for an answer stops waiting
-        self.shared.stop();
+        self.shared.close();
         if let Some(session) = self.session.take() {
             let _ = session.join();
         }

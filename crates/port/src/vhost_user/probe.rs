@@ -1,22 +1,29 @@
+use std::sync::Arc;
+
 use weft_wire::Offload;
 
 use super::features::Features;
 use super::guest::Guest;
-use super::ring::{Ring, RingLayout};
+use super::ring::{Ring, RingError, RingLayout};
 use super::{RX_QUEUE, TX_QUEUE};
 use crate::Frame;
-use crate::guest_memory::GuestMemory;
+use crate::guest_memory::{DirtyLog, GuestMemory};
 
 /// Two regions with a hole between them.
 const MEMORY: [(u64, usize); 2] = [(0, 0x8000), (0x1_0000, 0x2000)];
 
+/// A log with a bit for each of their pages.
+const LOG: (u64, usize) = (0, 4);
+
 /// Moves frames for a guest whose memory, rings and features are `bytes`: for fuzz targets. Any bytes are
-/// survived; the work done for them is bounded.
+/// survived; the work done for them is bounded; each page that is written is marked in the log.
 #[doc(hidden)]
 pub fn probe_guest(bytes: &[u8]) {
     let Some((setup, contents)) = bytes.split_first_chunk::<8>() else { return };
     let [features, sizes, tx_page, rx_page, base_low, base_high, flips, rounds] = *setup;
-    let Ok(memory) = GuestMemory::anonymous(&MEMORY) else { return };
+    let (Ok(memory), Ok(bitmap)) = (GuestMemory::anonymous(&MEMORY), GuestMemory::anonymous(&[LOG])) else { return };
+    let Ok(log) = DirtyLog::of(bitmap).map(Arc::new) else { return };
+    let Ok(memory) = memory.logged_to(Some(log.clone())) else { return };
     let write = |memory: &GuestMemory, at: u64, bytes: &[u8]| {
         let piece = memory.piece(at, bytes.len())?;
         memory.view(piece).write(bytes)
@@ -38,22 +45,43 @@ pub fn probe_guest(bytes: &[u8]) {
             used: at + 0x800,
             base: u16::from_le_bytes([base_low, base_high]),
             event_idx: guest.features.event_idx(),
+            used_log: Some(at + 0x800),
         };
         guest.rings[queue].ring = Ring::start(layout, &guest.memory).ok();
         guest.rings[queue].enabled = true;
     }
-    let mut copy = Vec::new();
+    let before = pages(&guest.memory);
     for round in 0..rounds % 16 {
-        let Ok(lent) = guest.recv() else { return };
-        for index in 0..lent.frames {
-            copy.clear();
-            guest.frame(index).append_to(&mut copy);
-            assert_eq!(copy.len(), guest.frame(index).len());
+        if move_frames(&mut guest, round).is_err() {
+            break;
         }
-        guest.release();
-        let Ok(_) = guest.send(&Frame::new(&[round; 300], Offload::default())) else { return };
-        guest.flush();
-        // The guest goes on writing meanwhile.
-        write(&guest.memory, u64::from(flips) << 7 | u64::from(round), &[round]);
+        // The guest goes on writing meanwhile, which its VMM notes by itself.
+        let at = u64::from(flips) << 7 | u64::from(round);
+        write(&guest.memory, at, &[round]);
+        guest.memory.mark_at(at, 1);
     }
+    for ((page, before), (_, after)) in before.iter().zip(pages(&guest.memory)) {
+        assert!(*before == after || log.is_marked(*page), "the page at {page:#x} was written and is not marked");
+    }
+}
+
+/// Takes what the guest sends, and sends it a frame.
+fn move_frames(guest: &mut Guest, round: u8) -> Result<(), RingError> {
+    let mut copy = Vec::new();
+    let lent = guest.recv()?;
+    for index in 0..lent.frames {
+        copy.clear();
+        guest.frame(index).append_to(&mut copy);
+        assert_eq!(copy.len(), guest.frame(index).len());
+    }
+    guest.release();
+    let _ = guest.send(&Frame::new(&[round; 300], Offload::default()))?;
+    guest.flush();
+    guest.want_kicks().map(drop)
+}
+
+/// What is in each page, by its address.
+fn pages(memory: &GuestMemory) -> Vec<(u64, [u8; 4096])> {
+    let addresses = MEMORY.iter().flat_map(|&(start, len)| (start..start + len as u64).step_by(4096));
+    addresses.filter_map(|at| Some((at, memory.view(memory.piece(at, 4096)?).bytes(0)?))).collect()
 }

@@ -57,6 +57,8 @@ pub(crate) struct RingLayout {
     /// The next available entry to take.
     pub(crate) base: u16,
     pub(crate) event_idx: bool,
+    /// At which address the used ring is noted as written while the guest migrates, if it is.
+    pub(crate) used_log: Option<u64>,
 }
 
 /// Who writes a chain's buffers.
@@ -134,6 +136,19 @@ impl Ring {
         Ok(())
     }
 
+    /// Notes writes to the used ring at another address from now on, or no more.
+    pub(crate) fn log_used_at(&mut self, address: Option<u64>) {
+        self.layout.used_log = address;
+    }
+
+    /// Notes that `len` bytes of the used ring were written, `at` bytes from its start.
+    #[inline]
+    fn mark_used(&self, memory: &GuestMemory, at: usize, len: usize) {
+        if let Some(address) = self.layout.used_log {
+            memory.mark_at(address.saturating_add(at as u64), len);
+        }
+    }
+
     /// The next available entry to take: what `GET_VRING_BASE` answers.
     pub(crate) fn base(&self) -> u16 {
         self.next_available
@@ -158,7 +173,9 @@ impl Ring {
         let entry = u64::from(id) | (written as u64) << 32;
         let used = memory.view(self.parts.used);
         // It often stands there, where a guest uses its chains in a circle and frames are of one length.
-        used.skip(ENTRIES_AT + slot * USED_ENTRY_BYTES).update(&entry.to_le_bytes());
+        let at = ENTRIES_AT + slot * USED_ENTRY_BYTES;
+        used.skip(at).update(&entry.to_le_bytes());
+        self.mark_used(memory, at, USED_ENTRY_BYTES);
         self.next_used = self.next_used.wrapping_add(count);
     }
 
@@ -291,6 +308,7 @@ impl Queue<'_> {
         // The guest publishes its wish and then looks at the index; we the other way. A swap orders the two at a
         // lower price than a fence.
         self.used.swap(IDX_AT, self.ring.next_used);
+        self.ring.mark_used(self.memory, IDX_AT, size_of::<u16>());
     }
 
     /// Whether the guest wants to be told of what was published since this was asked last. It need not be asked at
@@ -312,9 +330,9 @@ impl Queue<'_> {
     pub(crate) fn want_kicks(&mut self) -> Result<bool, RingError> {
         if self.ring.layout.event_idx {
             let wish_at = ENTRIES_AT + USED_ENTRY_BYTES * self.size();
-            store_u16(&self.used, wish_at, self.ring.next_available)?;
+            self.wish(wish_at, self.ring.next_available)?;
         } else {
-            store_u16(&self.used, 0, 0)?;
+            self.wish(0, 0)?;
         }
         fence(Ordering::SeqCst);
         Ok(self.look()? == 0)
@@ -323,7 +341,14 @@ impl Queue<'_> {
     /// Asks the guest to spare its kicks. With event indices there is nothing to do: the wish that lies
     /// behind us comes true once in 65,536 chains.
     pub(crate) fn spare_kicks(&mut self) -> Result<(), RingError> {
-        if self.ring.layout.event_idx { Ok(()) } else { store_u16(&self.used, 0, VRING_USED_F_NO_NOTIFY as u16) }
+        if self.ring.layout.event_idx { Ok(()) } else { self.wish(0, VRING_USED_F_NO_NOTIFY as u16) }
+    }
+
+    /// Writes what we ask of the guest into the used ring.
+    fn wish(&self, at: usize, value: u16) -> Result<(), RingError> {
+        self.used.store(at, value, Ordering::Relaxed).ok_or(RingError::Misaligned)?;
+        self.ring.mark_used(self.memory, at, size_of::<u16>());
+        Ok(())
     }
 
     fn size(&self) -> usize {
@@ -373,8 +398,4 @@ fn index(part: &View<'_>) -> Result<u16, RingError> {
 #[inline]
 fn load_u16(part: &View<'_>, at: usize) -> Result<u16, RingError> {
     part.load(at, Ordering::Relaxed).ok_or(RingError::Misaligned)
-}
-
-fn store_u16(part: &View<'_>, at: usize, value: u16) -> Result<(), RingError> {
-    part.store(at, value, Ordering::Relaxed).ok_or(RingError::Misaligned)
 }

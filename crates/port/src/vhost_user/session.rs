@@ -1,56 +1,34 @@
-//! The conversation with a VMM, on a thread of its own.
+//! The conversation with one VMM.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
-use std::thread;
-use std::time::Duration;
+use std::sync::Arc;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
-use rustix::io::Errno;
-use rustix::net::{SocketFlags, accept_with};
+use weft_types::MacAddr;
 
 use super::features::Features;
 use super::handover::{Command, Handover};
-use super::message::{MAX_DESCRIPTORS, Message, MessageError};
+use super::message::{MAX_DESCRIPTORS, Message, MessageError, request};
 use super::regions::{RegionInfo, Regions};
 use super::ring::{RingError, RingLayout};
 use super::{QUEUES, RX_QUEUE, TX_QUEUE};
-use crate::guest_memory::MemoryError;
-use crate::socket::{REDIAL, dial};
+use crate::guest_memory::{DirtyLog, MemoryError};
 
-/// The requests that we understand, by the standard's names.
-mod request {
-    pub(super) const GET_FEATURES: u32 = 1;
-    pub(super) const SET_FEATURES: u32 = 2;
-    pub(super) const SET_OWNER: u32 = 3;
-    pub(super) const RESET_OWNER: u32 = 4;
-    pub(super) const SET_MEM_TABLE: u32 = 5;
-    pub(super) const SET_VRING_NUM: u32 = 8;
-    pub(super) const SET_VRING_ADDR: u32 = 9;
-    pub(super) const SET_VRING_BASE: u32 = 10;
-    pub(super) const GET_VRING_BASE: u32 = 11;
-    pub(super) const SET_VRING_KICK: u32 = 12;
-    pub(super) const SET_VRING_CALL: u32 = 13;
-    pub(super) const SET_VRING_ERR: u32 = 14;
-    pub(super) const GET_PROTOCOL_FEATURES: u32 = 15;
-    pub(super) const SET_PROTOCOL_FEATURES: u32 = 16;
-    pub(super) const GET_QUEUE_NUM: u32 = 17;
-    pub(super) const SET_VRING_ENABLE: u32 = 18;
-    pub(super) const GET_MAX_MEM_SLOTS: u32 = 36;
-    pub(super) const ADD_MEM_REG: u32 = 37;
-    pub(super) const REM_MEM_REG: u32 = 38;
-}
-
+/// `VHOST_USER_PROTOCOL_F_LOG_SHMFD`
+const LOG_SHMFD: u64 = 1 << 1;
+/// `VHOST_USER_PROTOCOL_F_RARP`
+const RARP: u64 = 1 << 2;
 /// `VHOST_USER_PROTOCOL_F_REPLY_ACK`
 const REPLY_ACK: u64 = 1 << 3;
 /// `VHOST_USER_PROTOCOL_F_CONFIGURE_MEM_SLOTS`
 const CONFIGURE_MEM_SLOTS: u64 = 1 << 15;
-const PROTOCOL_FEATURES: u64 = REPLY_ACK | CONFIGURE_MEM_SLOTS;
+const PROTOCOL_FEATURES: u64 = LOG_SHMFD | RARP | REPLY_ACK | CONFIGURE_MEM_SLOTS;
+
+/// `VHOST_VRING_F_LOG`: writes to the used ring are noted, too.
+const LOG_USED: u32 = 1;
 
 /// In the body of a request that hands a descriptor over: there is none.
 const NO_DESCRIPTOR: u64 = 0x100;
@@ -58,7 +36,7 @@ const RING_INDEX: u64 = 0xff;
 
 /// Why a VMM is sent away.
 #[derive(Debug, thiserror::Error)]
-enum SessionError {
+pub(crate) enum SessionError {
     #[error(transparent)]
     Message(#[from] MessageError),
     #[error(transparent)]
@@ -81,96 +59,25 @@ enum SessionError {
     NoEventCounter,
     #[error("the VMM's descriptors cannot be used: {0}")]
     System(#[from] io::Error),
+    #[error("the VMM starts its guest at a port that another guest has")]
+    Taken,
     #[error("the port is closed")]
     Closed,
 }
 
-type Result<T, E = SessionError> = std::result::Result<T, E>;
-
-/// Where VMMs come from.
-pub(crate) enum Door {
-    /// They connect to this socket.
-    Listener(OwnedFd),
-    /// There is one, which listens here.
-    Peer(PathBuf),
-}
-
-/// Serves one VMM after the other until the port is closed.
-pub(crate) fn serve(door: &Door, handover: &Handover) {
-    let next = || match door {
-        Door::Listener(listener) => next_peer(listener, &handover.shared.stop),
-        Door::Peer(path) => dial_until(path, &handover.shared.stop),
-    };
-    while let Some(stream) = next() {
-        let Ok(handle) = stream.try_clone() else { continue };
-        handover.shared.set_peer(Some(handle));
-        // A panic would be a bug of ours; not even that may cost more than the connection.
-        let error = catch_unwind(AssertUnwindSafe(|| converse(stream, handover)));
-        handover.shared.set_peer(None);
-        let reason = error.map_or_else(|_| "serving the VMM failed for a reason of our own".into(), |e| e.to_string());
-        tracing::debug!(target: "weft::port", reason, "VMM disconnected");
-        if handover.ask(Command::Detach { reason }).is_none() {
-            return;
-        }
-    }
-}
-
-/// Waits for a VMM; `None` when the port is closed.
-fn next_peer(listener: &OwnedFd, stop: &OwnedFd) -> Option<UnixStream> {
-    loop {
-        let mut fds = [PollFd::new(listener, PollFlags::IN), PollFd::new(stop, PollFlags::IN)];
-        match poll(&mut fds, None) {
-            Err(Errno::INTR) => continue,
-            Err(_) => return None,
-            Ok(_) if !fds[1].revents().is_empty() => return None,
-            Ok(_) => {}
-        }
-        match accept_with(listener, SocketFlags::CLOEXEC) {
-            Ok(stream) => return Some(stream.into()),
-            Err(Errno::AGAIN | Errno::INTR) => {}
-            // Out of descriptors, most likely: the peer stays in the backlog.
-            Err(_) => thread::sleep(Duration::from_millis(100)),
-        }
-    }
-}
-
-/// Connects to the VMM as soon as it listens; `None` when the port is closed.
-fn dial_until(path: &Path, stop: &OwnedFd) -> Option<UnixStream> {
-    let pause = Timespec { tv_sec: 0, tv_nsec: REDIAL.subsec_nanos().into() };
-    loop {
-        match poll(&mut [PollFd::new(stop, PollFlags::IN)], Some(&pause)) {
-            Ok(0) | Err(Errno::INTR) => {}
-            _ => return None,
-        }
-        if let Some(stream) = dial(path, SocketFlags::empty()) {
-            return Some(stream.into());
-        }
-    }
-}
-
-/// Does what the VMM says until it leaves, or says something that cannot be.
-fn converse(mut stream: UnixStream, handover: &Handover) -> SessionError {
-    let mut session = Session {
-        handover,
-        features: Features::default(),
-        acknowledges: false,
-        regions: Regions::default(),
-        rings: Default::default(),
-    };
-    loop {
-        if let Err(error) = session.serve_one(&mut stream) {
-            return error;
-        }
-    }
-}
+pub(crate) type Result<T, E = SessionError> = std::result::Result<T, E>;
 
 /// What one VMM has said so far.
-struct Session<'a> {
+pub(crate) struct Session<'a> {
     handover: &'a Handover,
+    /// The worker serves this VMM's guest. As long as it does not, what the VMM says is only kept.
+    has_port: bool,
     features: Features,
     /// Requests that have no answer are acknowledged when the VMM wants it.
     acknowledges: bool,
     regions: Regions,
+    /// Where it is noted what we write, when the features say so.
+    log: Option<Arc<DirtyLog>>,
     rings: [RingSetup; QUEUES],
 }
 
@@ -180,8 +87,10 @@ struct RingSetup {
     base: u16,
     /// Where the VMM sees descriptors, available and used ring.
     addresses: Option<[u64; 3]>,
+    used_log: Option<u64>,
     kick: Option<OwnedFd>,
     call: Option<OwnedFd>,
+    enabled: bool,
     started: bool,
 }
 
@@ -192,10 +101,48 @@ enum Answer {
     Word(u64),
 }
 
-impl Session<'_> {
-    fn serve_one(&mut self, stream: &mut UnixStream) -> Result<()> {
-        let mut message = Message::recv(stream)?;
-        let answer = self.obey(&mut message);
+impl<'a> Session<'a> {
+    /// A VMM that has said nothing yet.
+    pub(crate) fn new(handover: &'a Handover) -> Self {
+        Self {
+            handover,
+            has_port: false,
+            features: Features::default(),
+            acknowledges: false,
+            regions: Regions::default(),
+            log: None,
+            rings: Default::default(),
+        }
+    }
+
+    pub(crate) fn has_port(&self) -> bool {
+        self.has_port
+    }
+
+    /// Whether the guest may be sending or receiving.
+    pub(crate) fn runs(&self) -> bool {
+        self.rings.iter().any(|ring| ring.started)
+    }
+
+    /// Tells the worker what the VMM has said so far.
+    pub(crate) fn take_port(&mut self) -> Result<()> {
+        self.has_port = true;
+        self.ask(Command::Features(self.features))?;
+        self.lend(&self.regions)?;
+        for (index, ring) in self.rings.iter().enumerate() {
+            self.ask(Command::Enable { index, enabled: ring.enabled })?;
+        }
+        Ok(())
+    }
+
+    /// The worker is about to serve another VMM's guest.
+    pub(crate) fn lose_port(&mut self) {
+        self.has_port = false;
+    }
+
+    /// Does what a message says and answers it.
+    pub(crate) fn serve(&mut self, message: &mut Message, stream: &UnixStream) -> Result<()> {
+        let answer = self.obey(message);
         match &answer {
             Ok(Answer::Word(word)) => message.reply(stream, &word.to_le_bytes())?,
             _ if message.needs_reply && self.acknowledges => {
@@ -224,8 +171,12 @@ impl Session<'_> {
             }
             request::SET_FEATURES => {
                 let [bits] = message.words()?;
-                self.features = Features::accepted(bits).ok_or(SessionError::NotOffered)?;
-                self.ask(Command::Features(self.features))?;
+                let features = Features::accepted(bits).ok_or(SessionError::NotOffered)?;
+                let before = std::mem::replace(&mut self.features, features);
+                self.ask(Command::Features(features))?;
+                if features.log_all() != before.log_all() {
+                    self.lend(&self.regions)?;
+                }
             }
             request::SET_PROTOCOL_FEATURES => {
                 let [bits] = message.words()?;
@@ -239,12 +190,26 @@ impl Session<'_> {
                 let [_, guest_addr, len, vmm_addr, file_offset] = message.words()?;
                 let info = RegionInfo { guest_addr, len, vmm_addr, file_offset };
                 add_region(&mut self.regions, info, message.descriptor()?)?;
-                self.ask(Command::Memory(self.regions.memory()))?;
+                self.lend(&self.regions)?;
             }
             request::REM_MEM_REG => {
                 let [_, guest_addr, len, vmm_addr, _] = message.words()?;
                 self.regions.remove(guest_addr, len, vmm_addr)?;
-                self.ask(Command::Memory(self.regions.memory()))?;
+                self.lend(&self.regions)?;
+            }
+            request::SET_LOG_BASE => {
+                let [len, offset] = message.words()?;
+                self.log = Some(Arc::new(DirtyLog::map(&message.descriptor()?.into(), offset, len)?));
+                self.lend(&self.regions)?;
+                return Ok(Answer::Word(0)); // with a log that is shared it has an answer, whatever was negotiated
+            }
+            request::SET_LOG_FD => {
+                message.descriptor()?; // VMMs look at the log when they want to
+            }
+            request::SEND_RARP => {
+                let [word] = message.words()?;
+                let [a, b, c, d, e, f, ..] = word.to_le_bytes();
+                self.ask(Command::Announce(MacAddr::new([a, b, c, d, e, f])))?;
             }
             request::SET_VRING_NUM => {
                 let (index, size) = message.ring_state()?;
@@ -277,8 +242,9 @@ impl Session<'_> {
             request::SET_VRING_ENABLE => {
                 // QEMU says so before it has said which features it takes, and not again.
                 let (index, enabled) = message.ring_state()?;
-                self.ring(index)?;
-                self.ask(Command::Enable { index, enabled: enabled != 0 })?;
+                let enabled = enabled != 0;
+                self.ring(index)?.enabled = enabled;
+                self.ask(Command::Enable { index, enabled })?;
             }
             unknown => return Err(SessionError::UnknownRequest(unknown)),
         }
@@ -286,7 +252,17 @@ impl Session<'_> {
     }
 
     fn ask(&self, command: Command) -> Result<u16> {
+        if !self.has_port {
+            return Ok(0);
+        }
         self.handover.ask(command).ok_or(SessionError::Closed)?.map_err(SessionError::Ring)
+    }
+
+    /// Has the worker use this memory, and note what it writes if that is wanted.
+    fn lend(&self, regions: &Regions) -> Result<()> {
+        let log = self.log.clone().filter(|_| self.features.log_all());
+        self.ask(Command::Memory(regions.memory().logged_to(log)?))?;
+        Ok(())
     }
 
     fn ring(&mut self, index: usize) -> Result<&mut RingSetup> {
@@ -316,20 +292,26 @@ impl Session<'_> {
             let [guest_addr, len, vmm_addr, file_offset] = words.map(u64::from_le_bytes);
             add_region(&mut regions, RegionInfo { guest_addr, len, vmm_addr, file_offset }, file)?;
         }
-        self.ask(Command::Memory(regions.memory()))?;
+        self.lend(&regions)?;
         self.regions = regions;
         Ok(())
     }
 
     fn set_ring_addresses(&mut self, message: &Message) -> Result<()> {
-        let [index_and_flags, descriptors, used, available, _log] = message.words()?;
+        let [index_and_flags, descriptors, used, available, log] = message.words()?;
         let addresses = Some([descriptors, available, used]);
-        let ring = self.ring(index_and_flags as u32 as usize)?;
-        // A VMM may repeat itself, to change flags that mean nothing to us.
+        let (index, flags) = (index_and_flags as u32 as usize, (index_and_flags >> 32) as u32);
+        let ring = self.ring(index)?;
+        // A VMM may repeat itself, to have the ring's own pages noted or not.
         if ring.started && ring.addresses != addresses {
             return Err(SessionError::RingRuns);
         }
         ring.addresses = addresses;
+        ring.used_log = (flags & LOG_USED != 0).then_some(log);
+        if ring.started {
+            let address = ring.used_log;
+            self.ask(Command::LogUsed { index, address })?;
+        }
         Ok(())
     }
 
@@ -348,11 +330,13 @@ impl Session<'_> {
             used,
             base: ring.base,
             event_idx: self.features.event_idx(),
+            used_log: ring.used_log,
         };
         let (kick, call) = (duplicate(&ring.kick)?, duplicate(&ring.call)?);
         self.ask(Command::Start { index, layout, kick, call })?;
         self.rings[index].started = true;
         if !self.features.protocol_features() {
+            self.rings[index].enabled = true;
             self.ask(Command::Enable { index, enabled: true })?;
         }
         Ok(())

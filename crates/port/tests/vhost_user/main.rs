@@ -1,107 +1,20 @@
 //! Two virtual machines that are none, on two real vhost-user ports, and a worker that joins the ports.
 
+mod cable;
+mod migration;
+
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::SealFlags;
-use tempfile::TempDir;
-use weft_port::{Link, Port, SendError, Side, VhostUserPort};
+use weft_port::{Link, Port, Side, VhostUserPort};
 use weft_testkit::{
     FakeVm, MEMORY_BYTES, Request, VM_FEATURES, VMM_ADDRESS, VmmLink, ethernet, event, guest_memory, mac, tcp4,
 };
 
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// What one port's side of the worker has seen.
-#[derive(Clone, Debug, Default)]
-struct Seen {
-    links: [Option<Link>; 2],
-    malformed: [u32; 2],
-    full: u32,
-}
-
-/// A worker that carries every frame from either port to the other one, and sleeps in between.
-struct Cable {
-    directory: TempDir,
-    seen: Arc<Mutex<Seen>>,
-    stop: Arc<AtomicBool>,
-    worker: Option<JoinHandle<()>>,
-}
-
-impl Cable {
-    fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let open = |name| VhostUserPort::open(&directory.path().join(name), Side::Listen).unwrap();
-        let mut ports = [open("a"), open("b")];
-        let seen = Arc::new(Mutex::new(Seen::default()));
-        let stop = Arc::new(AtomicBool::new(false));
-        let (notes, stopped) = (seen.clone(), stop.clone());
-        let worker = thread::spawn(move || {
-            while !stopped.load(Ordering::Relaxed) {
-                if !carry(&mut ports, &notes) && ports.iter_mut().all(Port::sleep) {
-                    let mut fds = ports.each_ref().map(|port| PollFd::from_borrowed_fd(port.fd(), PollFlags::IN));
-                    let _ = poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 50_000_000 }));
-                    ports.iter_mut().for_each(Port::wake);
-                }
-            }
-        });
-        Self { directory, seen, stop, worker: Some(worker) }
-    }
-
-    fn socket(&self, name: &str) -> std::path::PathBuf {
-        self.directory.path().join(name)
-    }
-
-    fn seen(&self) -> Seen {
-        self.seen.lock().unwrap().clone()
-    }
-
-    /// Waits until what was seen is as `wanted`.
-    fn wait(&self, what: &str, wanted: impl Fn(&Seen) -> bool) -> Seen {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let seen = self.seen();
-            if wanted(&seen) {
-                return seen;
-            }
-            assert!(Instant::now() < deadline, "{what}: {seen:?}");
-            thread::sleep(Duration::from_millis(2));
-        }
-    }
-}
-
-impl Drop for Cable {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        let result = self.worker.take().unwrap().join();
-        assert!(result.is_ok() || thread::panicking(), "a hostile guest made the worker panic");
-    }
-}
-
-fn carry([a, b]: &mut [VhostUserPort; 2], notes: &Mutex<Seen>) -> bool {
-    let mut busy = false;
-    let mut notes = notes.lock().unwrap();
-    for side in 0..2 {
-        let (from, to) = if side == 0 { (&mut *a, &mut *b) } else { (&mut *b, &mut *a) };
-        let lent = from.recv();
-        busy |= lent.frames > 0;
-        notes.malformed[side] += lent.malformed;
-        for index in 0..lent.frames {
-            if to.send(&from.frame(index)) == Err(SendError::Full) {
-                notes.full += 1;
-            }
-        }
-        from.release();
-        to.flush();
-        notes.links[side] = Some(from.link());
-    }
-    busy
-}
+use crate::cable::{Cable, PATIENCE};
 
 #[test]
 fn small_frames_and_64_kib_segments_cross_as_they_are() {
@@ -341,8 +254,7 @@ fn vmms_that_break_the_protocol() {
         ("features that were not offered", |link| {
             link.tell(Request::SetFeatures, &u64::MAX.to_le_bytes(), &[]).unwrap();
         }),
-        ("a queue of no entries that is started", |link| {
-            link.tell(Request::SetVringNum, &[0; 8], &[]).unwrap();
+        ("a queue without a place that is started", |link| {
             link.tell(Request::SetVringKick, &[0; 8], &[event().as_fd()]).unwrap();
         }),
         ("a queue that does not exist", |link| {
@@ -374,6 +286,47 @@ fn vmms_that_break_the_protocol() {
         vm.send(&ethernet(mac(2), mac(1), 0x88b5, what.as_bytes()));
         assert_eq!(&bystander.recv(PATIENCE).expect(what).frame[14..], what.as_bytes());
     }
+}
+
+/// Queues have a power of two of entries, and not too many.
+#[test]
+fn queues_of_impossible_sizes() {
+    let cable = Cable::new();
+    let mut bystander = FakeVm::boot(&cable.socket("b")).unwrap();
+    for size in [0u32, 3, 2048, 32_768, 65_536, u32::MAX] {
+        let mut vm = FakeVm::boot(&cable.socket("a")).unwrap();
+        vm.stop().unwrap();
+        vm.link().tell(Request::SetVringNum, &[0u32.to_le_bytes(), size.to_le_bytes()].concat(), &[]).unwrap();
+        vm.link().tell(Request::SetVringKick, &[0; 8], &[event().as_fd()]).unwrap();
+        assert!(vm.link().was_hung_up(), "{size}");
+        let told =
+            |link: &Option<Link>| matches!(link, Some(Link::Down(why)) if why.contains(&format!("{size} entries")));
+        cable.wait("it is told why", |seen| told(&seen.links[0]));
+        let mut vm = FakeVm::boot(&cable.socket("a")).unwrap();
+        vm.send(&ethernet(mac(2), mac(1), 0x88b5, &[size as u8; 50]));
+        assert_eq!(bystander.recv(PATIENCE).unwrap().frame[14], size as u8);
+    }
+}
+
+/// A VMM that stops in the middle of a message, or asks and does not listen, keeps nobody waiting: not even the other
+/// one at its own port.
+#[test]
+fn vmms_that_keep_us_waiting() {
+    let cable = Cable::new();
+    let mut bystander = FakeVm::boot(&cable.socket("b")).unwrap();
+    let mut silent = VmmLink::connect(&cable.socket("a")).unwrap();
+    silent.send_raw(&[1, 0, 0, 0, 1], &[]).unwrap();
+    let mut vm = FakeVm::boot(&cable.socket("a")).unwrap();
+    vm.send(&ethernet(mac(2), mac(1), 0x88b5, &[1; 50]));
+    assert_eq!(bystander.recv(PATIENCE).unwrap().frame[14], 1);
+    silent.send_raw(&[0, 0, 0, 0, 0, 0, 0], &[]).unwrap();
+    drop(silent);
+
+    let mut deaf = VmmLink::connect(&cable.socket("a")).unwrap();
+    let told = (0..100_000).find(|_| deaf.tell(Request::GetFeatures, &[], &[]).is_err());
+    assert!(told.is_some(), "answers pile up");
+    vm.send(&ethernet(mac(2), mac(1), 0x88b5, &[2; 50]));
+    assert_eq!(bystander.recv(PATIENCE).unwrap().frame[14], 2);
 }
 
 /// Memory that could make us touch what is not there is refused with a reason.
