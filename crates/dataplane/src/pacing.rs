@@ -70,7 +70,11 @@ const UNLIMITED: Rate =
 
 impl Delivery {
     /// Counts what lost its room in a queue.
+    #[inline]
     pub(crate) fn count_pushed_out(&mut self, now: Instant, switch: &mut Switch) {
+        if self.pushed_out.is_empty() {
+            return;
+        }
         for (sender, held) in self.pushed_out.drain(..) {
             note_drop(now, switch, sender, DropReason::QueueFull, &held);
         }

@@ -150,6 +150,15 @@ impl Delivery {
         frame.append_to(&mut self.whole);
         self.neighbours.hear(now, ingress, &self.whole);
     }
+
+    /// Hands a frame to the services of a network.
+    #[inline(never)]
+    fn serve(&mut self, now: Instant, network: NetworkId, frame: &Frame<'_>) {
+        self.whole.clear();
+        frame.append_to(&mut self.whole);
+        self.services_fed = true;
+        self.services.handle_frame(now, network, &self.whole, frame.offload());
+    }
 }
 
 impl Slot {
@@ -178,6 +187,7 @@ impl Slot {
     ///
     /// # Errors
     /// Why it is lost.
+    #[inline(always)] // with what it calls: nearly every frame only passes through
     pub(crate) fn deliver(
         &mut self,
         now: Instant,
@@ -189,6 +199,18 @@ impl Slot {
         if edit == TagEdit::Keep {
             return self.pace(now, sender, frame, delivery);
         }
+        self.deliver_edited(now, sender, frame, edit, delivery)
+    }
+
+    #[inline(never)]
+    fn deliver_edited(
+        &mut self,
+        now: Instant,
+        sender: Option<PortId>,
+        frame: &Frame<'_>,
+        edit: TagEdit,
+        delivery: &mut Delivery,
+    ) -> Result<(), DropReason> {
         let mut whole = std::mem::take(&mut delivery.retagged);
         whole.clear();
         frame.append_to(&mut whole);
@@ -202,6 +224,7 @@ impl Slot {
     }
 
     /// Sends a frame at once, if the port may be so fast.
+    #[inline(always)]
     fn pace(
         &mut self,
         now: Instant,
@@ -221,18 +244,14 @@ impl Slot {
     ///
     /// # Errors
     /// Why it is lost.
+    #[inline(always)]
     pub(crate) fn send(&mut self, now: Instant, frame: &Frame<'_>, delivery: &mut Delivery) -> Result<(), DropReason> {
         match &mut self.plug {
             Plug::Port(port) => {
                 delivery.egress.send(port.as_mut(), frame).map_err(reason)?;
                 self.unflushed = true;
             }
-            Plug::Gateway => {
-                delivery.whole.clear();
-                frame.append_to(&mut delivery.whole);
-                delivery.services_fed = true;
-                delivery.services.handle_frame(now, self.about.network_id, &delivery.whole, frame.offload());
-            }
+            Plug::Gateway => delivery.serve(now, self.about.network_id, frame),
             Plug::Broken(_) => return Err(DropReason::EgressDown),
         }
         self.counters.tx_frames += 1;

@@ -401,6 +401,7 @@ pub(crate) fn forward(
 }
 
 /// The verdict, and into the receivers.
+#[inline(always)]
 fn deliver(
     now: Instant,
     ingress: PortId,

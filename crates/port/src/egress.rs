@@ -17,11 +17,18 @@ impl Egress {
     /// # Errors
     /// When the port does not take it, or not all of its segments, or when the frame is not what its offload
     /// says that it is.
+    #[inline]
     pub fn send(&mut self, port: &mut dyn Port, frame: &Frame<'_>) -> Result<(), SendError> {
         let offload = frame.offload();
         if offload == Offload::default() || port.caps().accepts(offload) {
             return port.send(frame);
         }
+        self.send_cut(port, frame, offload)
+    }
+
+    /// Sends what the receiver does not do of `offload` as done.
+    #[inline(never)]
+    fn send_cut(&mut self, port: &mut dyn Port, frame: &Frame<'_>, offload: Offload) -> Result<(), SendError> {
         self.whole.clear();
         frame.append_to(&mut self.whole);
         let mut result = Ok(());

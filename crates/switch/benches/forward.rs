@@ -129,10 +129,14 @@ fn forward(switch: &mut Switch, frames: &Burst) -> usize {
 fn frames(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("switch/forward");
     group.throughput(Throughput::Elements(BURST as u64));
-    for (name, ports, promiscuous, flows) in
-        [("hit_1_flow", 16, 0, 2), ("hit_256_flows", 256, 0, 256), ("hit_overheard", 16, 1, 16)]
-    {
-        let (mut switch, burst) = (switch(world(ports, promiscuous)), burst(flows));
+    let same = vec![tcp_burst(2)[0]; BURST];
+    for (name, ports, promiscuous, burst) in [
+        ("hit_1_flow", 16, 0, same),
+        ("hit_256_flows", 256, 0, tcp_burst(256)),
+        ("hit_not_plain", 256, 0, burst(256)),
+        ("hit_overheard", 16, 1, tcp_burst(16)),
+    ] {
+        let mut switch = switch(world(ports, promiscuous));
         assert!(forward(&mut switch, &burst) >= BURST);
         group.bench_function(name, |bencher| bencher.iter(|| forward(&mut switch, &burst)));
     }

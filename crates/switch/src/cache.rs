@@ -15,10 +15,10 @@ use std::hash::{BuildHasher, Hasher};
 use std::ops::RangeInclusive;
 
 use foldhash::fast::FixedState;
-use weft_types::Instant;
+use weft_types::{Instant, PortId};
 
-use crate::frame::{FlowKey, PACKET_WORDS};
-use crate::pipeline::{Action, Mirrors};
+use crate::frame::{FlowKey, PACKET_WORDS, PlainStart, plain_mask};
+use crate::pipeline::{Action, Fields, Mirrors};
 
 /// How many flows a set of the index finds.
 const WAYS: usize = 8;
@@ -60,6 +60,46 @@ impl Set {
 const _: () = assert!(size_of::<Set>() == LINE_BYTES);
 const _: () = assert!(size_of::<Entry>() + WAYS_PER_FLOW * LINE_BYTES / WAYS < 128, "memory per cached flow");
 
+/// What a plain frame was like, and where its entry is.
+#[derive(Debug)]
+struct Last {
+    ingress: PortId,
+    /// How it began: what counts of that, and which bits count.
+    start: [u64; PLAIN_WORDS],
+    mask: [u64; PLAIN_WORDS],
+    at: usize,
+}
+
+impl Last {
+    /// Like no frame.
+    const NONE: Self =
+        Self { ingress: PortId(u32::MAX), start: [0; PLAIN_WORDS], mask: [0; PLAIN_WORDS], at: usize::MAX };
+
+    #[cold]
+    fn new(ingress: PortId, start: &PlainStart, at: usize) -> Self {
+        let mask = words(&plain_mask(start));
+        let start = words(start);
+        Self { ingress, start: std::array::from_fn(|word| start[word] & mask[word]), mask, at }
+    }
+
+    /// Whether a frame that begins so has the same key, given that its port is as it was.
+    #[inline(always)]
+    fn is_like(&self, ingress: PortId, start: &PlainStart) -> bool {
+        let start = words(start);
+        let differs = (0..PLAIN_WORDS).fold(0, |bits, word| bits | (start[word] & self.mask[word] ^ self.start[word]));
+        ingress == self.ingress && differs == 0
+    }
+}
+
+/// So many words are compared.
+const PLAIN_WORDS: usize = size_of::<PlainStart>() / size_of::<u64>();
+
+#[inline(always)]
+fn words(start: &PlainStart) -> [u64; PLAIN_WORDS] {
+    let (words, _) = start.as_chunks();
+    std::array::from_fn(|word| u64::from_ne_bytes(words[word]))
+}
+
 /// Where a frame that comes soon will be looked up.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Foreseen {
@@ -81,6 +121,10 @@ pub(crate) struct FlowCache {
     /// No more than there is room for.
     entries: Vec<Entry>,
     hasher: FixedState,
+    /// A plain frame that was found twice in a row: most are of the same flow as the one before them.
+    last: Last,
+    /// The entry of the plain frame that was looked up last.
+    found: usize,
     /// One per vSwitch.
     epochs: Vec<Epoch>,
     next_epoch: u64,
@@ -100,6 +144,8 @@ impl FlowCache {
             index: Box::default(),
             entries: Vec::new(),
             hasher: FixedState::with_seed(seed),
+            last: Last::NONE,
+            found: usize::MAX,
             epochs: Vec::new(),
             next_epoch: 1,
             hand: 0,
@@ -150,32 +196,64 @@ impl FlowCache {
     }
 
     /// What was decided for such a frame, and who gets a copy.
-    #[inline(always)] // or the key would be passed on through memory, in words, and read in pairs of them
+    #[inline]
     pub(crate) fn get(&self, now: Instant, key: &FlowKey) -> Option<&(Action, Mirrors)> {
+        self.look_up(now, key).map(|at| &self.entries[at].decided)
+    }
+
+    /// The same for a frame that begins so, if it is plain; where it is of the same flow as the last ones, nothing is
+    /// looked up.
+    #[inline(always)]
+    pub(crate) fn get_plain(
+        &mut self,
+        now: Instant,
+        ingress: PortId,
+        start: &PlainStart,
+        fields: Fields,
+    ) -> Option<&(Action, Mirrors)> {
+        if self.last.is_like(ingress, start)
+            && self.entries.get(self.last.at).is_some_and(|entry| self.counts(entry, now))
+        {
+            return Some(&self.entries[self.last.at].decided);
+        }
+        let at = self.look_up(now, &FlowKey::of_plain(ingress, start, fields)?)?;
+        // Two in a row: there will be more.
+        if std::mem::replace(&mut self.found, at) == at {
+            self.last = Last::new(ingress, start, at);
+        }
+        Some(&self.entries[at].decided)
+    }
+
+    /// Where the entry of a key is, if it counts.
+    #[inline(always)] // or the key would be passed on through memory, in words, and read in pairs of them
+    fn look_up(&self, now: Instant, key: &FlowKey) -> Option<usize> {
         let (set, tag) = self.place(key);
         self.find(now, key, set, tag).or_else(|| self.find_in_other(now, key, set, tag))
     }
 
     #[cold]
-    fn find_in_other(&self, now: Instant, key: &FlowKey, set: usize, tag: u16) -> Option<&(Action, Mirrors)> {
+    fn find_in_other(&self, now: Instant, key: &FlowKey, set: usize, tag: u16) -> Option<usize> {
         self.find(now, key, self.other(set), tag)
     }
 
     #[inline(always)]
-    fn find(&self, now: Instant, key: &FlowKey, set: usize, tag: u16) -> Option<&(Action, Mirrors)> {
+    fn find(&self, now: Instant, key: &FlowKey, set: usize, tag: u16) -> Option<usize> {
         let set = &self.index[set];
         let mut ways = set.ways(tag);
         while ways != 0 {
-            if let Some(entry) = self.entries.get(set.at[ways.trailing_zeros() as usize % WAYS] as usize)
-                && entry.key.is(key)
-                && self.is_current(entry)
-                && now < entry.until
-            {
-                return Some(&entry.decided);
+            let at = set.at[ways.trailing_zeros() as usize % WAYS] as usize;
+            if self.entries.get(at).is_some_and(|entry| entry.key.is(key) && self.counts(entry, now)) {
+                return Some(at);
             }
             ways &= ways - 1;
         }
         None
+    }
+
+    /// Whether an entry counts now.
+    #[inline(always)]
+    fn counts(&self, entry: &Entry, now: Instant) -> bool {
+        self.is_current(entry) && now < entry.until
     }
 
     /// Whether it has grown beyond what a processor keeps near, so that it pays to [`FlowCache::foresee`].
@@ -202,6 +280,7 @@ impl FlowCache {
     /// Remembers until when what was decided for such a frame, which was not known.
     pub(crate) fn insert(&mut self, key: FlowKey, vswitch: usize, until: Instant, decided: (Action, Mirrors)) {
         let Some(epoch) = self.epochs.get(vswitch).map(|epoch| epoch.number) else { return };
+        self.last = Last::NONE; // its entry may become another's
         if self.given_up > self.room / GROWTH && self.room < *self.rooms.end() {
             self.begin((self.room * GROWTH).min(*self.rooms.end()));
         }
@@ -311,7 +390,10 @@ impl FlowKey {
 
 #[cfg(test)]
 mod tests {
+    use weft_wire::Protocol;
+
     use super::*;
+    use crate::pipeline;
 
     const BLANK: (Action, Mirrors) = (Action::BLANK, 0);
     const NOW: Instant = Instant::ZERO;
@@ -377,6 +459,40 @@ mod tests {
         assert_eq!(cache.flows(), 0);
         cache.insert(key(1), 0, LATER, BLANK);
         assert_eq!(cache.flows(), 1);
+    }
+
+    #[test]
+    fn what_was_found_twice_in_a_row_counts_no_longer_than_its_entry() {
+        let mut start = [0; 48];
+        start[12..15].copy_from_slice(&[8, 0, 0x45]);
+        start[23] = Protocol::TCP.0;
+        let (ingress, fields) = (PortId(3), pipeline::LINK);
+        let key = FlowKey::of_plain(ingress, &start, fields).unwrap();
+        let remembers = |cache: &mut FlowCache| {
+            (0..3).for_each(|_| assert!(cache.get_plain(NOW, ingress, &start, fields).is_some()));
+            cache.last.is_like(ingress, &start)
+        };
+        let mut cache = cache();
+        cache.insert(key, 0, LATER, BLANK);
+        assert!(remembers(&mut cache));
+        assert!(cache.get_plain(LATER, ingress, &start, fields).is_none(), "it has lapsed");
+        assert!(cache.get_plain(NOW, PortId(4), &start, fields).is_none(), "another port");
+        let mut other = start;
+        other[0] ^= 2;
+        assert!(cache.get_plain(NOW, ingress, &other, fields).is_none(), "another station");
+        cache.forget(0);
+        assert!(cache.get_plain(NOW, ingress, &start, fields).is_none(), "the vSwitch is another");
+        cache.insert(key, 0, LATER, BLANK);
+        assert!(remembers(&mut cache));
+        cache.begin(1000);
+        assert!(cache.get_plain(NOW, ingress, &start, fields).is_none(), "all is forgotten");
+        // Its entry becomes another's.
+        let mut cache = FlowCache::new(7, 1..=1);
+        cache.forget_all(1);
+        cache.insert(key, 0, LATER, BLANK);
+        assert!(remembers(&mut cache));
+        cache.insert(FlowKey::of_plain(ingress, &other, fields).unwrap(), 0, LATER, BLANK);
+        assert!(cache.get_plain(NOW, ingress, &start, fields).is_none(), "it gave way");
     }
 
     #[test]

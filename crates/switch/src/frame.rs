@@ -54,8 +54,25 @@ impl<'a> Frame<'a> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct FlowKey(pub(crate) [u64; 8]);
 
-/// The bytes of a frame up to the flags of TCP, and more: what has fewer takes the long way.
+/// The bytes of a frame up to the flags of TCP; what has fewer takes the long way.
 const PLAIN_BYTES: usize = 48;
+
+/// How a frame begins that may be plain.
+pub(crate) type PlainStart = [u8; PLAIN_BYTES];
+
+/// The bits on which [`FlowKey::of_plain`] depends, of frames that are plain as this one is: where they are the same,
+/// the key is.
+pub(crate) fn plain_mask(start: &PlainStart) -> PlainStart {
+    let mut mask = [0; PLAIN_BYTES];
+    mask[..15].fill(0xff); // addresses and type; version and length of the IP header
+    mask[20..22].copy_from_slice(&[0x3f, 0xff]); // of a fragment?
+    mask[23] = 0xff;
+    mask[26..38].fill(0xff); // addresses and ports
+    if Protocol(start[23]) == Protocol::TCP {
+        mask[47] = TCP_CONTROL;
+    }
+    mask
+}
 
 /// Of a key, the words that say what the frame carries.
 pub(crate) const PACKET_WORDS: std::ops::Range<usize> = 4..8;
@@ -64,8 +81,7 @@ impl FlowKey {
     /// The key of what nearly every frame is: TCP or UDP over IPv4 in one piece, without options, tags or anything that
     /// is guarded. `None` for others; else the same as [`FlowKey::new`], without a look at what no key has.
     #[inline(always)]
-    pub(crate) fn of_plain(ingress: PortId, head: &[u8], fields: Fields) -> Option<Self> {
-        let head = head.first_chunk::<PLAIN_BYTES>()?;
+    pub(crate) fn of_plain(ingress: PortId, head: &PlainStart, fields: Fields) -> Option<Self> {
         let at = |at: usize| u64::from_be_bytes(*head[at..].first_chunk().expect("a fixed place inside"));
         let (kind, fragment, ports) = (at(12) >> 40, at(16) >> 16 & 0x3fff, at(34) >> 32);
         let protocol = head[23];
@@ -153,6 +169,22 @@ mod tests {
     }
 
     proptest::proptest! {
+        /// Where no bit of the mask differs, the key is the same, or none.
+        #[test]
+        fn what_is_masked_does_not_count(is_tcp: bool, at in 0..PLAIN_BYTES, byte: u8) {
+            let mut start = [0x11; PLAIN_BYTES];
+            start[12..24].copy_from_slice(&[8, 0, 0x45, 0, 0, 50, 0, 0, 0, 0, 64, if is_tcp { 6 } else { 17 }]);
+            let mask = plain_mask(&start);
+            let mut other = start;
+            other[at] = start[at] & mask[at] | byte & !mask[at];
+            for fields in [Fields::default(), Fields::PACKET] {
+                let fields = crate::pipeline::LINK.and(fields);
+                let key = FlowKey::of_plain(PortId(7), &start, fields);
+                proptest::prop_assert!(key.is_some());
+                proptest::prop_assert_eq!(key, FlowKey::of_plain(PortId(7), &other, fields));
+            }
+        }
+
         /// The short way is never different: whatever byte of a plain frame is another, and however it is cut.
         #[test]
         fn a_plain_key_is_the_key(
@@ -169,7 +201,8 @@ mod tests {
                 let fields = crate::pipeline::LINK.and(more);
                 let mut packet = Packet::default();
                 let frame = Frame::admit(head, head.len(), fields, &mut packet).unwrap();
-                if let Some(plain) = FlowKey::of_plain(PortId(7), head, fields) {
+                let start = head.first_chunk();
+                if let Some(plain) = start.and_then(|start| FlowKey::of_plain(PortId(7), start, fields)) {
                     proptest::prop_assert_eq!(plain, FlowKey::new(PortId(7), &frame, fields));
                 } else {
                     let is_plain = changes.is_empty() && len >= PLAIN_BYTES && is_tcp;

@@ -17,6 +17,9 @@ use crate::{BURST_FRAMES, Frame, HEAD_BYTES, Lent, MAX_FRAME_BYTES, MIN_FRAME_BY
 /// Buffers that one frame may be spread over: enough for the largest frame in buffers of a kibibyte.
 const MAX_MERGED_CHAINS: u16 = 68;
 
+/// How many frames are on their way from the guest's processor to ours while one is looked at.
+const FETCH_AHEAD: usize = 12;
+
 /// A guest's side of a port.
 #[derive(Default)]
 pub(super) struct Guest {
@@ -136,17 +139,21 @@ impl Guest {
         slot.tell(&self.memory);
         let Some(ring) = slot.ring.as_mut().filter(|_| slot.enabled) else { return Ok(Lent::default()) };
         let mut queue = ring.open(&self.memory);
-        // Every chain first, then what is in them: so the frames are on their way when they are looked at.
-        let count = queue.pending(1)?.min(BURST_FRAMES as u16);
-        queue.prefetch(count);
-        for _ in 0..count {
-            queue.take(Direction::FromGuest, &mut self.lent_chains, &mut self.lent_pieces)?;
-            if let Some(last) = self.lent_pieces.last() {
-                self.memory.view(*last).prefetch_all();
-            }
-        }
+        let count = usize::from(queue.pending(1)?).min(BURST_FRAMES);
+        queue.prefetch(count as u16);
         let mut malformed = 0;
-        for chain in &self.lent_chains {
+        // Chains are taken a little ahead of what is looked at: so frames are on their way when they are looked at, and
+        // no more of them than a processor can wait for at a time.
+        for step in 0..count + FETCH_AHEAD {
+            if step < count {
+                queue.take(Direction::FromGuest, &mut self.lent_chains, &mut self.lent_pieces)?;
+                if let Some(last) = self.lent_pieces.last() {
+                    self.memory.view(*last).prefetch_all();
+                }
+            }
+            let Some(chain) = step.checked_sub(FETCH_AHEAD).and_then(|index| self.lent_chains.get(index)) else {
+                continue;
+            };
             if self.lent == self.lent_frames.len() {
                 self.lent_frames.push(LentFrame::EMPTY);
             }

@@ -6,12 +6,21 @@ use std::ops::Range;
 
 use weft_wire::virtio_net::HEADER_BYTES;
 
-use super::ring::{Chain, Direction, Ring, RingError};
+use super::ring::{Chain, Direction, Queue, Ring, RingError};
 use crate::SendError;
 use crate::guest_memory::{CACHE_LINE_BYTES, GuestMemory, Piece};
 
-/// How many chains are taken at once.
-const AHEAD: u16 = 32;
+/// How many chains are ready, while the guest has more.
+const AHEAD: usize = 24;
+
+/// So often among frames it is looked whether the guest has more, where it had not enough.
+const LOOK_EVERY: usize = 8;
+
+/// So many chains before they are taken, their descriptors are asked for.
+const DESCRIPTORS_AHEAD: u16 = 16;
+
+/// Chains that are gone are forgotten when there are so many.
+const FORGET_AFTER: usize = 64;
 
 /// Chains, and the pieces among which theirs are.
 type Taken<'a> = (&'a [Chain], &'a [Piece]);
@@ -35,9 +44,7 @@ impl Ready {
         wanted: usize,
         most: u16,
     ) -> Result<Result<Taken<'_>, SendError>, RingError> {
-        if self.next == self.chains.len() {
-            self.refill(ring, memory, 1)?;
-        }
+        self.top_up(ring, memory)?;
         let range = match self.enough(wanted, most) {
             Some(range) => range,
             None => {
@@ -79,24 +86,56 @@ impl Ready {
         None
     }
 
-    /// Takes as many as there are, and looks for more when those are fewer than `wanted`.
+    /// Takes a few more, so that their buffers come nearer while others are written: the next for the one that will
+    /// be used, and one more until there are enough.
+    #[inline(always)]
+    fn top_up(&mut self, ring: &mut Ring, memory: &GuestMemory) -> Result<(), RingError> {
+        if self.next >= FORGET_AFTER {
+            self.forget();
+        }
+        let mut queue = ring.open(memory);
+        let left = self.left();
+        let wanted = u16::from(left < AHEAD && left.is_multiple_of(LOOK_EVERY));
+        let count = usize::from(queue.pending(wanted)?).min(2).min(AHEAD.saturating_sub(left));
+        for _ in 0..count {
+            queue.prefetch_later(DESCRIPTORS_AHEAD);
+            self.take_one(&mut queue, memory)?;
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn take_one(&mut self, queue: &mut Queue<'_>, memory: &GuestMemory) -> Result<(), RingError> {
+        let first = self.pieces.len();
+        queue.take(Direction::ToGuest, &mut self.chains, &mut self.pieces)?;
+        if let Some(piece) = self.pieces.get(first) {
+            let view = memory.view(*piece);
+            view.prefetch(0); // the header, which is written only where it differs
+            view.prefetch_to_write(HEADER_BYTES);
+            view.prefetch_to_write(HEADER_BYTES + CACHE_LINE_BYTES - 1);
+        }
+        Ok(())
+    }
+
+    /// Takes so many that there are `wanted`, if the guest has them.
     #[cold]
     fn refill(&mut self, ring: &mut Ring, memory: &GuestMemory, wanted: u16) -> Result<(), RingError> {
         self.put_back(ring);
         let mut queue = ring.open(memory);
-        let count = queue.pending(wanted)?.min(AHEAD.max(wanted));
+        let count = queue.pending(wanted)?.min(wanted);
         queue.prefetch(count);
-        for _ in 0..count {
-            let first = self.pieces.len();
-            queue.take(Direction::ToGuest, &mut self.chains, &mut self.pieces)?;
-            if let Some(piece) = self.pieces.get(first) {
-                let view = memory.view(*piece);
-                view.prefetch(0); // the header, which is written only where it differs
-                view.prefetch_to_write(HEADER_BYTES);
-                view.prefetch_to_write(HEADER_BYTES + CACHE_LINE_BYTES - 1);
-            }
+        (0..count).try_for_each(|_| self.take_one(&mut queue, memory))
+    }
+
+    /// Lets go of those that are gone.
+    fn forget(&mut self) {
+        let first = self.chains.get(self.next).map_or(self.pieces.len(), |chain| chain.pieces.start);
+        self.chains.drain(..self.next);
+        self.pieces.drain(..first);
+        for chain in &mut self.chains {
+            chain.pieces = chain.pieces.start - first..chain.pieces.end - first;
         }
-        Ok(())
+        self.next = 0;
     }
 
     fn left(&self) -> usize {

@@ -227,11 +227,15 @@ impl Queue<'_> {
     /// Asks for the descriptors of the next `count` chains, so that they come together and not one after the other.
     #[inline]
     pub(crate) fn prefetch(&self, count: u16) {
-        for ahead in 0..count {
-            let slot = self.slot(self.ring.next_available.wrapping_add(ahead));
-            if let Ok(id) = load_u16(&self.available, ENTRIES_AT + 2 * slot) {
-                self.descriptors.prefetch(usize::from(id) * DESCRIPTOR_BYTES);
-            }
+        (0..count).for_each(|ahead| self.prefetch_later(ahead));
+    }
+
+    /// Asks for the descriptor of the chain that comes `ahead` chains after the next. It is a guess where none is there.
+    #[inline]
+    pub(crate) fn prefetch_later(&self, ahead: u16) {
+        let slot = self.slot(self.ring.next_available.wrapping_add(ahead));
+        if let Ok(id) = load_u16(&self.available, ENTRIES_AT + 2 * slot) {
+            self.descriptors.prefetch(usize::from(id) * DESCRIPTOR_BYTES);
         }
     }
 

@@ -48,6 +48,8 @@ pub struct Switch {
     counters: Counters,
     hits: u64,
     misses: u64,
+    /// Where the port is by which the last frame came, and most likely the next.
+    last_ingress: PortIndex,
     /// By vSwitch and rule: what it decided under the configuration in force.
     rule_counts: Vec<Vec<u64>>,
     rule_log: RuleLog,
@@ -97,6 +99,7 @@ impl Switch {
             counters: Counters::default(),
             hits: 0,
             misses: 0,
+            last_ingress: PortIndex::default(),
             rule_counts: Vec::new(),
             rule_log: RuleLog::new(),
             drop_log: DropLog::new(),
@@ -239,9 +242,11 @@ impl Switch {
     /// Notes that such a frame comes soon; see [`Switch::forward`] for the arguments.
     #[inline]
     pub fn foresee(&self, ingress: PortId, head: &[u8], frame_len: usize) -> Foreseen {
-        let (Some(cache), Some(index)) = (&self.cache, self.tables.index(ingress)) else { return Foreseen::default() };
+        let (Some(cache), Some(index)) = (&self.cache, self.tables.index_near(ingress, self.last_ingress)) else {
+            return Foreseen::default();
+        };
         let fields = self.tables.port(index).fields;
-        if let Some(key) = FlowKey::of_plain(ingress, head, fields) {
+        if let Some(key) = head.first_chunk().and_then(|start| FlowKey::of_plain(ingress, start, fields)) {
             return cache.foresee(&key);
         }
         let mut packet = Packet::default();
@@ -261,14 +266,18 @@ impl Switch {
     /// 128 bytes, or of all when there are fewer. A drop is counted.
     pub fn forward(&mut self, now: Instant, ingress: PortId, head: &[u8], frame_len: usize) -> Verdict<'_> {
         self.copies.clear();
-        let Some(index) = self.tables.index(ingress) else { return Verdict::Drop(DropReason::UnknownPort) };
+        let Some(index) = self.tables.index_near(ingress, self.last_ingress) else {
+            return Verdict::Drop(DropReason::UnknownPort);
+        };
+        self.last_ingress = index;
         let port = self.tables.port(index);
         // What almost all frames do: they are plain, go to one port, and nobody looks.
         if (head.len()..=MAX_FRAME_BYTES).contains(&frame_len)
             && port.config.learn == 0
             && !self.meters.is_used()
-            && let Some(key) = FlowKey::of_plain(ingress, head, port.fields)
-            && let Some((Action::Send(output), 0)) = self.cache.as_ref().and_then(|cache| cache.get(now, &key))
+            && let Some(cache) = &mut self.cache
+            && let Some(start) = head.first_chunk()
+            && let Some((Action::Send(output), 0)) = cache.get_plain(now, ingress, start, port.fields)
         {
             self.hits += 1;
             self.outputs.clear();

@@ -15,7 +15,7 @@ use crate::rules::Rules;
 use crate::{Addresses, Config, Mirror, PortConfig, Role, Segment, VSwitchConfig, VSwitchId, Vlans, pipeline};
 
 /// A port's place in [`Tables::ports`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct PortIndex(u32);
 
 /// A vSwitch's place in [`Tables::vswitches`].
@@ -289,6 +289,13 @@ impl Tables {
     #[inline]
     pub(crate) fn index(&self, id: PortId) -> Option<PortIndex> {
         self.indices.get(&id).copied()
+    }
+
+    /// The port with this number, which is most likely at `guess`.
+    #[inline]
+    pub(crate) fn index_near(&self, id: PortId, guess: PortIndex) -> Option<PortIndex> {
+        let is_there = self.ports.get(guess.0 as usize).is_some_and(|port| port.config.id == id);
+        if is_there { Some(guess) } else { self.index(id) }
     }
 
     /// A port.
