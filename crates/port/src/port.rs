@@ -186,6 +186,12 @@ pub enum PortError {
         /// What the system said.
         source: io::Error,
     },
+    /// We may not make an adapter of the host.
+    #[error("not allowed to make `{name}`, an adapter of the host")]
+    HostAdapter {
+        /// The adapter's name.
+        name: String,
+    },
     /// No interface can have this name.
     #[error("`{name}` cannot be an interface's name")]
     TapName {
@@ -228,6 +234,9 @@ impl PortError {
             }
             Self::Tap { .. } => {
                 "grant CAP_NET_ADMIN, or make the device with `ip tuntap add NAME mode tap user USER vnet_hdr`"
+            }
+            Self::HostAdapter { .. } => {
+                "run as root, or grant CAP_NET_ADMIN (`setcap cap_net_admin+ep` on the program)"
             }
             Self::TapName { .. } => "use 1 to 15 characters without `/`, `:` and spaces",
             Self::Nic { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {

@@ -92,9 +92,15 @@ impl TapPort {
     /// its routes, however our process ends. What comes in by it is for the host alone: it is never forwarded.
     ///
     /// # Errors
-    /// As [`Self::open`], and when an interface of this name exists: nobody else's is touched.
+    /// As [`Self::open`], without the privilege to make one, and when an interface of this name exists: nobody else's is
+    /// touched.
     pub fn open_host_adapter(name: &str, mtu: u16, host: HostAdapter) -> Result<Self, PortError> {
-        let device = Self::attach(name, IFF_TUN_EXCL)?;
+        let device = Self::attach(name, IFF_TUN_EXCL).map_err(|error| match error {
+            PortError::Tap { name, source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                PortError::HostAdapter { name }
+            }
+            error => error,
+        })?;
         let failed = |action| move |source: io::Error| PortError::Tap { name: name.into(), action, source };
         let interface = Interface::find(name).map_err(failed("find"))?;
         interface.set_mtu(mtu).map_err(failed("set the MTU of"))?;
