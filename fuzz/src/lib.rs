@@ -9,6 +9,7 @@ mod model;
 mod nat;
 mod port;
 mod services;
+mod shaper;
 mod switch;
 mod wire;
 
@@ -25,6 +26,7 @@ pub fn targets() -> Vec<Target> {
         ("dhcp_message", services::dhcp_message),
         ("dns_answer", services::dns_answer),
         ("dns_query", services::dns_query),
+        ("dns_stream", services::dns_stream),
         ("frame_stream", port::frame_stream),
         ("gateway_frames", services::gateway_frames),
         ("guest_rings", port::guest_rings),
@@ -35,6 +37,7 @@ pub fn targets() -> Vec<Target> {
         ("qcow2_header", model::qcow2_header),
         ("qemu_guest_agent", agent::qemu_guest_agent),
         ("qmp", machine::qmp),
+        ("shaper_life", shaper::shaper_life),
         ("switch_file", model::switch_file),
         ("switch_life", switch::switch_life),
         ("wire_arp", wire::wire_arp),

@@ -89,6 +89,8 @@ impl Life {
                 ip: GATEWAY,
                 subnet,
                 mtu: 1500,
+                outside: true,
+                dns: false,
                 host_access,
                 forwards: vec![FORWARD],
             })

@@ -1,11 +1,13 @@
 //! What guests send to a gateway, and what the host's resolvers answer.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use weft_services::{DhcpServer, NetworkId, NetworkServices, Reservation, Services};
-use weft_types::{Instant, MacAddr};
-use weft_wire::{Csum, EtherType, Offload, Protocol, ethernet, icmpv4, ipv4, udp};
+use weft_types::{Boot, DnsNames, Instant, MacAddr};
+use weft_wire::tcp::{Flags, Options};
+use weft_wire::{Csum, EtherType, Offload, Protocol, ethernet, icmpv4, ipv4, tcp, udp};
 
 const NET: NetworkId = NetworkId(1);
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 20, 0, 1);
@@ -14,8 +16,8 @@ const GUEST: Ipv4Addr = Ipv4Addr::new(10, 20, 0, 10);
 const GUEST_MAC: MacAddr = MacAddr::new([2, 0, 0, 0, 0, 0x0a]);
 const MTU: u16 = 1500;
 
-/// A network with a guest of a fixed address, and a pool of four.
-fn services() -> Services {
+/// A network with a guest of a fixed address, and a pool of four, whose addresses may have to be asked for first.
+fn services(probe: bool) -> Services {
     let mut services = Services::new([7; 32], Duration::from_secs(1_800_000_000));
     let network = NetworkServices {
         id: NET,
@@ -30,10 +32,26 @@ fn services() -> Services {
             last: Ipv4Addr::new(10, 20, 0, 103),
             lease_s: 3600,
             reservations: vec![Reservation { mac: GUEST_MAC, vm: "web".parse().expect("a name"), ip: Some(GUEST) }],
+            excluded: Vec::new(),
+            kept: BTreeMap::from([("id:hex:00aa".parse().expect("a client"), Ipv4Addr::new(10, 20, 0, 20))]),
+            // Routes; more than fits into small answers; several that have to stand elsewhere.
+            options: [(121, 7), (43, 600), (17, 120), (100, 100), (252, 60)]
+                .map(|(code, bytes)| (code, vec![b'a'; bytes]))
+                .into(),
+            boot: Some(Boot {
+                server: Some(GATEWAY),
+                file: Some("pxelinux.0".to_owned()),
+                efi: Some("x".repeat(200)),
+                arm64: None,
+                http: Some("http://10.20.0.1/boot.efi".to_owned()),
+                ipxe: None,
+            }),
+            probe,
         }),
         dns: true,
         host_access: true,
         records: Vec::new(),
+        names: DnsNames::default(),
         forwards: Vec::new(),
     };
     services.configure(Instant::ZERO, vec![network]);
@@ -96,31 +114,74 @@ fn check_frame(bytes: &[u8], offload: Offload) {
 /// A DHCP message, from the station that it names.
 pub(crate) fn dhcp_message(data: &[u8]) {
     let mac = data.get(28..34).and_then(|octets| octets.try_into().ok()).map_or(GUEST_MAC, MacAddr::new);
-    let mut services = services();
+    let mut services = services(false);
     for _ in 0..2 {
+        // A client's own word, and one that a relay passed on.
         say(&mut services, mac, SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 68), 67, data);
+        say(&mut services, GUEST_MAC, SocketAddrV4::new(GUEST, 67), 67, data);
     }
     for lease in services.leases(Instant::ZERO) {
-        assert!(lease.ip == GUEST || (100..=103).contains(&lease.ip.octets()[3]), "{lease:?}");
+        assert!(
+            lease.ip == GUEST || lease.ip.octets()[3] == 20 || (100..=103).contains(&lease.ip.octets()[3]),
+            "{lease:?}"
+        );
     }
 }
 
 /// A DNS query, and the silence of the host's resolvers.
 pub(crate) fn dns_query(data: &[u8]) {
-    let mut services = services();
+    let mut services = services(false);
     say(&mut services, GUEST_MAC, SocketAddrV4::new(GUEST, 5353), 53, data);
     while let Some(forward) = services.poll_dns() {
-        assert_eq!(forward.message.len(), data.len());
+        assert!(forward.message.len() <= data.len().min(12 + 255 + 4 + 11), "one question, and EDNS");
         assert!(services.dns_answer(Instant::ZERO, forward.id, None));
     }
     settle(&mut services);
+}
+
+/// What a guest sends to the name server over TCP, in segments of a few bytes; nobody outside answers.
+pub(crate) fn dns_stream(data: &[u8]) {
+    let mut services = services(false);
+    let mut seq = 1;
+    send_segment(&mut services, 0, 0, Flags::SYN, &[]);
+    let (_, answer) = services.poll_frame().expect("a name server");
+    let frame = ethernet::parse(&answer.bytes).expect("a frame");
+    let packet = ipv4::parse(frame.payload).expect("a packet");
+    let ack = tcp::parse(packet.payload).expect("a segment").seq.wrapping_add(1);
+    for piece in data.chunks(61) {
+        send_segment(&mut services, seq, ack, Flags::ACK, piece);
+        seq = seq.wrapping_add(piece.len() as u32);
+        while let Some(forward) = services.poll_dns() {
+            assert!(forward.is_stream);
+            assert!(services.dns_answer(Instant::ZERO, forward.id, None));
+        }
+        settle(&mut services);
+    }
+    for second in [20, 40] {
+        services.handle_timeout(Instant::ZERO + Duration::from_secs(second));
+        settle(&mut services);
+    }
+}
+
+fn send_segment(services: &mut Services, seq: u32, ack: u32, flags: Flags, payload: &[u8]) {
+    let (window, options) = (u16::MAX, Options::default());
+    let mut segment = Vec::new();
+    let header = tcp::Repr { src_port: 40_000, dst_port: 53, seq, ack, flags, window, options };
+    header.emit(&mut segment, GUEST, GATEWAY, payload);
+    let payload_len = segment.len() as u16;
+    let (src, dst, protocol) = (GUEST, GATEWAY, Protocol::TCP);
+    let mut frame = Vec::new();
+    ethernet::emit(&mut frame, GATEWAY_MAC, GUEST_MAC, EtherType::IPV4);
+    ipv4::Repr { src, dst, protocol, ttl: 64, ident: 0, dont_fragment: true, payload_len }.emit(&mut frame);
+    frame.extend_from_slice(&segment);
+    services.handle_frame(Instant::ZERO, NET, &frame, Offload::default());
 }
 
 /// What a resolver answers to a query for `www.example.org`; once as it is, once with the id that was asked.
 pub(crate) fn dns_answer(data: &[u8]) {
     let mut query = vec![0xbe, 0xef, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
     query.extend_from_slice(b"\x03www\x07example\x03org\0\0\x01\0\x01");
-    let mut services = services();
+    let mut services = services(false);
     say(&mut services, GUEST_MAC, SocketAddrV4::new(GUEST, 5353), 53, &query);
     let forward = services.poll_dns().expect("nothing of ours");
     services.dns_answer(Instant::ZERO, forward.id, Some(data));
@@ -134,7 +195,7 @@ pub(crate) fn dns_answer(data: &[u8]) {
 
 /// Frames for a gateway, each behind two bytes with its length; between them time passes.
 pub(crate) fn gateway_frames(data: &[u8]) {
-    let mut services = services();
+    let mut services = services(data.len().is_multiple_of(2));
     let mut now = Instant::ZERO;
     let mut rest = data;
     while let Some(([high, low], tail)) = rest.split_first_chunk::<2>() {

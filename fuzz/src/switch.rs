@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use weft_switch::{
@@ -112,8 +113,8 @@ fn changed(mut config: Config, bytes: &mut Bytes<'_>) -> Config {
     let [what, port, value] = bytes.take();
     config.generation = config.generation.wrapping_add(1);
     let index = usize::from(port) % config.ports.len().max(1);
-    match (what % 13, config.ports.get_mut(index), config.vswitches.first_mut()) {
-        (0, ..) => config.ports.push(self::port(bytes)),
+    match (what % 13, config.ports.get_mut(index).map(Arc::make_mut), config.vswitches.first_mut()) {
+        (0, ..) => config.ports.push(self::port(bytes).into()),
         (1, Some(_), _) => drop(config.ports.remove(index)),
         (2, Some(port), _) => port.vlans = vlans(value, bytes),
         (3, Some(port), _) => port.macs = vec![mac(value)],
@@ -199,7 +200,7 @@ fn configuration(bytes: &mut Bytes<'_>) -> Config {
         last.mode = Mode::Vepa;
     }
     for _ in 0..ports % (MAX_PORTS + 1) {
-        config.ports.push(port(bytes));
+        config.ports.push(port(bytes).into());
     }
     if let Some(first) = config.vswitches.first_mut() {
         let [mirrors] = bytes.take();
@@ -208,7 +209,7 @@ fn configuration(bytes: &mut Bytes<'_>) -> Config {
     let [index] = bytes.take();
     let rates = rates(bytes);
     if let Some(port) = config.ports.get_mut(usize::from(index)) {
-        port.rates = rates;
+        Arc::make_mut(port).rates = rates;
     }
     let [bits] = bytes.take();
     team(&mut config, bits);
@@ -230,7 +231,7 @@ fn rates(bytes: &mut Bytes<'_>) -> Rates {
 fn team(config: &mut Config, bits: u8) {
     let Some(first) = config.vswitches.first_mut() else { return };
     let mode = if bits & 2 == 0 { TeamMode::ActiveStandby } else { TeamMode::FlowHash };
-    let is_uplink = |port: &&PortConfig| port.role == Role::Uplink && port.vswitch == first.id;
+    let is_uplink = |port: &&Arc<PortConfig>| port.role == Role::Uplink && port.vswitch == first.id;
     let members = config.ports.iter().filter(is_uplink).map(|port| port.id).collect();
     first.team = (bits & 1 != 0).then_some(Team { mode, members });
 }
@@ -291,7 +292,7 @@ fn policy(policy: u8) -> Policy {
     }
 }
 
-fn acl(bytes: &mut Bytes<'_>) -> Option<Acl> {
+fn acl(bytes: &mut Bytes<'_>) -> Option<Arc<Acl>> {
     let permission = |bits: u8| match bits & 9 {
         0 | 8 => Permission::Allow,
         1 => Permission::Deny,
@@ -318,7 +319,7 @@ fn acl(bytes: &mut Bytes<'_>) -> Option<Acl> {
     };
     let rules = (0..rules % 16).map(|line| rule(line, bytes.take())).collect();
     let acl = Acl { rules, default: permission(default), connections: (connections % 4).into() };
-    (default & 2 != 0).then_some(acl)
+    (default & 2 != 0).then(|| acl.into())
 }
 
 fn addresses(bytes: &mut Bytes<'_>) -> Addresses {

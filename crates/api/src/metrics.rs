@@ -20,6 +20,8 @@ pub fn metrics(world: &WorldView, acls: &[AclView]) -> String {
     ports("weft_port_receive_bytes_total", "counter", "Bytes that came in.", |port| port.rx_bytes);
     ports("weft_port_transmit_frames_total", "counter", "Frames that went out.", |port| port.tx_frames);
     ports("weft_port_transmit_bytes_total", "counter", "Bytes that went out.", |port| port.tx_bytes);
+    let active = world.ports.iter().filter_map(|port| Some((labels(port), port.active?.into())));
+    text.family("weft_uplink_active", "gauge", "Whether an uplink of a team takes frames.", active);
     let mut reasons = |name, help, counts: fn(&PortView) -> &[weft_model::view::DropView]| {
         let samples = world.ports.iter().flat_map(|port| {
             counts(port)

@@ -155,14 +155,18 @@ pub(crate) enum Command {
     /// Explain what the switch would do with a packet, and which declarations make it so. No packet is sent.
     Why {
         /// The machine that would send it, or one of its ports (like `web-0`).
-        #[arg(required_unless_present = "drops")]
+        #[arg(required_unless_present_any = ["drops", "log"])]
         from: Option<String>,
-        /// Where to: a machine, or an IPv4 address.
-        #[arg(required_unless_present_any = ["drops", "frame"])]
+        /// Where to: a machine, or an IPv4 or IPv6 address.
+        #[arg(required_unless_present_any = ["drops", "log", "frame"])]
         to: Option<String>,
         /// Show the frames that were dropped last instead: for each reason, from everybody or from this machine or port.
         #[arg(long, conflicts_with_all = ["to", "frame"])]
         drops: bool,
+        /// Show what rules with `log` decided last instead: about everybody, or about what this machine or port sent or
+        /// was sent.
+        #[arg(long, conflicts_with_all = ["to", "frame", "drops"])]
+        log: bool,
         #[command(flatten)]
         packet: PacketArgs,
     },
@@ -347,7 +351,7 @@ pub(crate) enum SwitchCommand {
         file: PathBuf,
         /// The port by which it would come in.
         from: PortName,
-        /// Where to: a port, a MAC address, or an IPv4 address that is a port's own.
+        /// Where to: a port, a MAC address, or an IPv4 or IPv6 address that is a port's own.
         #[arg(required_unless_present = "frame")]
         to: Option<String>,
         #[command(flatten)]
@@ -359,6 +363,14 @@ pub(crate) enum SwitchCommand {
         #[arg(value_hint = ValueHint::FilePath)]
         file: PathBuf,
         /// Only those that came in by this port.
+        port: Option<PortName>,
+    },
+    /// Show what rules with `log` have decided last in a switch that runs.
+    Log {
+        /// The file that it runs from.
+        #[arg(value_hint = ValueHint::FilePath)]
+        file: PathBuf,
+        /// Only about what this port sent or was sent.
         port: Option<PortName>,
     },
     /// Copy frames of a switch that runs, as `weft capture` does.

@@ -345,6 +345,10 @@ fn network_config(desired: &Desired, name: &NetworkName, network: &Network) -> N
         last: dhcp.last,
         lease_s: u32::try_from(dhcp.lease.as_secs()).unwrap_or(u32::MAX),
         reservations: adapters().map(|(vm, nic)| Reservation { mac: nic.mac, vm: vm.clone(), ip: nic.ip }).collect(),
+        excluded: dhcp.excluded.clone(),
+        kept: dhcp.kept.clone(),
+        options: dhcp.options.clone(),
+        boot: dhcp.boot.clone(),
     });
     let fixed = adapters().filter_map(|(vm, nic)| Some((vm.as_str(), nic.ip?)));
     let names = std::iter::once((GATEWAY, network.gateway)).chain(fixed);
@@ -363,6 +367,7 @@ fn network_config(desired: &Desired, name: &NetworkName, network: &Network) -> N
             dns: network.dns,
             host_access: network.host_access,
             records: names.filter_map(|(name, ip)| Some(HostRecord { name: name.parse().ok()?, ip })).collect(),
+            names: network.names.clone(),
         }),
         switching: Switching::Veb,
         team: None,

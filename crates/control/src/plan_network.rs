@@ -125,13 +125,25 @@ fn changes(old: &NetworkConfig, new: &NetworkConfig) -> (Vec<String>, Impact) {
             Some(dhcp) => format!("{}-{}", dhcp.first, dhcp.last),
             None => "off".to_owned(),
         }),
+        compare("excluded addresses", |gateway| {
+            let excluded = gateway.dhcp.iter().flat_map(|dhcp| &dhcp.excluded).map(ToString::to_string);
+            list(excluded.collect())
+        }),
+        compare("kept addresses", |gateway| {
+            let kept = gateway.dhcp.iter().flat_map(|dhcp| &dhcp.kept).map(|(client, ip)| format!("{ip} for {client}"));
+            list(kept.collect())
+        }),
     ];
     compare("lease time", |gateway| {
         gateway.dhcp.as_ref().map_or_else(String::new, |dhcp| format!("{} s", dhcp.lease_s))
     });
+    compare("DHCP options", |gateway| {
+        list(gateway.dhcp.iter().flat_map(|dhcp| dhcp.options.keys()).map(ToString::to_string).collect())
+    });
     compare("DNS", |gateway| if gateway.dns { "on" } else { "off" }.to_owned());
     let host_access =
         |network: &NetworkConfig| on_off(network.gateway.as_ref().is_some_and(|gateway| gateway.host_access));
+    let names = |network: &NetworkConfig| network.gateway.as_ref().map(|gateway| gateway.names.clone());
     differs("host access", host_access(old), host_access(new));
     differs("mode", mode(old.mode).to_owned(), mode(new.mode).to_owned());
     differs("mtu", old.mtu.to_string(), new.mtu.to_string());
@@ -141,8 +153,18 @@ fn changes(old: &NetworkConfig, new: &NetworkConfig) -> (Vec<String>, Impact) {
     if !access_changed && sense(old.acl.as_ref()) != sense(new.acl.as_ref()) {
         words.push("rules changed".to_owned());
     }
+    if names(old) != names(new) {
+        words.push("names changed".to_owned());
+    }
     if !is_more_or_less && mirrored(old) != mirrored(new) {
         words.push("mirrors changed".to_owned());
+    }
+    let told = |network: &NetworkConfig| {
+        let dhcp = network.gateway.as_ref().and_then(|gateway| gateway.dhcp.as_ref());
+        dhcp.map(|dhcp| (dhcp.options.clone(), dhcp.boot.clone())).unwrap_or_default()
+    };
+    if told(old) != told(new) && !words.iter().any(|word| word.starts_with("DHCP ")) {
+        words.push("what DHCP clients are told changed".to_owned());
     }
     let impact = if moved.contains(&true) { Impact::Release } else { Impact::Hitless };
     (words, impact)
@@ -202,6 +224,11 @@ fn port_steps(desired: &Desired, old: &DataplaneConfig, new: &DataplaneConfig) -
     steps
 }
 
+/// Items in a line.
+fn list(items: Vec<String>) -> String {
+    if items.is_empty() { "nothing".to_owned() } else { items.join(" ") }
+}
+
 type WithReserved<'a> = (&'a PortConfig, &'a BTreeSet<(NetworkName, IpNet)>);
 
 fn port_changes((old, old_reserved): WithReserved<'_>, (new, new_reserved): WithReserved<'_>) -> Vec<String> {
@@ -211,7 +238,6 @@ fn port_changes((old, old_reserved): WithReserved<'_>, (new, new_reserved): With
             words.push(format!("{what} {old} -> {new}"));
         }
     };
-    let list = |items: Vec<String>| if items.is_empty() { "nothing".to_owned() } else { items.join(" ") };
     compare("VLAN:", old.vlans.to_string(), new.vlans.to_string());
     let allowed = |port: &PortConfig| list(port.access.allowances().iter().map(ToString::to_string).collect());
     compare("may", allowed(old), allowed(new));

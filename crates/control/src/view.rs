@@ -245,6 +245,7 @@ fn port_view(port: &PortStatus, mirrors: &[MirrorStatus]) -> PortView {
         macs: port.macs.clone(),
         mac_ranges: port.mac_ranges.clone(),
         uplink: port.uplink,
+        active: port.active,
         vlans: port.vlans.clone(),
         learn: port.learn,
         addresses: match &port.addresses {

@@ -1,10 +1,11 @@
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use weft_types::{
-    ForwardTarget, Ipv4Net, Label, Listen, MacAddr, MacRange, NetworkName, PortName, PortRates, PortVlans, Provenance,
-    VmName,
+    Boot, ClientKey, DnsNames, ForwardTarget, Ipv4Net, Ipv4Run, Label, Listen, MacAddr, MacRange, NetworkName,
+    PortName, PortRates, PortVlans, Provenance, VmName,
 };
 
 use crate::{AccessConfig, AclConfig, AddressConfig, MirrorConfig};
@@ -111,6 +112,9 @@ pub struct GatewayConfig {
     pub host_access: bool,
     /// Names that do not come from leases: VMs with a fixed address, and the gateway itself.
     pub records: Vec<HostRecord>,
+    /// What else its members can ask for.
+    #[serde(default)]
+    pub names: DnsNames,
 }
 
 /// A port forward: what clients of the host's network reach at an address of the host.
@@ -137,10 +141,22 @@ pub struct DhcpConfig {
     pub first: Ipv4Addr,
     /// Last address of the pool.
     pub last: Ipv4Addr,
+    /// Addresses inside of the pool that nobody gets.
+    #[serde(default)]
+    pub excluded: Vec<Ipv4Run>,
     /// How long a lease lasts, in seconds.
     pub lease_s: u32,
     /// Addresses and names kept for known adapters.
     pub reservations: Vec<Reservation>,
+    /// Addresses that are kept for other clients.
+    #[serde(default)]
+    pub kept: BTreeMap<ClientKey, Ipv4Addr>,
+    /// What clients are told besides what follows from the network, by the number of the option, as it is sent.
+    #[serde(default)]
+    pub options: BTreeMap<u8, Vec<u8>>,
+    /// What clients boot that ask the network for it.
+    #[serde(default)]
+    pub boot: Option<Boot>,
 }
 
 /// What is kept for one adapter. The name comes from the file, never from the guest.

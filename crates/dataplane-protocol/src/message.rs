@@ -126,6 +126,9 @@ pub struct PortStatus {
     /// Whether it leads out of the switch.
     #[serde(default)]
     pub uplink: bool,
+    /// Of an uplink of a team: whether it takes frames now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub active: Option<bool>,
     /// The VLANs of its frames.
     #[serde(default)]
     pub vlans: PortVlans,

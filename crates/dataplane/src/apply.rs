@@ -6,13 +6,14 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
-use weft_dataplane_protocol::{DataplaneConfig, ErrorCode, NetworkConfig, NetworkMode, PortKind, Refusal};
+use weft_dataplane_protocol::{
+    AddressConfig, DataplaneConfig, ErrorCode, NetworkConfig, NetworkMode, PortConfig, PortKind, Refusal,
+};
 use weft_port::{
     HostAdapter, PacketPort, Port, PortError, Side, TapPort, UdpPort, UnixDatagramPort, UnixStreamPort, VhostUserPort,
 };
 use weft_services::{DhcpServer, Forward, NetworkId, NetworkServices, Reservation};
-use weft_switch::Switch;
-use weft_types::{Instant, MacAddr, NetworkName, PortId};
+use weft_types::{Instant, MacAddr, NetworkName, PortId, PortName};
 
 use crate::forwards::StagedForwards;
 use crate::law;
@@ -79,22 +80,23 @@ impl Worker {
     fn plan(&mut self, config: DataplaneConfig) -> Result<Staged, Refusal> {
         let mut problems = Problems::default();
         validate::check(&config, &mut problems);
+        let known = Known::of(&self.slots);
         let mut networks = BTreeMap::new();
         for network in &config.networks {
-            networks.insert(network.name.clone(), self.number_for_network(&network.name));
+            networks.insert(network.name.clone(), self.number_for_network(&known, &network.name));
         }
         let mut ports = Vec::new();
         for network in &config.networks {
             if let Some(gateway) = &network.gateway {
                 let about = About::of_gateway(network, gateway, networks[&network.name]);
-                ports.push((self.number_for(&about), about, None));
+                ports.push((self.number_for(&known, &about), about, None));
             }
         }
         for port in &config.ports {
             match networks.get(&port.network) {
                 Some(&network) => {
                     let about = About::of_port(port, network);
-                    ports.push((self.number_for(&about), about, None));
+                    ports.push((self.number_for(&known, &about), about, None));
                 }
                 None => problems.push(
                     format!("port `{}` ({}): there is no network `{}`", port.name, port.provenance, port.network),
@@ -104,8 +106,8 @@ impl Worker {
         }
         let abouts = ports.iter().map(|(id, about, _)| (*id, about));
         let switch = law::switch_config(self.generation + 1, &config, &networks, abouts);
-        // The law is the switch's own to judge: one that is empty tries the configuration first.
-        for error in Switch::new(0).configure(switch.clone()).err().into_iter().flatten() {
+        // The law is the switch's own to judge.
+        for error in self.switch.problems(&switch) {
             problems.push(error.to_string(), error.hint());
         }
         problems.refuse(ErrorCode::BadConfig)?;
@@ -149,11 +151,16 @@ impl Worker {
         self.rule_hits = hits.collect();
         let mut old: BTreeMap<PortId, Slot> = self.slots.drain(..).map(|slot| (slot.id, slot)).collect();
         for (id, about, plug) in ports {
+            let is_new = plug.is_some();
             let slot = match (old.remove(&id), plug) {
                 (Some(slot), None) => Slot { about, ..slot },
                 (Some(slot), Some(plug)) => Slot { about, plug, ..slot }, // it was broken
                 (None, plug) => Slot::new(id, about, plug.unwrap_or(Plug::Gateway)),
             };
+            if is_new {
+                // One that cannot be watched is looked at whenever there is work.
+                let _ = slot.watch(&self.epoll);
+            }
             self.slots.push(slot);
         }
         drop(old); // closes what is gone
@@ -161,23 +168,21 @@ impl Worker {
             slot.pacing.configure(now, &law::rates(&slot.about.rates));
         }
         self.index_slots();
-        for slot in &self.slots {
-            // One that is watched already says so, and stays watched.
-            let _ = slot.watch(&self.epoll);
-        }
         let uplinks = self.slots.iter().filter(|slot| slot.about.uplink).map(|slot| slot.id);
         self.delivery.neighbours.set_uplinks(uplinks);
         self.generation = switch.generation;
         if let Err(errors) = self.switch.configure(switch) {
-            // The same configuration was accepted by an empty switch.
+            // The same configuration had no problem when it was planned.
             tracing::error!(target: "weft::dataplane", ?errors, "the switch refused what it had accepted");
         }
         self.delivery.mirrors.declare(&config, outlets);
         self.renew_captures();
         // Whose lease ends by this configuration speaks from its old address until it has a new one.
         self.note_leases(now);
-        let services =
-            |network: &NetworkConfig| services_of(network, networks[&network.name], forwards.of(&network.name));
+        let services = |network: &NetworkConfig| {
+            let strangers = config.ports.iter().any(|port| port.network == network.name && may_have_strangers(port));
+            services_of(network, networks[&network.name], forwards.of(&network.name), strangers)
+        };
         let services = config.networks.iter().filter_map(services);
         self.delivery.services.configure(now, services.collect());
         self.commit_forwards(forwards);
@@ -223,31 +228,53 @@ impl Worker {
         }
     }
 
-    fn slot(&self, id: PortId) -> Option<&Slot> {
-        self.slots.iter().find(|slot| slot.id == id)
+    pub(crate) fn slot(&self, id: PortId) -> Option<&Slot> {
+        let index = *self.slot_of.get(id.0 as usize)?;
+        self.slots.get(index?)
     }
 
     /// The number of a port that stays, or a new one. A port stays with its name and its driver.
-    fn number_for(&mut self, about: &About) -> PortId {
-        let stays = |slot: &&Slot| slot.about.name == about.name && slot.about.kind == about.kind;
-        if let Some(slot) = self.slots.iter().find(stays) {
-            return slot.id;
+    fn number_for(&mut self, known: &Known, about: &About) -> PortId {
+        let stays = |id: &PortId| self.slot(*id).is_some_and(|slot| slot.about.kind == about.kind);
+        if let Some(id) = known.ports.get(&about.name).copied().filter(stays) {
+            return id;
         }
         self.next_port += 1;
         PortId(self.next_port - 1)
     }
 
     /// The number of a network that stays, or a new one. One without ports needs no number that stays.
-    fn number_for_network(&mut self, name: &NetworkName) -> NetworkId {
-        if let Some(slot) = self.slots.iter().find(|slot| slot.about.network == *name) {
-            return slot.about.network_id;
+    fn number_for_network(&mut self, known: &Known, name: &NetworkName) -> NetworkId {
+        if let Some(id) = known.networks.get(name) {
+            return *id;
         }
         self.next_network += 1;
         NetworkId(self.next_network - 1)
     }
 }
 
-fn services_of(network: &NetworkConfig, id: NetworkId, forwards: Vec<Forward>) -> Option<NetworkServices> {
+/// Whether a port may have stations with addresses that neither the file names nor a DHCP server of ours gave.
+fn may_have_strangers(port: &PortConfig) -> bool {
+    let may_claim = port.access.forged_ips || port.access.forged_arp || port.addresses == AddressConfig::Any;
+    port.vlans.meets_services() && (port.uplink || port.learn > 0 || may_claim)
+}
+
+/// The numbers in use, by name.
+struct Known {
+    ports: BTreeMap<PortName, PortId>,
+    networks: BTreeMap<NetworkName, NetworkId>,
+}
+
+impl Known {
+    fn of(slots: &[Slot]) -> Self {
+        Self {
+            ports: slots.iter().map(|slot| (slot.about.name.clone(), slot.id)).collect(),
+            networks: slots.iter().map(|slot| (slot.about.network.clone(), slot.about.network_id)).collect(),
+        }
+    }
+}
+
+fn services_of(network: &NetworkConfig, id: NetworkId, forwards: Vec<Forward>, probe: bool) -> Option<NetworkServices> {
     let gateway = network.gateway.as_ref()?;
     Some(NetworkServices {
         id,
@@ -266,10 +293,16 @@ fn services_of(network: &NetworkConfig, id: NetworkId, forwards: Vec<Forward>) -
                 .iter()
                 .map(|kept| Reservation { mac: kept.mac, vm: kept.vm.clone(), ip: kept.ip })
                 .collect(),
+            excluded: dhcp.excluded.clone(),
+            kept: dhcp.kept.clone(),
+            options: dhcp.options.clone(),
+            boot: dhcp.boot.clone(),
+            probe,
         }),
         dns: gateway.dns,
         host_access: gateway.host_access,
         records: gateway.records.iter().map(|record| (record.name.clone(), record.ip)).collect(),
+        names: gateway.names.clone(),
         forwards,
     })
 }

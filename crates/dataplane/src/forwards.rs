@@ -59,18 +59,19 @@ impl StagedForwards {
 impl Worker {
     /// Numbers all forwards: one that stays as it is keeps its number, and with it its clients.
     pub(crate) fn number_forwards(&mut self, config: &DataplaneConfig) -> StagedForwards {
+        // No two listen at one place.
+        let known: BTreeMap<_, _> = self.forwards.iter().map(|known| (known.config.listen, known)).collect();
+        let mut next = self.next_forward;
         let mut all = Vec::new();
-        let each = |network: &NetworkConfig| -> Vec<_> {
-            network.forwards.iter().map(|forward| (network.name.clone(), forward.clone())).collect()
-        };
         for (network, config) in config.networks.iter().flat_map(each) {
-            let known = self.forwards.iter().find(|known| known.is_same(&network, &config));
+            let known = known.get(&config.listen).filter(|known| known.is_same(network, config));
             let id = known.map(|known| known.id).unwrap_or_else(|| {
-                self.next_forward += 1;
-                ForwardId(self.next_forward)
+                next += 1;
+                ForwardId(next)
             });
-            all.push(Numbered { network, config, id });
+            all.push(Numbered { network: network.clone(), config: config.clone(), id });
         }
+        self.next_forward = next;
         StagedForwards { all, opened: BTreeMap::new() }
     }
 
@@ -124,6 +125,11 @@ impl Worker {
         };
         self.forwards.iter().map(status).collect()
     }
+}
+
+/// The forwards of a network.
+fn each(network: &NetworkConfig) -> impl Iterator<Item = (&NetworkName, &ForwardConfig)> {
+    network.forwards.iter().map(move |forward| (&network.name, forward))
 }
 
 /// Whether nobody can listen at the one while somebody does at the other.

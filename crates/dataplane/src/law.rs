@@ -1,6 +1,7 @@
 //! What the daemon says about networks and ports, in the words of the switch's law.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use weft_dataplane_protocol::{
     AccessConfig, AclConfig, AddressConfig, DataplaneConfig, EndConfig, MirrorConfig, MirrorTo, NetworkConfig,
@@ -35,7 +36,7 @@ pub(crate) fn switch_config<'a>(
     Config {
         generation,
         vswitches: vswitches.collect(),
-        ports: ports.iter().map(|(id, about)| port(*id, about)).collect(),
+        ports: ports.iter().map(|(id, about)| Arc::new(port(*id, about))).collect(),
     }
 }
 
@@ -58,7 +59,7 @@ fn vswitch(
             // A name of no port is no uplink of the network either, which the switch will say.
             members: team.members.iter().map(|name| ports.get(name).copied().unwrap_or(PortId(u32::MAX))).collect(),
         }),
-        acl: network.acl.as_ref().map(|acl| access_list(acl, ports)),
+        acl: network.acl.as_ref().map(|acl| Arc::new(access_list(acl, ports))),
         mirrors: (first_mirror..)
             .zip(&network.mirrors)
             .filter_map(|(number, config)| mirror(MirrorId(number), config, ports))

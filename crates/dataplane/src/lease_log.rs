@@ -16,7 +16,7 @@ use std::time::Duration;
 use rustix::event::{EventfdFlags, eventfd};
 use weft_services::{LeaseRecord, PersistRequest};
 
-use crate::state_dir::replace;
+use crate::state_dir::{replace, sync_folder_of};
 
 /// How long a disk that refused gets before it is asked again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -26,8 +26,8 @@ const GROWTH_BYTES: u64 = 256 << 10;
 
 /// What the disk's thread has to do.
 enum Order {
-    Append { token: u64, lines: Vec<u8> },
-    Compact { lines: Vec<u8> },
+    Append(PersistRequest),
+    Compact(Vec<LeaseRecord>),
 }
 
 /// What it says.
@@ -70,12 +70,12 @@ impl LeaseLog {
 
     /// Begins to make a request durable; [`Self::poll`] tells when it is.
     pub(crate) fn append(&self, request: PersistRequest) {
-        self.order(Order::Append { token: request.token, lines: to_lines(&request.records) });
+        self.order(Order::Append(request));
     }
 
     /// Begins to write the log anew, with `records` only.
-    pub(crate) fn compact(&self, records: &[LeaseRecord]) {
-        self.order(Order::Compact { lines: to_lines(records) });
+    pub(crate) fn compact(&self, records: Vec<LeaseRecord>) {
+        self.order(Order::Compact(records));
     }
 
     /// The next report, if there is one. [`Self::as_fd`] is readable while there may be.
@@ -113,17 +113,18 @@ impl Drop for LeaseLog {
 /// The writer's thread: each order until it is done, or until nobody waits for it any more.
 fn write_all(mut log: Log, orders: &Receiver<Order>, report: impl Fn(Report) -> bool) {
     while let Ok(order) = orders.recv() {
+        let (token, lines) = match &order {
+            Order::Append(request) => (Some(request.token), to_lines(&request.records)),
+            Order::Compact(records) => (None, to_lines(records)),
+        };
         loop {
-            let result = match &order {
-                Order::Append { lines, .. } => log.append(lines),
-                Order::Compact { lines } => log.compact(lines),
-            };
-            match (result, &order) {
-                (Ok(()), Order::Append { token, .. }) => {
-                    report(Report::Durable { token: *token, wants_compaction: log.wants_compaction() });
+            let result = if token.is_some() { log.append(&lines) } else { log.compact(&lines) };
+            match (result, token) {
+                (Ok(()), Some(token)) => {
+                    report(Report::Durable { token, wants_compaction: log.wants_compaction() });
                     break;
                 }
-                (Ok(()), Order::Compact { .. }) => break,
+                (Ok(()), None) => break,
                 (Err(error), _) => {
                     let closed = matches!(orders.try_recv(), Err(std::sync::mpsc::TryRecvError::Disconnected));
                     if closed || !report(Report::Refused(format!("leases cannot be written: {error}"))) {
@@ -144,6 +145,8 @@ struct Log {
     len: u64,
     /// The length after the last compaction.
     compacted_len: u64,
+    /// A write failed: something may stand behind `len`.
+    is_dirty: bool,
 }
 
 impl Log {
@@ -157,22 +160,27 @@ impl Log {
         let records = lines.filter_map(|line| serde_json::from_slice(line).ok()).collect();
         let len = len as u64;
         file.set_len(len)?;
-        file.seek(SeekFrom::End(0))?;
-        Ok((Self { path: path.to_owned(), file, len, compacted_len: 0 }, records))
+        file.seek(SeekFrom::Start(len))?;
+        sync_folder_of(path)?; // a file that nobody finds after a power cut is not durable
+        Ok((Self { path: path.to_owned(), file, len, compacted_len: 0, is_dirty: false }, records))
     }
 
     fn append(&mut self, lines: &[u8]) -> io::Result<()> {
-        // Whatever a failed write left behind goes first.
-        self.file.set_len(self.len)?;
-        self.file.seek(SeekFrom::End(0))?;
+        if std::mem::replace(&mut self.is_dirty, true) {
+            // Whatever a failed write left behind goes first.
+            self.file.set_len(self.len)?;
+            self.file.seek(SeekFrom::Start(self.len))?;
+        }
         self.file.write_all(lines)?;
         self.file.sync_data()?;
         self.len += lines.len() as u64;
+        self.is_dirty = false;
         Ok(())
     }
 
     fn compact(&mut self, lines: &[u8]) -> io::Result<()> {
         replace(&self.path, lines)?;
+        self.is_dirty = true; // until the new file is open, where nothing is behind its end
         self.file = open(&self.path)?;
         self.len = lines.len() as u64;
         self.compacted_len = self.len;
@@ -275,7 +283,7 @@ mod tests {
             thread::sleep(Duration::from_millis(1));
         };
         assert!(wants);
-        log.compact(&[record(1, 3999)]);
+        log.compact(vec![record(1, 3999)]);
         log.append(PersistRequest { token: 2, records: vec![record(2, 5)] });
         wait_for_durable(&log, 2);
         drop(log);

@@ -14,6 +14,7 @@ mod clock;
 mod collector;
 mod control;
 mod error;
+mod explain;
 mod forwards;
 mod history;
 mod host;

@@ -1,5 +1,7 @@
 //! Copies of frames (law 7): to ports as any frame, and out of the process through queues that nobody waits for.
 
+use std::collections::BTreeMap;
+
 use weft_dataplane_protocol::{DataplaneConfig, MirrorConfig, MirrorStatus, MirrorTo};
 use weft_port::Frame;
 use weft_switch::{MirrorCopy, MirrorTarget, Switch};
@@ -51,10 +53,11 @@ pub(crate) struct Declared {
 impl Mirrors {
     /// Opens the ways to collectors that `config` is the first to declare: one for each mirror, in their order.
     pub(crate) fn open(&self, config: &DataplaneConfig, problems: &mut Problems) -> Vec<Option<Outlet>> {
+        let known: BTreeMap<_, _> = self.declared.iter().map(|old| ((&old.network, &old.config.name), old)).collect();
         let mut open = |network: &NetworkName, mirror: &MirrorConfig| {
             let MirrorTo::Collector(collector) = mirror.to else { return None };
-            let is_open = self.find(network, mirror).is_some_and(|old| self.declared[old].outlet.is_some());
-            if is_open {
+            let old = known.get(&(network, &mirror.name)).filter(|old| old.config.to == mirror.to);
+            if old.is_some_and(|old| old.outlet.is_some()) {
                 return None;
             }
             let opened = Tunnel::open(collector).and_then(|tunnel| Outlet::open(Sink::Collector(tunnel)));
@@ -75,17 +78,14 @@ impl Mirrors {
     /// Becomes what `config` declares, with the outlets that were opened for it. A mirror that stays, by its name and
     /// by who gets its copies, keeps its outlet and its counts.
     pub(crate) fn declare(&mut self, config: &DataplaneConfig, outlets: Vec<Option<Outlet>>) {
-        let mut old = std::mem::take(&mut self.declared);
+        let old = self.declared.drain(..).map(|old| ((old.network.clone(), old.config.name.clone()), old));
+        let mut old: BTreeMap<_, _> = old.collect();
         let declared = declarations(config).zip(outlets).map(|((network, mirror), outlet)| {
-            let before = old.iter().position(|old| old.is_same(network, mirror)).map(|at| old.swap_remove(at));
+            let before = old.remove(&(network.clone(), mirror.name.clone())).filter(|old| old.config.to == mirror.to);
             let (kept, tally) = before.map_or((None, Tally::default()), |old| (old.outlet, old.tally));
             Declared { network: network.clone(), config: mirror.clone(), outlet: kept.or(outlet), tally }
         });
         self.declared = declared.collect();
-    }
-
-    fn find(&self, network: &NetworkName, mirror: &MirrorConfig) -> Option<usize> {
-        self.declared.iter().position(|old| old.is_same(network, mirror))
     }
 
     /// How each mirror and capture does.
@@ -113,10 +113,6 @@ pub(crate) fn declarations(config: &DataplaneConfig) -> impl Iterator<Item = (&N
 }
 
 impl Declared {
-    fn is_same(&self, network: &NetworkName, mirror: &MirrorConfig) -> bool {
-        self.network == *network && self.config.name == mirror.name && self.config.to == mirror.to
-    }
-
     /// Hands over a copy for its collector.
     fn send(&mut self, copy: &MirrorCopy, frame: &Frame<'_>) {
         let MirrorTo::Collector(collector) = &self.config.to else { return };

@@ -61,11 +61,11 @@ mod tests {
         let place = || Provenance::file("lab.toml", 1);
         let mac = |last| weft_types::MacAddr::new([2, 0, 0, 0, 0, last]);
         let mut lan = VSwitchConfig::new(VSwitchId(0), "lan".parse().unwrap(), place());
-        lan.acl = Some(Acl { rules: Vec::new(), default: Permission::Reject, connections: 1 });
+        lan.acl = Some(Acl { rules: Vec::new(), default: Permission::Reject, connections: 1 }.into());
         let port = |id: u32| {
             let name = format!("p{id}").parse().unwrap();
             let port = PortConfig::new(PortId(id), name, VSwitchId(0), Role::Vnic, place());
-            PortConfig { macs: vec![mac(id as u8)], ..port }
+            PortConfig { macs: vec![mac(id as u8)], ..port }.into()
         };
         let mut switch = Switch::new(7);
         switch.configure(Config { vswitches: vec![lan], ports: vec![port(1), port(2)], ..Config::default() }).unwrap();

@@ -109,7 +109,8 @@ pub(crate) fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
     })
 }
 
-fn sync_folder_of(path: &Path) -> io::Result<()> {
+/// Makes what the folder of `path` lists durable.
+pub(crate) fn sync_folder_of(path: &Path) -> io::Result<()> {
     path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
 }
 

@@ -1,10 +1,9 @@
 //! What the switch tells about itself.
 
 use weft_dataplane_protocol::{
-    AclStatus, DropCount, ErrorCode, ExplainRequest, ExplainStep, Explanation, LeaseStatus, NetworkConfig, PortKind,
-    PortStatus, Refusal, RuleStatus, SwitchStatus,
+    AclStatus, DropCount, LeaseStatus, NetworkConfig, PortKind, PortStatus, RuleStatus, SwitchStatus,
 };
-use weft_port::{HEAD_BYTES, Link, MAX_FRAME_BYTES};
+use weft_port::Link;
 use weft_services::{NetworkId, Services};
 use weft_switch::VSwitchId;
 use weft_types::Instant;
@@ -33,6 +32,9 @@ impl Worker {
         let nat_flows = services.nat().flows() as u64;
         let mut notes = self.host.notes();
         notes.extend(self.start_notes.iter().chain(&self.lease_note).cloned());
+        notes.extend(services.exhausted_pools(now).map(|network| {
+            format!("network `{network}` has no free address: make `dhcp.range` larger, or `dhcp.lease` shorter")
+        }));
         SwitchStatus {
             pid: std::process::id(),
             revision: self.config.revision,
@@ -83,6 +85,7 @@ impl Worker {
             macs: slot.about.macs.clone(),
             mac_ranges: slot.about.mac_ranges.clone(),
             uplink: slot.about.uplink,
+            active: self.switch.is_active_uplink(slot.id),
             vlans: slot.about.vlans.clone(),
             learn: slot.about.learn,
             addresses: slot.about.addresses.clone(),
@@ -109,34 +112,6 @@ impl Worker {
             neighbour: self.delivery.neighbours.of(now, slot.id).cloned(),
             provenance: slot.about.provenance.clone(),
         }
-    }
-
-    /// What would happen to a frame.
-    ///
-    /// # Errors
-    /// When the port does not exist, or the frame is longer than any.
-    pub(crate) fn explain(&self, now: Instant, request: &ExplainRequest) -> Result<Explanation, Refusal> {
-        let refused = |message: String, hint: &str| Refusal { code: ErrorCode::BadRequest, message, hint: hint.into() };
-        let Some(slot) = self.slots.iter().find(|slot| slot.about.name == request.port) else {
-            return Err(refused(format!("there is no port `{}`", request.port), "`weft port ls` lists all ports"));
-        };
-        if request.frame.len() > MAX_FRAME_BYTES {
-            return Err(refused(
-                format!("a frame of {} bytes cannot exist", request.frame.len()),
-                "give the bytes from the destination MAC on, at most 65,553",
-            ));
-        }
-        let head = &request.frame[..request.frame.len().min(HEAD_BYTES)];
-        let trace = self.switch.explain(now, slot.id, head, request.frame.len());
-        Ok(Explanation {
-            verdict: trace.verdict(),
-            egress: trace.egress.iter().map(|port| port.name.clone()).collect(),
-            steps: trace
-                .steps
-                .into_iter()
-                .map(|step| ExplainStep { stage: step.stage.to_owned(), finding: step.finding, because: step.because })
-                .collect(),
-        })
     }
 }
 

@@ -83,6 +83,9 @@ fn check_gateway(network: &NetworkConfig, gateway: &GatewayConfig, problems: &mu
         for (vm, ip) in dhcp.reservations.iter().filter_map(|kept| Some((&kept.vm, kept.ip?))) {
             outside(&format!("the address of VM `{vm}`,"), ip);
         }
+        for (client, ip) in &dhcp.kept {
+            outside(&format!("the address that is kept for `{client}`,"), *ip);
+        }
         if dhcp.first > dhcp.last {
             let NetworkConfig { name, provenance, .. } = network;
             let message = format!("network `{name}` ({provenance}): the DHCP pool ends before it begins");
@@ -185,7 +188,7 @@ fn check_forwards(config: &DataplaneConfig, problems: &mut Problems) {
 mod tests {
     use weft_dataplane_protocol::{AccessConfig, DhcpConfig, Reservation, Switching};
     use weft_testkit::mac;
-    use weft_types::{PortRates, Provenance};
+    use weft_types::{DnsNames, PortRates, Provenance};
 
     use super::*;
 
@@ -199,10 +202,15 @@ mod tests {
                 last: [10, 0, 0, 254].into(),
                 lease_s: 3600,
                 reservations: vec![],
+                excluded: vec![],
+                kept: BTreeMap::new(),
+                options: BTreeMap::new(),
+                boot: None,
             }),
             dns: true,
             host_access: false,
             records: vec![],
+            names: DnsNames::default(),
         };
         change(&mut gateway);
         NetworkConfig {

@@ -292,7 +292,7 @@ impl Worker {
                 Report::Durable { token, wants_compaction } => {
                     self.delivery.services.persisted(now, token);
                     if wants_compaction {
-                        self.leases.compact(&self.delivery.services.lease_records());
+                        self.leases.compact(self.delivery.services.lease_records());
                     }
                 }
                 Report::Refused(why) => self.lease_note = Some(why),

@@ -358,3 +358,183 @@ fn forwards_come_and_go_alone() {
         talk(3);
     });
 }
+
+/// A name server of the host's side: over UDP it only says that there is more, over TCP it has 100 addresses.
+fn name_server() -> std::net::SocketAddr {
+    let datagrams = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    let address = datagrams.local_addr().unwrap();
+    let listener = TcpListener::bind(address).expect("a namespace of our own");
+    thread::spawn(move || {
+        let mut query = [0; 512];
+        while let Ok((count, from)) = datagrams.recv_from(&mut query) {
+            query[2] |= 0x82;
+            datagrams.send_to(&query[..count], from).unwrap();
+        }
+    });
+    thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let mut length = [0; 2];
+            stream.read_exact(&mut length).unwrap();
+            let mut answer = vec![0; u16::from_be_bytes(length).into()];
+            stream.read_exact(&mut answer).unwrap();
+            (answer[2], answer[3], answer[7]) = (0x81, 0x80, 100);
+            for last in 0..100 {
+                answer.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 1, 44, 0, 4, 198, 51, 100, last]);
+            }
+            stream.write_all(&(answer.len() as u16).to_be_bytes()).unwrap();
+            stream.write_all(&answer).unwrap();
+        }
+    });
+    address
+}
+
+/// A kernel's resolver asks by datagram, hears that there is more, and comes by TCP.
+#[test]
+fn long_answers_by_tcp() {
+    with_guest("long_answers_by_tcp", |bench| {
+        let mut config = DataplaneConfig { revision: 2, ..bench.config.clone() };
+        let gateway = config.networks[0].gateway.as_mut().unwrap();
+        gateway.names.forward = [("corp.example".parse().unwrap(), vec![name_server()])].into();
+        gateway.names.hosts = [("printer".parse().unwrap(), vec![Ipv4Addr::new(10, 20, 0, 9).into()])].into();
+        bench.world.apply(&config);
+        let heard = bench.python(
+            r"
+def query(name):
+    labels = b''.join(bytes([len(label)]) + label for label in name.split(b'.'))
+    return b'\xbe\xef\1\0\0\1\0\0\0\0\0\0' + labels + b'\0\0\1\0\1'
+
+def by_udp(name):
+    udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    udp.settimeout(20)
+    udp.sendto(query(name), ('10.20.0.1', 53))
+    return udp.recv(4096)
+
+def by_tcp(*names):
+    tcp = socket.create_connection(('10.20.0.1', 53), 20)
+    for name in names:
+        tcp.sendall(len(query(name)).to_bytes(2, 'big') + query(name))
+    tcp.shutdown(socket.SHUT_WR)
+    heard = tcp.makefile('rb').read()
+    while heard:
+        length = int.from_bytes(heard[:2], 'big')
+        yield heard[2:2 + length]
+        heard = heard[2 + length:]
+
+def say(answer):
+    print(answer[:2].hex(), 'truncated' if answer[2] & 2 else answer[7], answer[-4:].hex())
+
+say(by_udp(b'printer.office.weft'))
+say(by_udp(b'www.corp.example'))
+for answer in sorted(by_tcp(b'printer', b'www.corp.example'), key=len):
+    say(answer)
+for answer in by_tcp(b'www.corp.example'):
+    say(answer)
+",
+        );
+        let expected =
+            "beef 1 0a140009\nbeef truncated 00010001\nbeef 1 0a140009\nbeef 100 c6336463\nbeef 100 c6336463\n";
+        assert_eq!(heard, expected);
+    });
+}
+
+/// `udp TO TTL BYTES` sends a datagram that may not be cut, and prints what is said about it: ICMP type, code, MTU, and
+/// who says it. `tcp TO` prints the error of a connection.
+const PROBE: &str = "
+import select, socket, struct, sys
+what, to, *rest = sys.argv[1:]
+if what == 'tcp':
+    connection = socket.socket()
+    connection.settimeout(5)
+    print(connection.connect_ex((to, 99)))
+else:
+    ttl, count = map(int, rest)
+    probe = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    for option, value in ((socket.IP_TTL, ttl), (11, 1), (10, 3)):
+        probe.setsockopt(socket.IPPROTO_IP, option, value)
+    probe.sendto(bytes(count), (to, 33434))
+    errors = select.poll()
+    errors.register(probe, 0)
+    if errors.poll(4000):
+        said = probe.recvmsg(0, 200, socket.MSG_ERRQUEUE)[1][0][2]
+        _, _, kind, code, _, info = struct.unpack('IBBBBI', said[:12])
+        print(kind, code, info, socket.inet_ntoa(said[20:24]))
+";
+
+/// Echoes go by a raw socket here, for in a new namespace no group may have sockets for them.
+#[test]
+fn routers_are_heard_by_guests() {
+    routers_are_heard("routers_are_heard_by_guests", "true");
+}
+
+#[test]
+fn routers_are_heard_by_guests_of_a_host_with_echo_sockets() {
+    routers_are_heard(
+        "routers_are_heard_by_guests_of_a_host_with_echo_sockets",
+        "echo 0 0 > /proc/sys/net/ipv4/ping_group_range",
+    );
+}
+
+/// Guest, gateway and host; a router; and behind it a narrower link to the far end.
+fn routers_are_heard(test: &str, prepare: &str) {
+    in_netns(test, || {
+        let script = |mut command: Command, script: &str| command.args(["-ec", script]).status().unwrap().success();
+        if !script(Command::new("sh"), prepare) {
+            return skipped(test, "/proc/sys/net is closed to us");
+        }
+        let (router, far) = (Netns::new(), Netns::new());
+        let lines = format!(
+            "ip link add out type veth peer name in netns {}; ip addr add 10.98.0.1/24 dev out; ip link set out up
+            ip route add default via 10.98.0.2",
+            router.pid()
+        );
+        assert!(script(Command::new("sh"), &lines));
+        let lines = format!(
+            "ip link add narrow mtu 1400 type veth peer name end netns {}
+            ip addr add 10.98.0.2/24 dev in; ip link set in up
+            ip addr add 10.99.0.2/24 dev narrow; ip link set narrow up; ip route add unreachable 10.97.0.0/24
+            echo 0 > /proc/sys/net/ipv4/icmp_ratelimit; echo 1 > /proc/sys/net/ipv4/ip_forward",
+            far.pid()
+        );
+        assert!(script(router.command("sh"), &lines));
+        let lines = "ip addr add 10.99.0.1/24 dev end; ip link set end mtu 1400 up; ip route add default via 10.99.0.2
+            echo 0 > /proc/sys/net/ipv4/icmp_ratelimit";
+        assert!(script(far.command("sh"), lines));
+        with_guest(test, hears_routers);
+    });
+}
+
+fn hears_routers(bench: &Bench) {
+    // What is lost because machines are slow is tried again; the answer is never another one.
+    let says = |program: &str, arguments: &[&str], is_said: &dyn Fn(&str) -> bool| {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let output = bench.guest.command(program).args(arguments).output().unwrap();
+            if is_said(&text(&output)) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{program} {arguments:?}: {}", text(&output));
+        }
+    };
+    let probe = |arguments: &str, expected: &str| {
+        let arguments: Vec<&str> = ["-c", PROBE].into_iter().chain(arguments.split(' ')).collect();
+        says("python3", &arguments, &|said| said.starts_with(expected));
+    };
+    probe("udp 10.99.0.1 1 10", "11 0 0 10.20.0.1");
+    probe("udp 10.99.0.1 2 10", "11 0 0 10.98.0.2");
+    probe("udp 10.99.0.1 3 10", "3 3 0 10.99.0.1");
+    probe("udp 10.99.0.1 64 1472", "3 4 1400 ");
+    probe("udp 10.97.0.1 64 10", "3 1 0 10.98.0.2");
+    probe("tcp 10.99.0.1", "111"); // refused
+    probe("tcp 10.97.0.1", "113"); // no route to the host
+
+    let ping = |arguments: &str, expected: &str| {
+        let arguments: Vec<&str> = ["-n", "-c1", "-W2"].into_iter().chain(arguments.split(' ')).collect();
+        says("ping", &arguments, &|said| said.contains(expected));
+    };
+    ping("10.99.0.1", "1 received");
+    ping("-t1 10.99.0.1", "From 10.20.0.1 icmp_seq=1 Time to live exceeded");
+    ping("-t2 10.99.0.1", "From 10.98.0.2 icmp_seq=1 Time to live exceeded");
+    ping("-t3 10.99.0.1", "1 received");
+    ping("10.97.0.1", "From 10.98.0.2 icmp_seq=1 Destination Host Unreachable");
+    ping("-s 3000 10.99.0.1", "1 received");
+}

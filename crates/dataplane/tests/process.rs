@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::path::Path;
 
@@ -31,8 +32,8 @@ fn office(world: &World) -> DataplaneConfig {
     }
 }
 
-/// Says one DHCP message as the client `from` and returns the answer.
-fn dhcp(vm: &mut FakeVm, from: MacAddr, kind: MessageType, options: Vec<DhcpOption>) -> Message {
+/// Says one DHCP message as the client `from`.
+fn say(vm: &mut FakeVm, from: MacAddr, kind: MessageType, options: Vec<DhcpOption>) {
     let none = Ipv4Addr::UNSPECIFIED;
     let mut message = Message::new(none, none, none, none, &from.octets());
     message.set_opcode(Opcode::BootRequest).opts_mut().insert(DhcpOption::MessageType(kind));
@@ -41,11 +42,16 @@ fn dhcp(vm: &mut FakeVm, from: MacAddr, kind: MessageType, options: Vec<DhcpOpti
     }
     let (src, dst) = (SocketAddrV4::new(none, 68), SocketAddrV4::new(Ipv4Addr::BROADCAST, 67));
     vm.send(&udp4(MacAddr::BROADCAST, from, src, dst, &message.to_vec().unwrap()));
+}
+
+/// Says one DHCP message as the client `from` and returns the answer.
+fn dhcp(vm: &mut FakeVm, from: MacAddr, kind: MessageType, options: Vec<DhcpOption>) -> Message {
+    say(vm, from, kind, options);
     loop {
-        // What other clients say to everyone comes, too.
+        // What other clients say to everyone comes, too, and the question whether somebody has the address.
         let frame = vm.recv(PATIENCE).expect("the DHCP server answers").frame;
-        let answer = Message::from_bytes(&frame[14 + 20 + 8..]).unwrap();
-        if answer.opcode() == Opcode::BootReply {
+        let answer = Message::from_bytes(&frame[14 + 20 + 8..]).ok();
+        if let Some(answer) = answer.filter(|answer| answer.opcode() == Opcode::BootReply) {
             return answer;
         }
     }
@@ -84,6 +90,67 @@ fn a_switch_that_is_killed_loses_no_lease_and_no_configuration() {
         a.send(&ethernet(mac(2), mac(1), 0x88b5, &[round; 50]));
         assert_eq!(b.recv(PATIENCE).unwrap().frame[14], round);
     }
+}
+
+/// A kill at any moment of a storm: who was acknowledged is remembered, and nobody else is given the address, ever.
+#[test]
+fn a_switch_that_is_killed_in_a_storm_gives_no_address_twice() {
+    const CLIENTS_A_ROUND: u32 = 30;
+    let client = |number: u32| MacAddr::new([2, 0xdc, 0, 0, (number >> 8) as u8, number as u8]);
+    let mut world = World::in_process();
+    let mut config = office(&world);
+    config.networks[0].gateway.as_mut().unwrap().dhcp.as_mut().unwrap().last = [10, 20, 0, 250].into();
+    config.ports[0].mac_ranges = vec!["02:dc:00:00:00:00 to 02:dc:00:00:ff:ff".parse().unwrap()];
+    config.ports[0].addresses = AddressConfig::Known { fixed: vec![], learn: 1000 };
+    config.ports[1].addresses = AddressConfig::Known { fixed: vec![], learn: 4 };
+    world.apply(&config);
+    let mut vm = FakeVm::boot(&world.path("a-0")).unwrap();
+    let mut acknowledged: BTreeMap<Ipv4Addr, MacAddr> = BTreeMap::new();
+    let mut hear = |vm: &mut FakeVm, patience| -> Option<Message> {
+        loop {
+            let frame = vm.recv(patience)?.frame;
+            // What the clients say to everyone comes back to nobody, but other frames may.
+            let answer = frame.get(42..).and_then(|payload| Message::from_bytes(payload).ok());
+            if let Some(answer) = answer.filter(|answer| answer.opcode() == Opcode::BootReply) {
+                if answer.opts().msg_type() == Some(MessageType::Ack) {
+                    let mac = MacAddr::new(answer.chaddr()[..6].try_into().unwrap());
+                    let before = acknowledged.insert(answer.yiaddr(), mac);
+                    assert!(before.is_none_or(|holder| holder == mac), "{} twice", answer.yiaddr());
+                }
+                return Some(answer);
+            }
+        }
+    };
+    for (round, acks_before_the_kill) in [1, 13, 2, 27, 5].into_iter().enumerate() {
+        let clients = round as u32 * CLIENTS_A_ROUND..(round as u32 + 1) * CLIENTS_A_ROUND;
+        for number in clients {
+            say(&mut vm, client(number), MessageType::Discover, vec![]);
+        }
+        let mut acks = 0;
+        while acks < acks_before_the_kill {
+            let answer = hear(&mut vm, PATIENCE).expect("the DHCP server answers");
+            match answer.opts().msg_type() {
+                Some(MessageType::Offer) => {
+                    let server = DhcpOption::ServerIdentifier([10, 20, 0, 1].into());
+                    let wishes = vec![DhcpOption::RequestedIpAddress(answer.yiaddr()), server];
+                    let mac = MacAddr::new(answer.chaddr()[..6].try_into().unwrap());
+                    say(&mut vm, mac, MessageType::Request, wishes);
+                }
+                Some(MessageType::Ack) => acks += 1,
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(!world.signal(Signal::KILL));
+        while hear(&mut vm, std::time::Duration::ZERO).is_some() {} // what reached the guest before
+        world.start();
+        eventually("the VM comes back", || vm.reconnect().is_ok());
+    }
+    let leases = world.status().leases;
+    let kept: BTreeMap<_, _> = leases.iter().map(|lease| (lease.ip, lease.mac)).collect();
+    for (ip, mac) in &acknowledged {
+        assert_eq!(kept.get(ip), Some(mac), "{ip} was forgotten");
+    }
+    assert!(acknowledged.len() >= 1 + 13 + 2 + 27 + 5);
 }
 
 /// Who was given an address before the kill does not ask again, and is heard all the same.

@@ -7,6 +7,7 @@ use weft_types::{ByteSize, ForwardHost, Ipv4Net, MacAddr, NetworkName, PortName,
 
 use crate::acl::{Cast, check_groups, check_rules};
 use crate::mirror;
+use crate::names;
 use crate::port_keys::{self, MAX_LEARNED, Run, meetings};
 use crate::problem::Problem;
 use crate::read::{list, nearest};
@@ -60,6 +61,7 @@ pub fn findings(world: &World, facts: &HostFacts) -> Vec<Finding> {
     }
     check.rules();
     check.forwards();
+    check.names();
     check.clashes();
     check.memory();
     check.findings
@@ -151,6 +153,16 @@ impl Check<'_> {
         }
     }
 
+    fn names(&mut self) {
+        for (name, network) in &self.world.networks {
+            let is_here = |vm: &&VmName| self.world.vms[*vm].nics.iter().any(|nic| nic.network == *name);
+            let vms: BTreeSet<_> = self.world.vms.keys().filter(is_here).map(VmName::as_str).collect();
+            let findings = &mut self.findings;
+            let mut find = |path, problem| findings.push(Finding { path, rests_on: None, problem });
+            names::check(name, network, &vms, &mut find);
+        }
+    }
+
     fn dhcp(&mut self, name: &NetworkName, network: &Network) {
         let Some(dhcp) = &network.dhcp else { return };
         let path = format!("network.{name}.dhcp.range");
@@ -162,6 +174,21 @@ impl Check<'_> {
             let message = format!("the range {}-{} ends before it begins", dhcp.first, dhcp.last);
             let hint = format!("write `{}-{}`", dhcp.last, dhcp.first);
             self.find(path, Problem::new("bad-value", message, hint));
+        }
+        let machines = self.world.vms.values().flat_map(|vm| &vm.nics).filter(|nic| nic.network == *name);
+        let mut taken: BTreeSet<_> = machines.filter_map(|nic| nic.ip).collect();
+        for (client, ip) in &dhcp.kept {
+            let path = format!("network.{name}.dhcp.reserve.{client}");
+            let (code, message) = if !is_host(network.subnet, *ip) {
+                ("outside-subnet", format!("{ip} is not an address for a host of {}", network.subnet))
+            } else if *ip == network.gateway {
+                ("duplicate-ip", format!("{ip} is the gateway of network `{name}`"))
+            } else if !taken.insert(*ip) {
+                ("duplicate-ip", format!("{ip} is kept for somebody else already"))
+            } else {
+                continue;
+            };
+            self.find_in_subnet(name, path, Problem::new(code, message, hosts_hint(network.subnet)));
         }
     }
 

@@ -2,11 +2,14 @@
 
 mod acl;
 mod check;
+mod dhcp;
+mod dhcp_options;
 mod disk;
 mod files;
 mod forward;
 mod load;
 mod mirror;
+mod names;
 mod port_keys;
 mod problem;
 pub mod qcow2;

@@ -7,30 +7,28 @@ use std::net::Ipv4Addr;
 use std::ops::Range;
 use std::path::Path;
 use std::str::FromStr;
-use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
-use weft_types::{ByteSize, Ipv4Net, Label, MacAddr, NetworkName, Provenance, VmName};
+use weft_types::{ByteSize, DnsNames, Ipv4Net, Label, MacAddr, NetworkName, Provenance, VmName};
 
 use crate::acl;
 use crate::check::{self, HostFacts};
+use crate::dhcp::{self, KeptForVm};
 use crate::disk::Disk;
 use crate::files::{check_disk, check_initrd, check_kernel, read_ssh_key, read_user_data, resolve};
 use crate::forward;
 use crate::mirror;
+use crate::names;
 use crate::port_keys;
 use crate::problem::{Problem, Report};
 use crate::read::{Lines, Notes, Section, items, list, nearest, parse, subtables, wrong_type};
-use crate::{
-    Acl, Dhcp, DiskFormat, EngineKind, Image, ImageSource, MICRO, Mode, Network, Nic, PortRules, Ready, Vm, World,
-};
+use crate::{Acl, DiskFormat, EngineKind, Image, ImageSource, MICRO, Mode, Network, Nic, PortRules, Ready, Vm, World};
 
 /// A world that a person writes has a few hundred lines; this many bytes are no such file.
 const MAX_FILE_BYTES: u64 = 4 << 20;
 const DEFAULT_MTU: i64 = 1500;
 /// The network that an adapter can be on without a block for it.
 const IMPLIED: &str = "nat";
-const DEFAULT_LEASE: Duration = Duration::from_secs(3600);
 const KERNEL_MEMORY: ByteSize = ByteSize::from_mib(256);
 const DISK_MEMORY: ByteSize = ByteSize::from_mib(1024);
 /// Room to spare below what QEMU takes, so that a size which is refused is refused here.
@@ -62,6 +60,7 @@ pub fn parse_world(source: &str, path: &Path, shown: &str, facts: &HostFacts) ->
         notes: Notes::default(),
         world: World::default(),
         disks: BTreeMap::new(),
+        kept: Vec::new(),
     };
     loader.world(&root);
     let Loader { mut notes, world, .. } = loader;
@@ -123,6 +122,8 @@ struct Loader<'a> {
     world: World,
     /// The disks of the images, as far as they can be used.
     disks: BTreeMap<Label, Disk>,
+    /// The addresses that networks keep for machines.
+    kept: Vec<(NetworkName, KeptForVm)>,
 }
 
 impl<'a> Loader<'a> {
@@ -164,7 +165,31 @@ impl<'a> Loader<'a> {
                 self.vm(&name, table, provenance);
             }
         }
+        self.keep_for_vms();
         self.imply_nat();
+    }
+
+    /// Gives machines the addresses that their networks keep for them.
+    fn keep_for_vms(&mut self) {
+        for (network, KeptForVm { path, vm, ip }) in std::mem::take(&mut self.kept) {
+            let nics = self.world.vms.get_mut(&vm).into_iter().flat_map(|vm| &mut vm.nics);
+            let problem = match nics.into_iter().find(|nic| nic.network == network) {
+                Some(nic) if nic.ip.is_none_or(|own| own == ip) => {
+                    nic.ip = Some(ip);
+                    continue;
+                }
+                Some(_) => {
+                    let message = format!("the adapter of `{vm}` has another address in `nics`");
+                    Problem::new("contradiction", message, "write the address at one of the two places")
+                }
+                None => {
+                    let message = format!("there is no machine `{vm}` on network `{network}`");
+                    let hint = "other clients are known by a MAC address, `id:TEXT` or `id:hex:DIGITS`";
+                    Problem::new("missing-vm", message, hint)
+                }
+            };
+            self.notes.complain(&path, problem);
+        }
     }
 
     /// An adapter on `nat` needs no network block: without one, the network is there with everything as it is by default.
@@ -176,14 +201,14 @@ impl<'a> Loader<'a> {
             return;
         }
         let subnet = Ipv4Net::default(); // not chosen yet
-        let (first, last) = whole_pool(subnet);
         let network = Network {
             mode: Mode::Nat,
             subnet,
             gateway: first_host(subnet),
             host_access: false,
-            dhcp: Some(Dhcp { first, last, lease: DEFAULT_LEASE }),
+            dhcp: Some(dhcp::whole_subnet(subnet)),
             dns: true,
+            names: DnsNames::default(),
             mtu: DEFAULT_MTU as u16,
             acl: Acl::default(),
             mirrors: BTreeMap::new(),
@@ -232,16 +257,17 @@ impl<'a> Loader<'a> {
         let subnet = written.unwrap_or_default();
         let gateway = section.parsed::<Ipv4Addr>(notes, "gateway", "10.20.0.1");
         let host_access = section.boolean(notes, "host_access").unwrap_or(false);
-        let dns = section.boolean(notes, "dns").unwrap_or(true);
+        let (dns, names) = names::read(notes, &mut section);
         let mtu = section.integer(notes, "mtu", 576..=9000).unwrap_or(DEFAULT_MTU) as u16;
-        let dhcp = read_dhcp(notes, &mut section, subnet);
+        let (dhcp, kept) = dhcp::read(notes, &mut section, subnet);
         let acl = acl::read(notes, &mut section, self.source, &self.lines);
         let forwards = forward::read(notes, &mut section, &self.lines);
         section.finish(notes);
         let gateway = gateway.unwrap_or_else(|| first_host(subnet));
+        self.kept.extend(kept.into_iter().map(|kept| (name.clone(), kept)));
         let mirrors = BTreeMap::new(); // they stand beside the networks
         let network =
-            Network { mode, subnet, gateway, host_access, dhcp, dns, mtu, acl, mirrors, forwards, provenance };
+            Network { mode, subnet, gateway, host_access, dhcp, dns, names, mtu, acl, mirrors, forwards, provenance };
         self.world.networks.insert(name.clone(), network);
         written.is_some()
     }
@@ -260,7 +286,7 @@ impl<'a> Loader<'a> {
             }
             network.subnet = subnet;
             if let Some(dhcp) = network.dhcp.as_mut().filter(|dhcp| dhcp.first.is_unspecified()) {
-                (dhcp.first, dhcp.last) = whole_pool(subnet);
+                (dhcp.first, dhcp.last) = dhcp::whole_pool(subnet);
             }
         }
     }
@@ -441,57 +467,6 @@ fn read_subnet(notes: &mut Notes, path: &str, text: &str) -> Option<Ipv4Net> {
     Some(net.trunc())
 }
 
-/// A server is on unless the file says `dhcp = false`; a table sets its range and its leases' time.
-fn read_dhcp(notes: &mut Notes, section: &mut Section<'_>, subnet: Ipv4Net) -> Option<Dhcp> {
-    let path = section.path_of("dhcp");
-    let (first, last) = whole_pool(subnet);
-    let default = Dhcp { first, last, lease: DEFAULT_LEASE };
-    match section.value(notes, "dhcp") {
-        None | Some(DeValue::Boolean(true)) => Some(default),
-        Some(DeValue::Boolean(false)) => None,
-        Some(DeValue::Table(table)) => {
-            let mut keys = Section::new(table, &path, "a DHCP server");
-            let range = keys.string(notes, "range", "10.20.0.100-10.20.0.200");
-            let range = range.and_then(|text| read_range(notes, &format!("{path}.range"), text));
-            let lease = keys.string(notes, "lease", "1h");
-            let lease = lease.and_then(|text| read_duration(notes, &format!("{path}.lease"), text));
-            keys.finish(notes);
-            let (first, last) = range.unwrap_or((first, last));
-            Some(Dhcp { first, last, lease: lease.unwrap_or(DEFAULT_LEASE) })
-        }
-        Some(other) => {
-            let example = "{ range = \"10.20.0.100-10.20.0.200\" }";
-            wrong_type(notes, &path, other, "true, false or a table", example)
-        }
-    }
-}
-
-fn read_range(notes: &mut Notes, path: &str, text: &str) -> Option<(Ipv4Addr, Ipv4Addr)> {
-    let ends = text.split_once('-').map(|(first, last)| (first.trim().parse(), last.trim().parse()));
-    if let Some((Ok(first), Ok(last))) = ends {
-        return Some((first, last));
-    }
-    let hint = "write its first and last address, like `10.20.0.100-10.20.0.200`";
-    notes.complain(path, Problem::new("bad-value", format!("`{text}` is not a range of addresses"), hint));
-    None
-}
-
-fn read_duration(notes: &mut Notes, path: &str, text: &str) -> Option<Duration> {
-    let split = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let (number, unit) = text.split_at(split);
-    let factor = [("s", 1), ("m", 60), ("h", 3600), ("d", 86400)].iter().find(|(u, _)| *u == unit).map(|(_, f)| *f);
-    let seconds = number.parse::<u64>().ok().zip(factor).and_then(|(n, f)| n.checked_mul(f));
-    // Below a minute clients do nothing but renew; beyond a year the 32-bit field of RFC 2132 gets near its end.
-    match seconds.filter(|s| (60..=31_536_000).contains(s)) {
-        Some(seconds) => Some(Duration::from_secs(seconds)),
-        None => {
-            let hint = "write a number and `s`, `m`, `h` or `d`, from `1m` to `365d`";
-            notes.complain(path, Problem::new("bad-value", format!("`{text}` is not a lease time"), hint));
-            None
-        }
-    }
-}
-
 /// A machine's disk is its image's, grown: it cannot be smaller, and nobody else than QEMU knows larger ones.
 fn check_disk_size(notes: &mut Notes, path: &str, image: &Label, asked: ByteSize, disk: &Disk) {
     let (code, message, hint) = if asked.bytes() < disk.bytes {
@@ -508,12 +483,4 @@ fn check_disk_size(notes: &mut Notes, path: &str, image: &Label, asked: ByteSize
 
 fn first_host(subnet: Ipv4Net) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(subnet.network()).saturating_add(1))
-}
-
-/// All addresses for hosts; the server itself leaves out the gateway's and the reserved ones.
-fn whole_pool(subnet: Ipv4Net) -> (Ipv4Addr, Ipv4Addr) {
-    if subnet == Ipv4Net::default() {
-        return (Ipv4Addr::UNSPECIFIED, Ipv4Addr::UNSPECIFIED); // not chosen yet
-    }
-    (first_host(subnet), Ipv4Addr::from(u32::from(subnet.broadcast()).saturating_sub(1)))
 }

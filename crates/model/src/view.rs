@@ -245,6 +245,9 @@ pub struct PortView {
     /// Whether it leads out of the switch.
     #[serde(default)]
     pub uplink: bool,
+    /// Of an uplink of a team: whether it takes frames now. The others wait until it is down.
+    #[serde(default)]
+    pub active: Option<bool>,
     /// The VLANs of its frames.
     #[serde(default)]
     pub vlans: PortVlans,

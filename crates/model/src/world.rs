@@ -8,8 +8,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use weft_types::{
-    Allowance, ByteSize, IpNet, Ipv4Net, Label, MacAddr, MacRange, NetworkName, PortRates, PortVlans, Provenance,
-    VmName,
+    Allowance, Boot, ByteSize, ClientKey, DnsNames, IpNet, Ipv4Net, Ipv4Run, Label, MacAddr, MacRange, NetworkName,
+    PortRates, PortVlans, Provenance, VmName,
 };
 
 use crate::{Acl, Forward, Mirror};
@@ -54,6 +54,9 @@ pub struct Network {
     pub dhcp: Option<Dhcp>,
     /// Whether the gateway answers names.
     pub dns: bool,
+    /// What names it answers beside those of the machines, and who knows others.
+    #[serde(default)]
+    pub names: DnsNames,
     /// The largest IP packet, in bytes.
     pub mtu: u16,
     /// Who may begin what with whom.
@@ -83,6 +86,20 @@ pub struct Dhcp {
     /// How long a lease lasts.
     #[schema(value_type = Object, example = json!({"secs": 3600, "nanos": 0}))]
     pub lease: Duration,
+    /// Addresses inside of the pool that nobody gets.
+    #[serde(default)]
+    pub excluded: Vec<Ipv4Run>,
+    /// Addresses that are kept for clients other than the file's machines.
+    #[serde(default)]
+    #[schema(value_type = BTreeMap<String, String>)]
+    pub kept: BTreeMap<ClientKey, Ipv4Addr>,
+    /// What clients are told besides what follows from the network, by the number of the option, as it is sent.
+    #[serde(default)]
+    #[schema(value_type = BTreeMap<String, Vec<u8>>)]
+    pub options: BTreeMap<u8, Vec<u8>>,
+    /// What clients boot that ask the network for it.
+    #[serde(default)]
+    pub boot: Option<Boot>,
 }
 
 /// A machine.

@@ -55,6 +55,10 @@ reasons! {
     DhcpMalformed = "dhcp-malformed",
     /// A DHCP message for another server.
     DhcpForeign = "dhcp-foreign",
+    /// A DHCP message that a relay passed on from another subnet.
+    DhcpOtherSubnet = "dhcp-other-subnet",
+    /// A DHCP client that wants to keep an address of which nothing is known here.
+    DhcpUnknownClient = "dhcp-unknown-client",
     /// A DHCP message that needs no answer or deserves none.
     DhcpIgnored = "dhcp-ignored",
     /// A DHCP request for an address that the client may not have.
@@ -63,6 +67,8 @@ reasons! {
     DhcpPoolExhausted = "dhcp-pool-exhausted",
     /// An address that a client found in use by somebody else.
     DhcpDeclined = "dhcp-declined",
+    /// An address that answered when it was about to be offered.
+    DhcpConflict = "dhcp-conflict",
     /// A DHCP message that came while too many waited for the disk.
     DhcpBusy = "dhcp-busy",
     /// A DNS message that cannot be read.

@@ -1,22 +1,18 @@
 //! What one network's gateway does with a frame.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddrV4};
-use std::time::Duration;
+use std::net::Ipv4Addr;
 
-use weft_types::{Instant, Ipv4Net, MacAddr};
+use weft_types::{Instant, Ipv4Net};
 use weft_wire::icmpv4::{self, Message, Unreachable};
 use weft_wire::{Csum, EtherType, Malformed, Offload, Problem, Protocol, arp, ethernet, ipv4, udp};
 
 use crate::budget::Budget;
-use crate::dhcp::{self, Grant, Leases, Pool, ReplyTo};
-use crate::dns::{self, Asker, Lookups, View, Zone};
+use crate::dhcp::{self, Leases};
+use crate::dns::{self, View, Zone};
 use crate::frame::Link;
 use crate::services::Services;
 use crate::{Counters, NetworkId, NetworkServices, Reason};
-
-/// How often the log says that a pool is exhausted.
-const EXHAUSTION_LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// A network's configuration and state.
 #[derive(Debug)]
@@ -24,23 +20,29 @@ pub(crate) struct Gateway {
     pub(crate) config: NetworkServices,
     pub(crate) zone: Zone,
     pub(crate) leases: Leases,
-    pub(crate) pool: Option<Pool>,
     pub(crate) counters: Counters,
     errors: Budget,
-    exhaustion_logged: Option<Instant>,
+    /// Somebody was turned away because no address was free, and nobody got one since.
+    pub(crate) is_exhausted: bool,
 }
 
 impl Gateway {
     pub(crate) fn new(now: Instant, config: NetworkServices, leases: Leases, counters: Counters) -> Self {
-        let pool = config.dhcp.as_ref().map(|dhcp| Pool::new(&config, dhcp));
         let zone = Zone::new(&config);
-        Self { config, zone, leases, pool, counters, errors: Budget::new(now), exhaustion_logged: None }
+        Self { config, zone, leases, counters, errors: Budget::new(now), is_exhausted: false }
     }
 
     /// The network as DNS sees it.
     fn view(&self) -> View<'_> {
         let Self { config, zone, leases, .. } = self;
-        View { id: config.id, name: config.name.as_str(), subnet: config.subnet, zone, leases }
+        View {
+            id: config.id,
+            name: config.name.as_str(),
+            subnet: config.subnet,
+            zone,
+            leases,
+            forward: &config.names.forward,
+        }
     }
 
     /// The way back to the sender of `frame`.
@@ -114,7 +116,7 @@ impl Services {
             return Err(Reason::ForgedSource);
         }
         if request.target_ip != config.ip {
-            return Err(Reason::ArpIgnored);
+            return self.hear_of_conflict(now, net, &request);
         }
         let (reply, subnet) = (request.reply(config.mac).frame(frame.src), config.subnet);
         let is_known = dhcp::is_station(subnet, request.sender_ip)
@@ -128,12 +130,12 @@ impl Services {
 
     fn take_ipv4(&mut self, arrival: &Arrival<'_>) -> Result<(), Reason> {
         let packet = ipv4::parse(arrival.frame.payload)?;
-        let Gateway { config, pool, .. } = self.gateway(arrival.net)?;
+        let config = &self.gateway(arrival.net)?.config;
         let (ip, subnet) = (config.ip, config.subnet);
         let is_everyone = packet.dst.is_broadcast() || packet.dst == subnet.broadcast();
 
         // A DHCP client may not have an address yet, or one of another network.
-        if pool.is_some()
+        if config.dhcp.is_some()
             && packet.protocol == Protocol::UDP
             && (is_everyone || packet.dst == ip)
             && let Ok(datagram) = arrival.datagram(&packet)
@@ -141,7 +143,7 @@ impl Services {
         {
             return match packet.is_fragment() {
                 true => Err(Reason::Fragment),
-                false => self.take_dhcp(arrival, datagram.payload),
+                false => self.take_dhcp(arrival.now, arrival.net, arrival.frame.src, &datagram),
             };
         }
         if is_everyone || packet.dst.is_multicast() {
@@ -166,24 +168,30 @@ impl Services {
             Protocol::UDP if packet.fragment_offset != 0 && !nat => Err(Reason::Fragment),
             Protocol::UDP => match arrival.datagram(packet) {
                 Ok(datagram) if datagram.dst_port == dhcp::SERVER_PORT => Err(Reason::DhcpIgnored),
-                Ok(datagram) if dns && datagram.dst_port == dns::PORT => self.take_dns(arrival, packet.src, &datagram),
+                Ok(datagram) if dns && datagram.dst_port == dns::PORT => {
+                    let station = (arrival.net, arrival.frame.src);
+                    self.take_dns(arrival.now, station, packet.src, &datagram)
+                }
                 Ok(_) => self.pass_to_host(arrival, packet, nat),
                 // The first piece of a datagram holds less than its header says, and its sum covers all pieces.
                 Err(_) if packet.is_fragment() => self.pass_to_host(arrival, packet, nat),
                 Err(reason) => Err(reason),
             },
-            // Names are answered over UDP only, and never by whatever the host has at that port.
-            Protocol::TCP if dns && packet.payload.get(2..4) == Some(&dns::PORT.to_be_bytes()) => {
-                self.refuse(arrival, packet, Unreachable::PORT, Reason::NoService)
+            // Connections to the name server end in the NAT device too, also where no others leave.
+            Protocol::TCP => {
+                let is_dns = dns && packet.payload.get(2..4) == Some(&dns::PORT.to_be_bytes());
+                self.pass_to_host(arrival, packet, nat || is_dns)?;
+                self.serve_streams(arrival.now);
+                Ok(())
             }
-            Protocol::TCP => self.pass_to_host(arrival, packet, nat),
             _ => self.refuse(arrival, packet, Unreachable::PROTOCOL, Reason::NoService),
         }
     }
 
-    /// A packet for a port of the gateway at which none of our services stands: the host's, maybe.
-    fn pass_to_host(&mut self, arrival: &Arrival<'_>, packet: &ipv4::Packet<'_>, nat: bool) -> Result<(), Reason> {
-        if !nat {
+    /// A packet for the NAT device, if the network `has` it: for the host at a port of the gateway at which none of our
+    /// services stands, maybe.
+    fn pass_to_host(&mut self, arrival: &Arrival<'_>, packet: &ipv4::Packet<'_>, has: bool) -> Result<(), Reason> {
+        if !has {
             return self.refuse(arrival, packet, Unreachable::PORT, Reason::NoService);
         }
         self.nat.handle_packet(arrival.now, arrival.net, arrival.bytes, arrival.offload);
@@ -252,95 +260,10 @@ impl Services {
         let answer = gateway.back(&arrival.frame).icmp(gateway.config.ip, packet.src, error);
         self.send(arrival.net, answer)
     }
-
-    fn take_dhcp(&mut self, arrival: &Arrival<'_>, payload: &[u8]) -> Result<(), Reason> {
-        let request = dhcp::Request::parse(payload).map_err(|error| {
-            tracing::debug!(target: "weft::dhcp", mac = %arrival.frame.src, %error, "message not understood");
-            Reason::DhcpMalformed
-        })?;
-        if request.mac != arrival.frame.src {
-            return Err(Reason::ForgedSource); // nobody asks for his neighbour
-        }
-        let unix_s = self.unix_s(arrival.now);
-        let gateway = self.gateways.get_mut(&arrival.net).ok_or(Reason::UnknownNetwork)?;
-        let (Some(dhcp), Some(pool)) = (&gateway.config.dhcp, &gateway.pool) else { return Err(Reason::NoService) };
-        let vm = gateway.zone.machine(request.mac);
-        let leases = &mut gateway.leases;
-        let mut changes = Vec::new();
-        let mut server = dhcp::Server { network: &gateway.config, dhcp, pool, leases, vm, now: unix_s };
-        let result = server.handle(&request, &mut changes);
-        self.journal.note(&gateway.config.name, changes);
-
-        let reply = match result {
-            Ok(None) => return Ok(()),
-            Ok(Some(reply)) => reply,
-            Err(reason) => {
-                if reason == Reason::DhcpPoolExhausted {
-                    gateway.log_exhaustion(arrival.now);
-                }
-                return Err(reason);
-            }
-        };
-        let (mac, ip) = match reply.to {
-            ReplyTo::Broadcast => (MacAddr::BROADCAST, Ipv4Addr::BROADCAST),
-            ReplyTo::Unicast(ip) => (request.mac, ip),
-        };
-        let link = Link { from: gateway.config.mac, to: mac };
-        let from = SocketAddrV4::new(gateway.config.ip, dhcp::SERVER_PORT);
-        let frame = link.udp(from, SocketAddrV4::new(ip, dhcp::CLIENT_PORT), &reply.payload);
-        match reply.grants {
-            Some(ip) => {
-                let grant = Grant { network: arrival.net, mac: request.mac, ip, frame };
-                if self.journal.hold_back(grant) { Ok(()) } else { Err(Reason::DhcpBusy) }
-            }
-            None => {
-                self.send(arrival.net, frame)?;
-                if reply.refuses { Err(Reason::DhcpRefused) } else { Ok(()) }
-            }
-        }
-    }
-
-    fn take_dns(&mut self, arrival: &Arrival<'_>, from: Ipv4Addr, datagram: &udp::Datagram<'_>) -> Result<(), Reason> {
-        let (net, mac) = (arrival.net, arrival.frame.src);
-        let asker = Asker { network: net, mac, socket: SocketAddrV4::new(from, datagram.src_port) };
-        let unix_s = self.unix_s(arrival.now);
-        let config = &self.gateways.get(&net).ok_or(Reason::UnknownNetwork)?.config;
-        let lookups = Lookups::new(views(&self.gateways), net, mac, unix_s);
-        let outside = config.nat.then_some(&mut self.forwarder);
-        match dns::handle(arrival.now, asker, datagram.payload, config.mtu, &lookups, outside) {
-            dns::Outcome::Answer(answer, reason) => {
-                self.send_dns(asker, &answer)?;
-                reason.map_or(Ok(()), Err)
-            }
-            dns::Outcome::Forwarded => Ok(()),
-            dns::Outcome::Dropped(reason) => Err(reason),
-        }
-    }
-
-    /// Sends a DNS answer to whoever asked, if the network is still there.
-    pub(crate) fn send_dns(&mut self, asker: Asker, answer: &[u8]) -> Result<(), Reason> {
-        let config = &self.gateway(asker.network)?.config;
-        let link = Link { from: config.mac, to: asker.mac };
-        let frame = link.udp(SocketAddrV4::new(config.ip, dns::PORT), asker.socket, answer);
-        self.send(asker.network, frame)
-    }
-}
-
-impl Gateway {
-    fn log_exhaustion(&mut self, now: Instant) {
-        if self.exhaustion_logged.is_none_or(|at| now.since(at) >= EXHAUSTION_LOG_INTERVAL) {
-            self.exhaustion_logged = Some(now);
-            tracing::warn!(
-                target: "weft::dhcp",
-                network = %self.config.name,
-                "no free address: make the pool larger, or the leases shorter"
-            );
-        }
-    }
 }
 
 /// Every network as DNS sees it, in the order of their ids.
-fn views(gateways: &BTreeMap<NetworkId, Gateway>) -> Vec<View<'_>> {
+pub(crate) fn views(gateways: &BTreeMap<NetworkId, Gateway>) -> Vec<View<'_>> {
     gateways.values().map(Gateway::view).collect()
 }
 

@@ -12,6 +12,8 @@ mod dns;
 mod forward;
 mod frame;
 mod gateway;
+mod leasing;
+mod names;
 pub mod nat;
 mod network;
 mod random;

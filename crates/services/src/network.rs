@@ -1,6 +1,7 @@
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use weft_types::{Ipv4Net, Label, MacAddr, NetworkName, VmName};
+use weft_types::{Boot, ClientKey, DnsNames, Ipv4Net, Ipv4Run, Label, MacAddr, NetworkName, VmName};
 
 use crate::nat::ForwardId;
 
@@ -33,8 +34,17 @@ pub struct NetworkServices {
     pub host_access: bool,
     /// Names of the zone that come neither from leases nor from reservations.
     pub records: Vec<(Label, Ipv4Addr)>,
+    /// What else its members can ask for.
+    pub names: DnsNames,
     /// Port forwards to its machines (only with `nat`).
     pub forwards: Vec<Forward>,
+}
+
+impl NetworkServices {
+    /// Whether what the outside answered to the members of this network, it would answer to those of `other`.
+    pub(crate) fn asks_as(&self, other: &Self) -> bool {
+        (self.id, self.nat, &self.names.forward) == (other.id, other.nat, &other.names.forward)
+    }
 }
 
 /// A port forward: what clients of the host's network reach at ports of the host.
@@ -57,10 +67,21 @@ pub struct DhcpServer {
     pub first: Ipv4Addr,
     /// Last address of the pool.
     pub last: Ipv4Addr,
+    /// Addresses inside of the pool that nobody gets.
+    pub excluded: Vec<Ipv4Run>,
     /// How long a lease lasts, in seconds.
     pub lease_s: u32,
     /// Addresses and names kept for known adapters.
     pub reservations: Vec<Reservation>,
+    /// Addresses that are kept for other clients.
+    pub kept: BTreeMap<ClientKey, Ipv4Addr>,
+    /// What clients are told, by the number of the option, as it is sent; before what they would be told of the network.
+    pub options: BTreeMap<u8, Vec<u8>>,
+    /// What clients boot that ask the network for it.
+    pub boot: Option<Boot>,
+    /// Whether the network may have stations with addresses that nobody gave them: then an address is asked for before it
+    /// is offered.
+    pub probe: bool,
 }
 
 /// What is kept for one adapter.

@@ -1,25 +1,25 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use weft_types::{Instant, Ipv4Net};
+use weft_types::{Instant, Ipv4Net, NetworkName};
 use weft_wire::Offload;
 
-use crate::dhcp::{self, Change, Journal};
-use crate::dns::{self, Forwarder};
+use crate::dhcp::{self, Change, Journal, Pool, Probes};
+use crate::dns::Dns;
 use crate::gateway::Gateway;
 use crate::nat::{Nat, NatNetwork};
-use crate::random::Random;
-use crate::{Counters, DnsForward, Lease, LeaseRecord, NetworkId, NetworkServices, OutFrame, PersistRequest, Reason};
+use crate::{Counters, Lease, LeaseRecord, NetworkId, NetworkServices, OutFrame, PersistRequest, Reason};
 
 /// Frames that may wait for the switch, those of the NAT device not included.
-const MAX_QUEUED_FRAMES: usize = 1024;
+const MAX_QUEUED_FRAMES: usize = 1 << 14;
 
 /// The services of every network of one data plane.
 pub struct Services {
     unix_origin: Duration,
     pub(crate) gateways: BTreeMap<NetworkId, Gateway>,
     pub(crate) journal: Journal,
-    pub(crate) forwarder: Forwarder,
+    pub(crate) probes: Probes,
+    pub(crate) dns: Dns,
     pub(crate) nat: Nat,
     queue: VecDeque<(NetworkId, OutFrame)>,
 }
@@ -32,7 +32,8 @@ impl Services {
             unix_origin,
             gateways: BTreeMap::new(),
             journal: Journal::default(),
-            forwarder: Forwarder::new(Random::new(&seed, "dns ids")),
+            probes: Probes::default(),
+            dns: Dns::new(&seed),
             nat: Nat::new(seed),
             queue: VecDeque::new(),
         }
@@ -45,24 +46,28 @@ impl Services {
         let unix_s = self.unix_s(now);
         let old = std::mem::take(&mut self.gateways);
         let mut old: BTreeMap<_, _> = old.into_values().map(|gateway| (gateway.config.name.clone(), gateway)).collect();
+        let mut same_outside = BTreeSet::new();
         for config in networks {
             let before = old.remove(&config.name);
+            if before.as_ref().is_some_and(|before| before.config.asks_as(&config)) {
+                same_outside.insert(config.id);
+            }
             let known: BTreeSet<_> = before.iter().flat_map(|gateway| gateway.zone.adapters()).collect();
             let (leases, counters) = before.map_or_else(Default::default, |gateway| (gateway.leases, gateway.counters));
             let mut gateway = Gateway::new(now, config, leases, counters);
             let gone = known.into_iter().filter(|mac| gateway.zone.machine(*mac).is_none()).collect();
-            let ended = match &gateway.pool {
-                Some(pool) => gateway.leases.reconcile(pool, &gone, unix_s),
-                None => gateway.leases.end_all(unix_s),
-            };
+            let pool = gateway.config.dhcp.as_ref().map(|dhcp| Pool::new(&gateway.config, dhcp));
+            let ended = gateway.leases.adopt(pool, &gone, unix_s);
             self.journal.note(&gateway.config.name, ended);
             self.gateways.insert(gateway.config.id, gateway);
         }
         for mut removed in old.into_values() {
-            self.journal.note(&removed.config.name, removed.leases.end_all(unix_s));
+            self.journal.note(&removed.config.name, removed.leases.adopt(None, &BTreeSet::new(), unix_s));
         }
         let gateways = &self.gateways;
-        self.forwarder.retain(|net| gateways.contains_key(&net));
+        self.probes.clear(); // a client that waits for an offer asks again
+        self.dns.forwarder.retain(|net| gateways.contains_key(&net));
+        self.dns.forget_answers(|net| same_outside.contains(&net));
         self.queue.retain(|(net, _)| gateways.contains_key(net));
         self.configure_nat(now);
     }
@@ -70,19 +75,22 @@ impl Services {
     fn configure_nat(&mut self, now: Instant) {
         let configs = || self.gateways.values().map(|gateway| &gateway.config);
         let networks: Vec<_> = configs()
-            .filter(|config| config.nat)
+            .filter(|config| config.nat || config.dns)
             .map(|config| NatNetwork {
                 id: config.id,
                 mac: config.mac,
                 ip: config.ip,
                 subnet: config.subnet,
                 mtu: config.mtu,
+                outside: config.nat,
+                dns: config.dns,
                 host_access: config.host_access,
                 forwards: config.forwards.iter().map(|forward| forward.id).collect(),
             })
             .collect();
         let subnets: Vec<Ipv4Net> = configs().map(|config| config.subnet).collect();
         self.nat.configure(now, &networks, &subnets);
+        self.serve_streams(now);
     }
 
     /// Takes back what [`Self::poll_persist`] gave out before a restart. To be called after [`Self::configure`]
@@ -92,8 +100,8 @@ impl Services {
         for record in records {
             let LeaseRecord { network, ip, mac, state, expires_unix_s, client_name } = record;
             let gateway = self.gateways.values_mut().find(|gateway| gateway.config.name == network);
-            if let Some(Gateway { leases, pool: Some(pool), .. }) = gateway {
-                leases.restore(pool, Change { ip, mac, state, until: expires_unix_s, client_name });
+            if let Some(Gateway { leases, .. }) = gateway {
+                leases.restore(Change { ip, mac, state, until: expires_unix_s, client_name });
             }
         }
     }
@@ -147,33 +155,6 @@ impl Services {
         self.gateways.values().flat_map(of).collect()
     }
 
-    /// The next query for the host's resolvers.
-    pub fn poll_dns(&mut self) -> Option<DnsForward> {
-        self.forwarder.poll()
-    }
-
-    /// What the host's resolvers answered to query `id`; `None` when none of them did.
-    ///
-    /// True when the query is done with. False when the answer does not fit it: the query goes on waiting, for the
-    /// right answer may still come.
-    pub fn dns_answer(&mut self, _now: Instant, id: u64, answer: Option<&[u8]>) -> bool {
-        let Some(waiting) = self.forwarder.get(id) else { return true };
-        let asker = waiting.asker;
-        let back = dns::pass_back(&waiting.message, waiting.upstream_id, waiting.max_bytes, answer);
-        let Some(back) = back else {
-            self.count(asker.network, Reason::DnsBadAnswer);
-            return false;
-        };
-        if answer.is_none() {
-            self.count(asker.network, Reason::DnsTimeout);
-        }
-        self.forwarder.finish(id);
-        if let Err(reason) = self.send_dns(asker, &back) {
-            self.count(asker.network, reason);
-        }
-        true
-    }
-
     /// The NAT device, to look at.
     pub fn nat(&self) -> &Nat {
         &self.nat
@@ -186,15 +167,20 @@ impl Services {
 
     /// When [`Self::handle_timeout`] wants to be called, the NAT device's timeouts included.
     pub fn next_timeout(&self) -> Option<Instant> {
-        [self.forwarder.next_timeout(), self.nat.next_timeout()].into_iter().flatten().min()
+        let dns = [self.dns.forwarder.next_timeout(), self.dns.streams.next_timeout()];
+        let others = [self.probes.next_timeout(), self.nat.next_timeout()];
+        dns.into_iter().chain(others).flatten().min()
     }
 
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
-        while let Some(id) = self.forwarder.overdue(now) {
+        while let Some(id) = self.dns.forwarder.overdue(now) {
             self.dns_answer(now, id, None);
         }
+        self.end_silent_streams(now);
+        self.send_probed_offers(now);
         self.nat.handle_timeout(now);
+        self.serve_streams(now);
     }
 
     /// The leases that are held at `now`, by network and address.
@@ -212,12 +198,19 @@ impl Services {
         })
     }
 
+    /// The networks of which somebody was turned away because no address was free, while that is so.
+    pub fn exhausted_pools(&self, now: Instant) -> impl Iterator<Item = &NetworkName> {
+        let unix_s = self.unix_s(now);
+        let exhausted = move |gateway: &&Gateway| gateway.is_exhausted && gateway.leases.is_exhausted(unix_s);
+        self.gateways.values().filter(exhausted).map(|gateway| &gateway.config.name)
+    }
+
     /// What was dropped or refused at the gateway of `net`, and why; `None` for a network that is not configured.
     pub fn counters(&self, net: NetworkId) -> Option<&Counters> {
         Some(&self.gateways.get(&net)?.counters)
     }
 
-    fn count(&mut self, net: NetworkId, reason: Reason) {
+    pub(crate) fn count(&mut self, net: NetworkId, reason: Reason) {
         if let Some(gateway) = self.gateways.get_mut(&net) {
             gateway.counters.count(reason);
         }

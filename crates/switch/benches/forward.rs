@@ -3,6 +3,8 @@
 
 use std::hint::black_box;
 use std::net::IpAddr;
+use std::sync::{Arc, Barrier};
+use std::thread;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use weft_switch::{
@@ -29,7 +31,7 @@ fn world(ports: u32, promiscuous: u32) -> Config {
         let mut port = PortConfig::new(PortId(id), name, VSwitchId(0), Role::Vnic, provenance());
         port.macs = vec![mac(id)];
         port.policy.promiscuous = id < promiscuous;
-        port
+        Arc::new(port)
     });
     Config { generation: 1, vswitches: vec![vswitch], ports: ports.collect() }
 }
@@ -58,14 +60,14 @@ fn with_rules(rules: u32) -> Config {
     };
     let rules = (1..rules).map(rule).chain([last]).collect();
     let mut config = world(256, 0);
-    config.vswitches[0].acl = Some(Acl { rules, default: Permission::Deny, connections: 1000 });
+    config.vswitches[0].acl = Some(Acl { rules, default: Permission::Deny, connections: 1000 }.into());
     config
 }
 
 /// The same with one known address at each port.
 fn with_addresses() -> Config {
     let mut config = world(256, 0);
-    for port in &mut config.ports {
+    for port in config.ports.iter_mut().map(Arc::make_mut) {
         let fixed = vec![IpNet::from(IpAddr::from([10, 0, 0, port.id.0 as u8]))];
         port.addresses = Addresses::Known { fixed, learn: 0 };
     }
@@ -147,6 +149,14 @@ fn frames(criterion: &mut Criterion) {
     group.bench_function("hit_10000_rules", |bencher| bencher.iter(|| forward(&mut listed, &frames)));
     let mut listed = switch(with_rules(10_000)).without_cache();
     group.bench_function("miss_10000_rules", |bencher| bencher.iter(|| forward(&mut listed, &frames)));
+    // The list is asked about each of them: what is denied is neither cached nor a connection.
+    let mut config = with_rules(10_000);
+    for rule in config.vswitches[0].acl.iter_mut().flat_map(|acl| &mut Arc::make_mut(acl).rules) {
+        rule.permission = Permission::Deny;
+    }
+    let mut listed = switch(config);
+    assert_eq!(forward(&mut listed, &frames), 0);
+    group.bench_function("miss_10000_rules_denied", |bencher| bencher.iter(|| forward(&mut listed, &frames)));
     let mut guarded = switch(with_addresses());
     assert_eq!(forward(&mut guarded, &frames), BURST);
     group.bench_function("hit_known_addresses", |bencher| bencher.iter(|| forward(&mut guarded, &frames)));
@@ -172,7 +182,7 @@ fn many_flows(criterion: &mut Criterion) {
     for count in [1_000, 100_000, 1_000_000] {
         group.throughput(Throughput::Elements(count.into()));
         let mut config = with_rules(10);
-        config.vswitches[0].acl.iter_mut().for_each(|acl| acl.connections = count);
+        config.vswitches[0].acl.iter_mut().map(Arc::make_mut).for_each(|acl| acl.connections = count);
         let (mut switch, frames) = (switch(config), connections(count));
         for _ in 0..6 {
             assert_eq!(forward(&mut switch, &frames), count as usize);
@@ -188,14 +198,78 @@ fn many_flows(criterion: &mut Criterion) {
     group.finish();
 }
 
-fn ports(criterion: &mut Criterion) {
-    let (mut large, config) = (switch(world(10_000, 0)), world(10_001, 0));
-    let mut group = criterion.benchmark_group("switch/configure");
-    group.bench_function("add_port_to_10000", |bencher| {
-        bencher.iter_batched(|| config.clone(), |config| large.configure(config), BatchSize::LargeInput);
+/// The first packets of connections: the list is asked, the connection noted, and the flow cached.
+fn new_connections(criterion: &mut Criterion) {
+    const NEW: u32 = 4096;
+    let mut group = criterion.benchmark_group("switch/forward");
+    group.throughput(Throughput::Elements(NEW.into())).sample_size(10);
+    let mut config = with_rules(10_000);
+    config.vswitches[0].acl.iter_mut().map(Arc::make_mut).for_each(|acl| acl.connections = NEW);
+    let frames = connections(NEW);
+    group.bench_function("first_packet_10000_rules", |bencher| {
+        let fresh = || switch(config.clone());
+        bencher.iter_batched_ref(fresh, |switch| forward(switch, &frames), BatchSize::PerIteration);
     });
     group.finish();
 }
 
-criterion_group!(benches, frames, many_flows, ports);
+/// Workers with a switch of their own, whose ports are no other's: each forwards so many bursts.
+fn workers(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("switch/workers");
+    for count in [1, 2] {
+        group.throughput(Throughput::Elements(BURST as u64 * count));
+        group.bench_function(format!("{count}_of_256_flows"), |bencher| {
+            bencher.iter_custom(|bursts| {
+                let barrier = Barrier::new(count as usize);
+                let work = || {
+                    let (mut switch, frames) = (switch(world(256, 0)), burst(256));
+                    assert_eq!(forward(&mut switch, &frames), BURST);
+                    barrier.wait();
+                    let begun = std::time::Instant::now();
+                    for _ in 0..bursts {
+                        black_box(forward(&mut switch, &frames));
+                    }
+                    begun.elapsed()
+                };
+                thread::scope(|scope| {
+                    let workers: Vec<_> = (0..count).map(|_| scope.spawn(work)).collect();
+                    workers.into_iter().map(|worker| worker.join().unwrap()).max().unwrap_or_default()
+                })
+            });
+        });
+    }
+    group.finish();
+}
+
+/// A switch with many ports becomes another in turns: each is one configuration.
+fn configurations(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("switch/configure");
+    let many = world(10_000, 0);
+    let mut more = many.clone();
+    more.ports.extend(world(10_001, 0).ports.pop());
+    let mut other = many.clone();
+    Arc::make_mut(&mut other.ports[5_000]).policy.promiscuous = true;
+    // As from a caller who does not know what has changed.
+    let strange =
+        || Config { ports: more.ports.iter().map(|port| Arc::new(PortConfig::clone(port))).collect(), ..many.clone() };
+    let mut in_turns = |name: &str, configs: [&dyn Fn() -> Config; 2]| {
+        let (mut switch, mut turn) = (switch(configs[0]()), 0);
+        let mut next = || {
+            turn += 1;
+            configs[turn % 2]()
+        };
+        group.bench_function(name, |bencher| {
+            bencher.iter_batched(&mut next, |config| switch.configure(config).unwrap(), BatchSize::PerIteration);
+        });
+    };
+    in_turns("add_or_remove_port_of_10000", [&|| many.clone(), &|| more.clone()]);
+    in_turns("change_port_of_10000", [&|| many.clone(), &|| other.clone()]);
+    in_turns("add_or_remove_port_of_10000_by_value", [&|| many.clone(), &strange]);
+    let mut renamed = many.clone();
+    renamed.vswitches[0].name = "other".parse().unwrap();
+    in_turns("build_10000_ports_anew", [&|| many.clone(), &|| renamed.clone()]);
+    group.finish();
+}
+
+criterion_group!(benches, frames, many_flows, new_connections, workers, configurations);
 criterion_main!(benches);

@@ -176,13 +176,25 @@ impl Connections {
         }
     }
 
-    /// Ends the connections of ports that are gone or moved.
-    pub(crate) fn retain(&mut self, may_keep: impl Fn(PortId, &Tuple) -> bool) {
-        self.table.retain(|tuple, connection| may_keep(connection.owner, tuple));
-        let table = &self.table;
-        self.rooms.retain(|_, room| {
-            room.tuples.retain(|tuple| table.contains_key(tuple));
-            !room.tuples.is_empty()
-        });
+    /// The ports that began some.
+    pub(crate) fn owners(&self) -> Vec<PortId> {
+        self.rooms.keys().copied().collect()
+    }
+
+    /// Ends those connections of these ports for which `may_keep` does not hold.
+    pub(crate) fn retain(&mut self, owners: &[PortId], may_keep: impl Fn(PortId, &Tuple) -> bool) {
+        for owner in owners {
+            let Some(room) = self.rooms.get_mut(owner) else { continue };
+            room.tuples.retain(|tuple| {
+                let stays = may_keep(*owner, tuple);
+                if !stays {
+                    self.table.remove(tuple);
+                }
+                stays
+            });
+            if room.tuples.is_empty() {
+                self.rooms.remove(owner);
+            }
+        }
     }
 }

@@ -21,6 +21,7 @@ mod cache;
 mod config;
 mod connections;
 mod counters;
+mod difference;
 mod drop_log;
 mod explain;
 mod filter;

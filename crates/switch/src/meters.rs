@@ -51,9 +51,13 @@ pub(crate) struct Meters {
 }
 
 impl Meters {
-    /// Notes which ports there are now: those that stay keep what is in their buckets.
-    pub(crate) fn configure<'a>(&mut self, is_used: bool, rates: impl Fn(PortId) -> Option<&'a Rates>) {
+    /// Notes whether any port drops what is too fast.
+    pub(crate) fn set_used(&mut self, is_used: bool) {
         self.is_used = is_used;
+    }
+
+    /// Forgets the meters of ports that have no such rate now; the others keep what is in their buckets.
+    pub(crate) fn retain<'a>(&mut self, rates: impl Fn(PortId) -> Option<&'a Rates>) {
         self.meters.retain(|(port, way), _| rates(*port).is_some_and(|rates| way.rate(rates).is_some()));
     }
 

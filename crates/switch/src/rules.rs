@@ -43,7 +43,7 @@ type Ranges = Vec<(u128, Words)>;
 /// The compiled list.
 #[derive(Debug)]
 pub(crate) struct Rules {
-    pub(crate) acl: Acl,
+    pub(crate) acl: Arc<Acl>,
     from: Field<HashMap<PortId, Words, FixedState>>,
     to: Field<HashMap<PortId, Words, FixedState>>,
     /// IPv4, IPv6.
@@ -61,7 +61,7 @@ pub(crate) struct Rules {
 
 impl Rules {
     /// Compiles a list.
-    pub(crate) fn new(acl: Acl) -> Self {
+    pub(crate) fn new(acl: Arc<Acl>) -> Self {
         let rules = &acl.rules;
         let numbered = || (0u32..).zip(rules);
         let bits = |fits: &dyn Fn(&Rule) -> bool| {

@@ -76,6 +76,16 @@ impl<T> Shaper<T> {
         self.turns.is_empty()
     }
 
+    /// Whether a frame would pass at once.
+    pub fn is_open(&self, now: Instant) -> bool {
+        self.is_empty() && self.bucket.is_open(now, self.limit())
+    }
+
+    /// How many bytes wait.
+    pub fn waiting_bytes(&self) -> u64 {
+        self.queues.values().flat_map(|queue| &queue.frames).map(|(len, _)| len).sum()
+    }
+
     /// Lets a frame of so many bytes pass at once, if none waits and it is not too fast. Who does not pass can
     /// [`wait`](Self::wait).
     pub fn pass(&mut self, now: Instant, len: usize) -> bool {

@@ -35,7 +35,7 @@ fn switch() -> Switch {
     ];
     let vswitches = vec![VSwitchConfig::new(VSwitchId(0), "office".parse().unwrap(), place())];
     let mut switch = Switch::new(7);
-    switch.configure(Config { generation: 1, vswitches, ports }).unwrap();
+    switch.configure(Config { generation: 1, vswitches, ports: ports.into_iter().map(Into::into).collect() }).unwrap();
     switch
 }
 

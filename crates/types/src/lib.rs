@@ -5,6 +5,8 @@
 
 mod allowance;
 mod bytes;
+mod dhcp;
+mod domain;
 mod forward;
 mod instant;
 mod mac;
@@ -23,6 +25,8 @@ mod vlan_set;
 
 pub use allowance::{Allowance, AllowanceError};
 pub use bytes::{ByteSize, ByteSizeError};
+pub use dhcp::{Boot, ClientKey, ClientKeyError, Ipv4Run, Ipv4RunError, parse_hex};
+pub use domain::{DnsNames, DomainName, DomainNameError};
 pub use forward::{ForwardError, ForwardHost, ForwardTarget, Listen, Transport};
 pub use instant::Instant;
 pub use ipnet::{IpNet, Ipv4Net, Ipv6Net};

@@ -30,6 +30,11 @@ impl BitRate {
     const MIN: u64 = 64_000;
     const MAX: u64 = 1_000_000_000_000;
 
+    /// So many bits a second, if a port can be so slow or fast.
+    pub fn new(bits_per_s: u64) -> Option<Self> {
+        (Self::MIN..=Self::MAX).contains(&bits_per_s).then_some(Self(bits_per_s))
+    }
+
     /// The rate in bits a second.
     pub const fn bits_per_s(self) -> u64 {
         self.0

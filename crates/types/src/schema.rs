@@ -7,8 +7,8 @@ use utoipa::openapi::schema::{ObjectBuilder, Schema, SchemaType, Type};
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::{
-    Allowance, BitRate, ByteSize, Collector, Direction, ForwardTarget, Label, Listen, MacAddr, MacRange, NetworkName,
-    Permission, PortName, PortRates, PortVlans, Provenance, VmName,
+    Allowance, BitRate, ByteSize, ClientKey, Collector, Direction, DomainName, ForwardTarget, Ipv4Run, Label, Listen,
+    MacAddr, MacRange, NetworkName, Permission, PortName, PortRates, PortVlans, Provenance, VmName,
 };
 
 const LABEL: &str = "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$";
@@ -50,10 +50,13 @@ text! {
     PortName: "A port's name.", LABEL, "web-0";
     MacRange: "A run of MAC addresses, both ends included.", MAC_RANGE, "02:00:5e:10:00:00 to 02:00:5e:10:00:ff";
     Allowance: "One thing beyond the ordinary that a port may do.", ALLOWANCE, "forged-ip";
+    DomainName: "A DNS name, without the last dot.", "^[A-Za-z0-9_.-]{1,253}$", "git.example.org";
     Direction: "Which way frames go at a port, as the switch sees it.", "^(in|out|both)$", "both";
     Collector: "Who takes copies of frames somewhere on the host's networks.", "^(vxlan|erspan)://", "vxlan://10.0.0.5:4789/42";
     Listen: "Where on the host a port forward is met.", LISTEN, "tcp/127.0.0.1:8080";
     ForwardTarget: "The machine, or the address, and its port to which a port forward leads.", TARGET, "web:80";
+    Ipv4Run: "A run of IPv4 addresses, both ends included.", "^[0-9.]+(-[0-9.]+)?$", "10.20.0.150-10.20.0.160";
+    ClientKey: "What a DHCP client is known by: its MAC address or its identifier.", "^([0-9a-fA-F:-]{17}|id:.+)$", "02:00:5e:10:00:01";
     Permission: "What becomes of a connection.", "^(allow|deny|reject)$", "deny";
 }
 

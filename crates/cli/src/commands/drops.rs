@@ -1,6 +1,7 @@
-//! The frames that were dropped last, and why.
+//! What was decided last: the frames that were dropped and why, and what rules decided that say so.
 
-use weft_model::view::{DroppedFrameView, HistoryView};
+use weft_model::view::{DroppedFrameView, HistoryView, LoggedDecisionView, WorldView};
+use weft_types::{Permission, PortName};
 
 use crate::commands::Context;
 use crate::failure::{Failure, Result};
@@ -8,26 +9,43 @@ use crate::link::Link;
 use crate::output::{self, Style};
 use crate::table::Table;
 
-/// Those of everybody, or of a machine or port.
+/// The dropped frames of everybody, or of a machine or port.
 pub(crate) async fn run(context: &Context, of: Option<&str>) -> Result {
+    let (mut history, ports) = history(context, of).await?;
+    history.drops.retain(|frame| ports.as_ref().is_none_or(|ports| ports.contains(&frame.port)));
+    show(context, &history.drops)
+}
+
+/// What rules decided about everybody, or about what a machine or port sent or was sent.
+pub(crate) async fn log(context: &Context, of: Option<&str>) -> Result {
+    let (mut history, ports) = history(context, of).await?;
+    if let Some(ports) = ports {
+        history.log.retain(|decision| ports.contains(&decision.from) || ports.contains(&decision.to));
+    }
+    show_log(context, &history)
+}
+
+/// What happened lately, and the ports of whom is meant.
+async fn history(context: &Context, of: Option<&str>) -> Result<(HistoryView, Option<Vec<PortName>>)> {
     let world = context.world().await?;
-    let mut history = match context.is_dormant() {
+    let history = match context.is_dormant() {
         true => HistoryView::default(),
         false => Link::open(&context.paths).await?.ask(async |client| client.history().await).await?,
     };
-    if let Some(name) = of {
-        let vm = world.vms.iter().find(|vm| vm.name.as_str() == name);
-        let ports: Vec<_> = match vm {
-            Some(vm) => vm.nics.iter().map(|nic| &nic.port).collect(),
-            None => world.ports.iter().map(|port| &port.name).filter(|port| port.as_str() == name).collect(),
-        };
-        if ports.is_empty() && vm.is_none() {
-            let title = format!("there is no machine and no port `{}`", name.escape_debug());
-            return Err(Failure::new("no-such-port", title, "`weft vm ls` and `weft port ls` list them"));
-        }
-        history.drops.retain(|frame| ports.contains(&&frame.port));
+    Ok((history, of.map(|name| ports_of(&world, name)).transpose()?))
+}
+
+fn ports_of(world: &WorldView, name: &str) -> Result<Vec<PortName>> {
+    if let Some(vm) = world.vms.iter().find(|vm| vm.name.as_str() == name) {
+        return Ok(vm.nics.iter().map(|nic| nic.port.clone()).collect());
     }
-    show(context, &history.drops)
+    match world.ports.iter().find(|port| port.name.as_str() == name) {
+        Some(port) => Ok(vec![port.name.clone()]),
+        None => {
+            let title = format!("there is no machine and no port `{}`", name.escape_debug());
+            Err(Failure::new("no-such-port", title, "`weft vm ls` and `weft port ls` list them"))
+        }
+    }
 }
 
 /// A table of dropped frames, the last of all at its end.
@@ -47,6 +65,28 @@ pub(crate) fn show(context: &Context, drops: &[DroppedFrameView]) -> Result {
         let reason = Style::Warning.paint(&frame.reason);
         let words = format!("{}{}", output::printable(&frame.summary), rule.unwrap_or_default());
         table.row([ago(frame.age_ms), frame.port.to_string(), reason, words]);
+    }
+    output::data(&table.render())
+}
+
+/// A table of what rules decided, the last of all at its end.
+pub(crate) fn show_log(context: &Context, history: &HistoryView) -> Result {
+    if context.json {
+        return output::json(&history.log);
+    }
+    if history.log.is_empty() {
+        output::say("no rule that says `log` has decided anything that is still remembered");
+        return Ok(());
+    }
+    if history.log_lost > 0 {
+        output::say(format!("{} earlier decisions are not remembered", history.log_lost));
+    }
+    let mut table = Table::new(&["AGO", "RULE", "SAID", "FROM", "TO", "PACKET"]);
+    for LoggedDecisionView { rule, permission, from, to, age_ms, summary, .. } in &history.log {
+        let style = if *permission == Permission::Allow { Style::Good } else { Style::Warning };
+        let said = style.paint(permission.as_str());
+        let (rule, packet) = (output::printable(rule), output::printable(summary));
+        table.row([ago(*age_ms), rule, said, from.to_string(), to.to_string(), packet]);
     }
     output::data(&table.render())
 }

@@ -32,10 +32,15 @@ pub(crate) async fn everything(context: &Context) -> Result {
         text += &format!("\n{}", forward::table(&world).render());
     }
     output::data(&text)?;
+    say_notes(&world);
+    Ok(())
+}
+
+/// Says what does not work.
+pub(crate) fn say_notes(world: &WorldView) {
     for note in world.switch.iter().flat_map(|switch| &switch.notes) {
         output::say(format!("{}: {}", Style::Warning.paint("note"), output::printable(note)));
     }
-    Ok(())
 }
 
 /// `weft network ls`
@@ -74,7 +79,9 @@ pub(crate) async fn leases(context: &Context) -> Result {
             span(lease.expires_unix_s.saturating_sub(now)),
         ]);
     }
-    output::data(&table.render())
+    output::data(&table.render())?;
+    say_notes(&world);
+    Ok(())
 }
 
 /// How a network reaches the outside, in a word.

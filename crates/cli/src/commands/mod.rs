@@ -15,6 +15,7 @@ mod logs;
 mod ls;
 mod mirrors;
 mod network;
+mod own_addresses;
 mod packet;
 mod plan;
 mod port;
@@ -119,6 +120,7 @@ async fn talk(context: &Context, command: Command) -> Result {
         Command::Logs { vm, follow, lines } => logs::run(context, &vm, follow, lines).await,
         Command::Events { follow } => events::run(context, follow).await,
         Command::Why { from, drops: true, .. } => drops::run(context, from.as_deref()).await,
+        Command::Why { from, log: true, .. } => drops::log(context, from.as_deref()).await,
         Command::Why { from, to, packet, .. } => {
             why::run(context, &from.unwrap_or_default(), to.as_deref().unwrap_or_default(), packet).await
         }

@@ -49,7 +49,9 @@ async fn show(context: &Context, name: &NetworkName) -> Result {
     let rules = acl
         .map_or_else(|| "\nno rules: everybody may begin everything\n".to_owned(), |acl| format!("\n{}", rules(acl)));
     let mirrors: Vec<_> = world.mirrors.iter().filter(|mirror| mirror.networks.contains(name)).cloned().collect();
-    output::data(&format!("{}{rules}{}", table.render(), mirrors::table(&mirrors)))
+    output::data(&format!("{}{rules}{}", table.render(), mirrors::table(&mirrors)))?;
+    ls::say_notes(&world);
+    Ok(())
 }
 
 /// The rules of an access list, a line each, and its default below them.

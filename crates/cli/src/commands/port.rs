@@ -114,8 +114,14 @@ fn addresses(port: &PortView) -> String {
     output::list(&[fixed, learned].concat())
 }
 
+/// Whether a peer is there, and of a team's uplink whether it takes frames.
 fn state(port: &PortView) -> String {
-    if port.up { Style::Good.paint("up") } else { Style::Warning.paint("down") }
+    let state = if port.up { Style::Good.paint("up") } else { Style::Warning.paint("down") };
+    match port.active {
+        Some(true) => format!("{state}, active"),
+        Some(false) => format!("{state}, standby"),
+        None => state,
+    }
 }
 
 fn traffic(frames: u64, bytes: u64) -> String {

@@ -36,6 +36,7 @@ pub(crate) fn run(context: &Context, command: SwitchCommand) -> Result {
         SwitchCommand::Why { file, from, to, packet } => {
             switch_talk::why(context, &file, &from, to.as_deref().unwrap_or_default(), &packet)
         }
+        SwitchCommand::Log { file, port } => switch_talk::log(context, &file, port.as_ref()),
         SwitchCommand::Drops { file, port } => switch_talk::drops(context, &file, port.as_ref()),
         SwitchCommand::Capture { file, ports, options } => switch_talk::record(context, &file, ports, &options),
         SwitchCommand::Metrics { file } => metrics(context, &file),

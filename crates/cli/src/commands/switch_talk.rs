@@ -7,11 +7,12 @@ use std::path::Path;
 
 use weft_control::{history_view, port_views};
 use weft_dataplane_protocol::{CaptureRequest, ExplainRequest, Request, Response};
-use weft_model::view::PortView;
+use weft_model::view::{HistoryView, PortView};
 use weft_types::{IpNet, MacAddr, Native, PortName, PortVlans, VlanId};
 
 use crate::args::{CaptureArgs, PacketArgs};
-use crate::commands::packet::{Ends, Packet};
+use crate::commands::own_addresses::{group_mac, has, own_v6};
+use crate::commands::packet::{Ends, Hosts, Packet};
 use crate::commands::switch::{answered, ask, connect, nonsense, status};
 use crate::commands::{Context, capture, drops as dropped, frames, why as explained};
 use crate::failure::{Failure, Result};
@@ -27,8 +28,8 @@ pub(crate) fn why(context: &Context, path: &Path, from: &PortName, to: &str, ask
         None => {
             let ports = port_views(&status(context, path)?);
             let (ends, to) = ends(&ports, from, to)?;
-            let packet = Packet::of(asked.traffic.as_ref());
-            let (source, target) = (ends.source, ends.target);
+            let packet = Packet::of(asked.traffic.as_ref(), ends.hosts)?;
+            let (source, target) = (ends.hosts.source(), ends.hosts.target());
             (packet.frame(&ends), Some(format!("{packet} from {source} to {target} comes in by {from} for {to}:")))
         }
     };
@@ -48,37 +49,39 @@ fn ends(ports: &[PortView], from: &PortName, to: &str) -> Result<(Ends, String)>
     let sender = port(from.as_str()).ok_or_else(|| {
         Failure::new("no-such-port", format!("there is no port `{from}`"), "`weft switch show FILE` lists them")
     })?;
-    let owner = |address: &IpAddr| {
-        ports.iter().find(|port| {
-            let is_fixed = port.addresses.iter().flatten().any(|prefix| prefix.contains(address));
-            is_fixed || port.learned.contains(address)
-        })
-    };
+    let owner = |address: &IpAddr| ports.iter().find(|port| has(port, *address));
     let no_mac = |name: &PortName| {
         let title = format!("port `{name}` has no MAC address of its own");
         Failure::new("no-address", title, "name the MAC address that is meant, or show a frame: `--frame HEX`")
     };
     let (receiver, dst, target) = if let Some(receiver) = port(to) {
         let mac = receiver.macs.first().ok_or_else(|| no_mac(&receiver.name))?;
-        (Some(receiver), *mac, address(receiver).unwrap_or(NOBODYS[1]))
+        (Some(receiver), *mac, address(receiver).unwrap_or(NOBODYS[1]).into())
     } else if let Ok(mac) = to.parse::<MacAddr>() {
-        (None, mac, NOBODYS[1])
-    } else if let Ok(target) = to.parse::<Ipv4Addr>() {
-        let Some(receiver) = owner(&target.into()) else {
-            let title = format!("no port is known to have the address {target}");
-            return Err(Failure::new("no-neighbour", title, "name the port, or the MAC address that is meant"));
-        };
-        let mac = receiver.macs.first().ok_or_else(|| no_mac(&receiver.name))?;
-        (Some(receiver), *mac, target)
+        (None, mac, NOBODYS[1].into())
+    } else if let Ok(target) = to.parse::<IpAddr>() {
+        match (owner(&target), group_mac(target)) {
+            (_, Some(group)) => (None, group, target),
+            (Some(receiver), _) => {
+                (Some(receiver), *receiver.macs.first().ok_or_else(|| no_mac(&receiver.name))?, target)
+            }
+            (None, None) => {
+                let title = format!("no port is known to have the address {target}");
+                return Err(Failure::new("no-neighbour", title, "name the port, or the MAC address that is meant"));
+            }
+        }
     } else {
-        let title = format!("`{}` is neither a port nor a MAC address nor an IPv4 address", to.escape_debug());
+        let title = format!("`{}` is neither a port nor a MAC address nor an IP address", to.escape_debug());
         return Err(Failure::new("no-such-port", title, "`weft switch show FILE` lists the ports"));
     };
+    let src = *sender.macs.first().ok_or_else(|| no_mac(&sender.name))?;
     let ends = Ends {
-        src: *sender.macs.first().ok_or_else(|| no_mac(&sender.name))?,
+        src,
         dst,
-        source: address(sender).unwrap_or(NOBODYS[0]),
-        target,
+        hosts: match target {
+            IpAddr::V4(target) => Hosts::V4(address(sender).unwrap_or(NOBODYS[0]), target),
+            IpAddr::V6(target) => Hosts::V6(own_v6(sender, src, target), target),
+        },
         vlan: tag(&sender.vlans, receiver.map(|receiver| &receiver.vlans)),
     };
     Ok((ends, receiver.map_or_else(|| dst.to_string(), |receiver| format!("{dst} ({})", receiver.name))))
@@ -114,14 +117,23 @@ fn tag(sender: &PortVlans, receiver: Option<&PortVlans>) -> Option<VlanId> {
 
 /// The frames that were dropped last.
 pub(crate) fn drops(context: &Context, path: &Path, port: Option<&PortName>) -> Result {
-    let mut history = match ask(context, path, &Request::History)? {
-        Response::History(history) => history_view(history),
-        other => return Err(nonsense(&other)),
-    };
-    if let Some(port) = port {
-        history.drops.retain(|frame| frame.port == *port);
-    }
+    let mut history = history(context, path)?;
+    history.drops.retain(|frame| port.is_none_or(|port| frame.port == *port));
     dropped::show(context, &history.drops)
+}
+
+/// What rules decided last that say so.
+pub(crate) fn log(context: &Context, path: &Path, port: Option<&PortName>) -> Result {
+    let mut history = history(context, path)?;
+    history.log.retain(|decision| port.is_none_or(|port| decision.from == *port || decision.to == *port));
+    dropped::show_log(context, &history)
+}
+
+fn history(context: &Context, path: &Path) -> Result<HistoryView> {
+    match ask(context, path, &Request::History)? {
+        Response::History(history) => Ok(history_view(history)),
+        other => Err(nonsense(&other)),
+    }
 }
 
 /// Copies of frames; without ports, of all.

@@ -1,13 +1,14 @@
 //! `weft why`: what the switch would do with a packet, and which declarations make it so.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use weft_api::{ExplainBody, ExplanationView};
 use weft_model::view::{NetworkView, NicView, PortView, WorldView};
 use weft_types::{MacAddr, PortName};
 
 use crate::args::PacketArgs;
-use crate::commands::packet::{Ends, Packet};
+use crate::commands::own_addresses::{group_mac, has, link_local, own_v6};
+use crate::commands::packet::{Ends, Hosts, Packet};
 use crate::commands::{Context, frames};
 use crate::failure::{Failure, Result};
 use crate::link::Link;
@@ -22,8 +23,12 @@ pub(crate) async fn run(context: &Context, from: &str, to: &str, asked: PacketAr
             (captured_at(&world, from, &frame)?, frame, Vec::new())
         }
         None => {
-            let question = Question::find(&world, from, to, Packet::of(asked.traffic.as_ref()))?;
-            (question.nic.port.clone(), question.frame(), question.sentences(from, to))
+            let question = match to.parse() {
+                Ok(target) => Question::find_v6(&world, from, target)?,
+                Err(_) => Question::find(&world, from, to)?,
+            };
+            let packet = Packet::of(asked.traffic.as_ref(), question.hosts)?;
+            (question.nic.port.clone(), question.frame(packet), question.sentences(packet, from, to))
         }
     };
     let body = ExplainBody { port, frame: hex(&frame) };
@@ -56,9 +61,7 @@ fn no_adapter(from: &str) -> Failure {
 #[derive(Debug)]
 struct Question<'a> {
     nic: &'a NicView,
-    source: Ipv4Addr,
-    target: Ipv4Addr,
-    packet: Packet,
+    hosts: Hosts,
     /// Whom the frame is for.
     next_hop: MacAddr,
     /// Who that is, in words.
@@ -68,7 +71,33 @@ struct Question<'a> {
 }
 
 impl<'a> Question<'a> {
-    fn find(world: &'a WorldView, from: &str, to: &str, packet: Packet) -> Result<Self> {
+    /// By IPv6 nobody is reached but those of the same network: its services are no IPv6 router.
+    fn find_v6(world: &'a WorldView, from: &str, target: Ipv6Addr) -> Result<Self> {
+        let nics = source_nics(world, from)?;
+        let owner_beside =
+            |nic: &NicView| world.ports.iter().find(|port| port.network == nic.network && has(port, target.into()));
+        let neighbour = nics.iter().find_map(|nic| Some((*nic, owner_beside(nic)?)));
+        let (nic, next_hop, next_hop_is) = match (group_mac(target.into()), neighbour) {
+            (Some(group), _) => (*nics.first().ok_or_else(|| no_adapter(from))?, group, "a group".to_owned()),
+            (None, Some((nic, owner))) => {
+                let name = owner.vm.as_ref().map_or_else(|| owner.name.to_string(), ToString::to_string);
+                let mac = owner.macs.iter().find(|mac| link_local(**mac) == target).or(owner.macs.first());
+                let no_mac = || Failure::new("no-address", format!("port `{}` has no MAC address", owner.name), "");
+                (nic, *mac.ok_or_else(no_mac)?, name)
+            }
+            (None, None) => {
+                let title = format!("nobody on a network of `{from}` is known to have {target}");
+                let hint = "`weft port show` says which addresses a port was seen to have; a captured frame can be asked \
+                            about, too: `--frame FILE`";
+                return Err(Failure::new("no-neighbour", title, hint));
+            }
+        };
+        let port = world.ports.iter().find(|port| port.name == nic.port).ok_or_else(|| no_adapter(from))?;
+        let hosts = Hosts::V6(own_v6(port, nic.mac, target), target);
+        Ok(Self { nic, hosts, next_hop, next_hop_is, shares_no_network: false })
+    }
+
+    fn find(world: &'a WorldView, from: &str, to: &str) -> Result<Self> {
         let nics = source_nics(world, from)?;
         let targets = target_addresses(world, to)?;
         // Directly where there is a common network, through a gateway otherwise.
@@ -96,12 +125,13 @@ impl<'a> Question<'a> {
         };
         let shares_no_network = direct.is_none() && to.parse::<Ipv4Addr>().is_err();
         let source = nic.ip.unwrap_or(Ipv4Addr::UNSPECIFIED);
-        Ok(Self { nic, source, target, packet, next_hop, next_hop_is, shares_no_network })
+        Ok(Self { nic, hosts: Hosts::V4(source, target), next_hop, next_hop_is, shares_no_network })
     }
 
     /// What is asked, in words.
-    fn sentences(&self, from: &str, to: &str) -> Vec<String> {
-        let Self { nic, source, target, packet, next_hop, next_hop_is, shares_no_network } = self;
+    fn sentences(&self, packet: Packet, from: &str, to: &str) -> Vec<String> {
+        let Self { nic, hosts, next_hop, next_hop_is, shares_no_network } = self;
+        let (source, target) = (hosts.source(), hosts.target());
         let mut sentences =
             vec![format!("{packet} from {source} to {target} leaves by {} for {next_hop} ({next_hop_is}):", nic.port)];
         if *shares_no_network {
@@ -113,9 +143,8 @@ impl<'a> Question<'a> {
     }
 
     /// The frame.
-    fn frame(&self) -> Vec<u8> {
-        let Self { nic, source, target, packet, next_hop, .. } = self;
-        packet.frame(&Ends { src: nic.mac, dst: *next_hop, source: *source, target: *target, vlan: None })
+    fn frame(&self, packet: Packet) -> Vec<u8> {
+        packet.frame(&Ends { src: self.nic.mac, dst: self.next_hop, hosts: self.hosts, vlan: None })
     }
 }
 
@@ -148,7 +177,7 @@ fn target_addresses(world: &WorldView, to: &str) -> Result<Vec<Ipv4Addr>> {
         return Ok(vec![address]);
     }
     let Some(vm) = world.vms.iter().find(|vm| vm.name.as_str() == to) else {
-        let title = format!("`{to}` is neither a machine nor an IPv4 address");
+        let title = format!("`{to}` is neither a machine nor an IP address");
         return Err(Failure::new("no-such-vm", title, "`weft vm ls` lists the machines"));
     };
     let addresses: Vec<_> = vm.nics.iter().filter_map(|nic| nic.ip).collect();

@@ -2,6 +2,7 @@
 
 mod bed;
 mod capture;
+mod explain;
 mod hosts;
 mod life;
 mod machine;

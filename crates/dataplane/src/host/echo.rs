@@ -10,17 +10,18 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, ipproto, recvfrom, sendto, socket_with,
 };
 use rustix::rand::{GetRandomFlags, getrandom};
-use weft_services::nat::{FlowId, Nat};
+use weft_services::nat::{FlowId, Nat, Transit};
 use weft_types::Instant;
 use weft_wire::icmpv4::{self, Message};
 use weft_wire::{Protocol, ipv4};
 
-use super::{DATAGRAM_TURN, RAW_ECHO};
+use super::transit::{Report, Traveller};
+use super::{DATAGRAM_TURN, RAW_ECHO, error};
 
 /// The sockets of echoes.
 pub(super) enum Echoes {
     /// One socket per flow; the kernel chooses identifiers.
-    Datagram(HashMap<FlowId, OwnedFd>),
+    Datagram(HashMap<FlowId, Traveller>),
     /// One socket for all flows.
     Raw(Raw),
     /// None is permitted.
@@ -30,7 +31,7 @@ pub(super) enum Echoes {
 /// A raw socket sees every echo reply that comes to the host, so it is open only while a guest waits for one.
 #[derive(Default)]
 pub(super) struct Raw {
-    fd: Option<OwnedFd>,
+    socket: Option<Traveller>,
     ident_of: HashMap<FlowId, u16>,
     flow_of: HashMap<u16, FlowId>,
 }
@@ -62,40 +63,84 @@ impl Echoes {
         matches!(self, Self::Closed).then(|| note.to_owned())
     }
 
-    /// Sends an echo request.
+    /// Sends an echo request with this sequence number and payload.
     pub(super) fn send(
         &mut self,
         epoll: &OwnedFd,
+        now: Instant,
+        nat: &mut Nat,
         flow: FlowId,
-        to: Ipv4Addr,
-        seq: u16,
-        payload: &[u8],
-    ) -> Result<(), Errno> {
-        let (fd, ident) = match self {
-            Self::Datagram(sockets) => (Self::socket_of(sockets, epoll, flow)?, 0),
-            Self::Raw(raw) => raw.socket_and_ident(epoll, flow)?,
-            Self::Closed => return Err(Errno::ACCESS),
-        };
-        let mut request = Vec::with_capacity(icmpv4::HEADER_BYTES + payload.len());
-        Message::EchoRequest { ident, seq, payload }.emit(&mut request);
-        match sendto(fd, &request, SendFlags::NOSIGNAL, &SocketAddrV4::new(to, 0)) {
-            Ok(_) | Err(Errno::AGAIN) => Ok(()), // a full socket loses requests, as networks do
-            Err(errno) => Err(errno),
+        (to, transit): (Ipv4Addr, Transit),
+        (seq, payload): (u16, &[u8]),
+    ) {
+        for _ in 0..2 {
+            let (socket, ident) = match self.socket_and_ident(epoll, flow) {
+                Ok(place) => place,
+                Err(errno) => return nat.echo_failed(now, flow, to, seq, error::of(errno)),
+            };
+            let mut request = Vec::with_capacity(icmpv4::HEADER_BYTES + payload.len());
+            Message::EchoRequest { ident, seq, payload }.emit(&mut request);
+            let sent = socket.travel(transit);
+            match sent.and_then(|()| sendto(&socket.fd, &request, SendFlags::NOSIGNAL, &SocketAddrV4::new(to, 0))) {
+                Ok(_) | Err(Errno::AGAIN) => return, // a full socket loses requests, as networks do
+                Err(errno) => {
+                    let is_told = self.tell_errors(now, nat, Some(flow), seq);
+                    match errno {
+                        Errno::MSGSIZE if is_told => return,
+                        _ if is_told => {} // an earlier request's error: once more
+                        _ => return nat.echo_failed(now, flow, to, seq, error::of(errno)),
+                    }
+                }
+            }
         }
     }
 
+    fn socket_and_ident(&mut self, epoll: &OwnedFd, flow: FlowId) -> Result<(&mut Traveller, u16), Errno> {
+        match self {
+            Self::Datagram(sockets) => Ok((Self::socket_of(sockets, epoll, flow)?, 0)),
+            Self::Raw(raw) => raw.socket_and_ident(epoll, flow),
+            Self::Closed => Err(Errno::ACCESS),
+        }
+    }
+
+    /// Tells what became of requests, of this flow or of all that share a socket; `sequence` is that of the request which
+    /// is being sent. Whether there was something to tell.
+    fn tell_errors(&self, now: Instant, nat: &mut Nat, flow: Option<FlowId>, sequence: u16) -> bool {
+        let socket = match self {
+            Self::Datagram(sockets) => flow.and_then(|flow| sockets.get(&flow)),
+            Self::Raw(raw) => raw.socket.as_ref(),
+            Self::Closed => None,
+        };
+        let mut is_told = false;
+        for Report { to, error, start } in socket.into_iter().flat_map(Traveller::reports) {
+            is_told = true;
+            let (flow, sequence) = match (start.as_ref().map(|start| icmpv4::parse(start)), self) {
+                (None, _) => (flow, sequence), // it never left
+                (Some(Ok(Message::EchoRequest { ident, seq, .. })), Self::Raw(raw)) => {
+                    (raw.flow_of.get(&ident).copied(), seq)
+                }
+                (Some(Ok(Message::EchoRequest { seq, .. })), _) => (flow, seq),
+                (Some(_), _) => continue, // of somebody else on this host
+            };
+            if let Some(flow) = flow {
+                nat.echo_lost(now, flow, *to.ip(), sequence, error);
+            }
+        }
+        is_told
+    }
+
     fn socket_of<'a>(
-        sockets: &'a mut HashMap<FlowId, OwnedFd>,
+        sockets: &'a mut HashMap<FlowId, Traveller>,
         epoll: &OwnedFd,
         flow: FlowId,
-    ) -> Result<&'a OwnedFd, Errno> {
+    ) -> Result<&'a mut Traveller, Errno> {
         use std::collections::hash_map::Entry;
         match sockets.entry(flow) {
             Entry::Occupied(place) => Ok(place.into_mut()),
             Entry::Vacant(place) => {
                 let fd = open(SocketType::DGRAM)?;
                 epoll::add(epoll, &fd, EventData::new_u64(flow.to_bits()), EventFlags::IN)?;
-                Ok(place.insert(fd))
+                Ok(place.insert(Traveller::new(fd)?))
             }
         }
     }
@@ -110,10 +155,13 @@ impl Echoes {
     }
 
     /// Takes replies from a flow's own socket.
-    pub(super) fn receive(&mut self, now: Instant, nat: &mut Nat, flow: FlowId, buffer: &mut [u8]) {
+    pub(super) fn receive(&self, now: Instant, nat: &mut Nat, flow: FlowId, flags: EventFlags, buffer: &mut [u8]) {
+        if flags.contains(EventFlags::ERR) {
+            self.tell_errors(now, nat, Some(flow), 0);
+        }
         let Self::Datagram(sockets) = self else { return };
-        let Some(fd) = sockets.get(&flow) else { return };
-        receive_all(fd, buffer, |from, message| {
+        let Some(socket) = sockets.get(&flow) else { return };
+        receive_all(&socket.fd, buffer, |from, message| {
             if let Ok(Message::EchoReply { seq, payload, .. }) = icmpv4::parse(message) {
                 nat.echo_received(now, flow, from, seq, payload);
             }
@@ -121,9 +169,12 @@ impl Echoes {
     }
 
     /// Takes replies from the raw socket.
-    pub(super) fn receive_raw(&mut self, now: Instant, nat: &mut Nat, buffer: &mut [u8]) {
-        let Self::Raw(Raw { fd: Some(fd), flow_of, .. }) = self else { return };
-        receive_all(fd, buffer, |from, packet| {
+    pub(super) fn receive_raw(&self, now: Instant, nat: &mut Nat, flags: EventFlags, buffer: &mut [u8]) {
+        if flags.contains(EventFlags::ERR) {
+            self.tell_errors(now, nat, None, 0);
+        }
+        let Self::Raw(Raw { socket: Some(socket), flow_of, .. }) = self else { return };
+        receive_all(&socket.fd, buffer, |from, packet| {
             if let Ok(packet) = ipv4::parse(packet)
                 && packet.protocol == Protocol::ICMP
                 && icmpv4::checksum_ok(packet.payload)
@@ -137,17 +188,17 @@ impl Echoes {
 }
 
 impl Raw {
-    fn socket_and_ident(&mut self, epoll: &OwnedFd, flow: FlowId) -> Result<(&OwnedFd, u16), Errno> {
+    fn socket_and_ident(&mut self, epoll: &OwnedFd, flow: FlowId) -> Result<(&mut Traveller, u16), Errno> {
         let ident = match self.ident_of.get(&flow) {
             Some(ident) => *ident,
             None => self.new_ident(flow)?,
         };
-        if self.fd.is_none() {
+        if self.socket.is_none() {
             let fd = open(SocketType::RAW)?;
             epoll::add(epoll, &fd, EventData::new_u64(RAW_ECHO), EventFlags::IN)?;
-            self.fd = Some(fd);
+            self.socket = Some(Traveller::new(fd)?);
         }
-        Ok((self.fd.as_ref().ok_or(Errno::BADF)?, ident))
+        Ok((self.socket.as_mut().ok_or(Errno::BADF)?, ident))
     }
 
     /// An identifier that no other flow has, and that nobody can guess.
@@ -169,7 +220,7 @@ impl Raw {
             self.flow_of.remove(&ident);
         }
         if self.ident_of.is_empty() {
-            self.fd = None;
+            self.socket = None;
         }
     }
 }
@@ -184,7 +235,7 @@ fn receive_all(fd: &OwnedFd, buffer: &mut [u8], mut take: impl FnMut(Ipv4Addr, &
                 }
             }
             Err(Errno::AGAIN) => return,
-            Err(_) => {} // an error of an earlier request: taken with this
+            Err(_) => {} // an error that is told already: taken with this
         }
     }
 }

@@ -7,8 +7,10 @@
 mod echo;
 mod error;
 mod listeners;
+mod lookup;
 mod resolver;
 mod tcp;
+mod transit;
 mod udp;
 
 use std::collections::{BTreeMap, HashMap};
@@ -35,10 +37,10 @@ pub(crate) use self::listeners::{Entrance, Place, open as open_listener};
 const EVENTS: usize = 256;
 /// Open files that the rest of the process may need.
 const RESERVED_FILES: u64 = 256;
-/// More flows are never allowed: each may take 32 KiB of memory, whatever the limits of the host.
-const MAX_FLOWS: u64 = 4096;
-/// The share of all flows that one guest may have.
-const GUEST_SHARE: usize = 4;
+/// More flows are never allowed: each may take 8 KiB of memory, whatever the limits of the host.
+const MAX_FLOWS: u64 = 32_768;
+/// What every guest leaves to the others: one flow in so many.
+const OTHERS_SHARE: usize = 4;
 /// The largest datagram.
 const DATAGRAM_BYTES: usize = 65_536;
 /// Datagrams that are read from one socket at a time.
@@ -151,17 +153,15 @@ impl HostSockets {
                         socket.close(reset);
                     }
                 }
-                HostOp::UdpSend { flow, to, payload } => {
-                    UdpSocket::send(&self.epoll, &mut self.udp, now, nat, flow, to, &payload);
+                HostOp::UdpSend { flow, to, transit, payload } => {
+                    UdpSocket::send(&self.epoll, &mut self.udp, now, nat, flow, (to, transit), &payload);
                 }
                 HostOp::UdpAnswer { forward, offset, to, payload } => {
                     self.listeners.answer(forward, offset, to, &payload);
                 }
                 HostOp::UdpClose { flow } => drop(self.udp.remove(&flow)),
-                HostOp::EchoSend { flow, to, sequence, payload } => {
-                    if let Err(errno) = self.echoes.send(&self.epoll, flow, to, sequence, &payload) {
-                        nat.echo_failed(now, flow, to, sequence, error::of(errno));
-                    }
+                HostOp::EchoSend { flow, to, transit, sequence, payload } => {
+                    self.echoes.send(&self.epoll, now, nat, flow, (to, transit), (sequence, &payload));
                 }
                 HostOp::EchoClose { flow } => self.echoes.close(flow),
             }
@@ -193,11 +193,11 @@ impl HostSockets {
         for event in std::mem::take(&mut self.events) {
             let (data, flags) = (event.data.u64(), event.flags);
             if data == RAW_ECHO {
-                self.echoes.receive_raw(now, services.nat_mut(), &mut self.buffer);
+                self.echoes.receive_raw(now, services.nat_mut(), flags, &mut self.buffer);
             } else if data & LISTENING == LISTENING {
                 self.let_in(now, data as u32, services);
             } else if data & OWN != 0 {
-                self.resolver.receive(now, data & !OWN, services, &mut self.buffer);
+                self.resolver.progress(now, data & !OWN, services, &mut self.buffer);
             } else {
                 self.take_flow_event(now, services.nat_mut(), FlowId::from_bits(data), flags);
             }
@@ -228,9 +228,9 @@ impl HostSockets {
             socket.note(flags);
             self.progress(now, nat, flow);
         } else if let Some(socket) = self.udp.get_mut(&flow) {
-            socket.receive(now, nat, flow, &mut self.buffer);
+            socket.receive(now, nat, flow, flags, &mut self.buffer);
         } else {
-            self.echoes.receive(now, nat, flow, &mut self.buffer);
+            self.echoes.receive(now, nat, flow, flags, &mut self.buffer);
         }
     }
 }
@@ -248,7 +248,7 @@ fn host_limits(echo: bool) -> HostLimits {
     let files = if setrlimit(Resource::Nofile, raised).is_ok() { limit.maximum } else { limit.current };
     // Where there is no limit, ours holds.
     let flows = files.unwrap_or(u64::MAX).saturating_sub(RESERVED_FILES).clamp(16, MAX_FLOWS) as usize;
-    HostLimits { flows, flows_per_guest: flows.div_ceil(GUEST_SHARE), echo }
+    HostLimits { flows, flows_per_guest: flows - flows / OTHERS_SHARE, echo }
 }
 
 #[cfg(test)]

@@ -6,9 +6,10 @@ use std::thread;
 use std::time::{Duration, Instant as Clock};
 
 use rustix::event::{PollFd, PollFlags, poll};
+use weft_services::nat::Transit;
 use weft_services::{NetworkId, NetworkServices, Services};
 use weft_testkit::{Guest, SocketHandle, tcp};
-use weft_types::{Instant, Ipv4Net, MacAddr};
+use weft_types::{DnsNames, Instant, Ipv4Net, MacAddr};
 use weft_wire::icmpv4::{self, Message, Unreachable};
 use weft_wire::{EtherType, Offload, Protocol, ethernet, ipv4, segment, udp};
 
@@ -50,6 +51,7 @@ impl Bench {
             dns: true,
             host_access: true,
             records: Vec::new(),
+            names: DnsNames::default(),
             forwards: Vec::new(),
         };
         services.configure(Instant::ZERO, vec![network]);
@@ -358,7 +360,9 @@ fn echo_sockets_reach_the_loopback() {
     }
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
     let flow = FlowId::from_bits(3);
-    echoes.send(&epoll, flow, Ipv4Addr::LOCALHOST, 9, b"hello").expect("the loopback is there");
+    let mut nat = Nat::new([3; 32]);
+    let transit = Transit { ttl: 63, dont_fragment: true };
+    echoes.send(&epoll, Instant::ZERO, &mut nat, flow, (Ipv4Addr::LOCALHOST, transit), (9, b"hello"));
     let mut events = Vec::with_capacity(4);
     epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut events), Some(&Timespec { tv_sec: 5, tv_nsec: 0 }))
         .expect("an event");
@@ -406,6 +410,70 @@ fn lookups_go_on_to_the_next_server() {
     assert_eq!(datagram.payload[3] & 0x0f, 0, "no error");
     answers.join().unwrap();
     assert_eq!(bench.host.next_timeout(), None);
+}
+
+/// The query of the tests, and its answer with as many addresses; over TCP both stand behind their length.
+const QUERY: &[u8] = b"\x12\x34\x01\x00\x00\x01\x00\x00\x00\x00\x00\x00\x07example\x03org\x00\x00\x01\x00\x01";
+
+fn answer_to(query: &[u8], addresses: u8) -> Vec<u8> {
+    let mut answer = query.to_vec();
+    (answer[2], answer[3], answer[7]) = (0x81, 0x80, addresses);
+    for last in 0..addresses {
+        answer.extend_from_slice(&[0xc0, 12, 0, 1, 0, 1, 0, 0, 1, 44, 0, 4, 198, 51, 100, last]);
+    }
+    answer
+}
+
+/// A guest that comes by TCP has its question asked by TCP: of the first server that lets itself be asked so.
+#[test]
+fn long_answers_are_asked_for_over_tcp() {
+    let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+    let (port, server) = serve(|mut stream| {
+        let mut query = vec![0; 2 + QUERY.len()];
+        stream.read_exact(&mut query).unwrap();
+        let answer = answer_to(&query[2..], 200);
+        let bytes = [&(answer.len() as u16).to_be_bytes(), &answer[..]].concat();
+        // In pieces, with the length itself in two.
+        for piece in [&bytes[..1], &bytes[1..1000], &bytes[1000..]] {
+            stream.write_all(piece).unwrap();
+            thread::sleep(Duration::from_millis(5));
+        }
+    });
+    let mut bench = Bench::new();
+    let open = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    bench.host.resolver.set_servers(&[closed, open]);
+    let handle = bench.connect(40_000, 53);
+    bench.run(|bench| bench.tcp(handle).may_send());
+    let query = [&(QUERY.len() as u16).to_be_bytes(), QUERY].concat();
+    bench.tcp(handle).send_slice(&query).unwrap();
+    let expected = answer_to(QUERY, 200);
+    bench.run(|bench| bench.tcp(handle).recv_queue() == 2 + expected.len());
+    let mut heard = vec![0; 2 + expected.len()];
+    bench.tcp(handle).recv_slice(&mut heard).unwrap();
+    assert_eq!(heard[2..], expected);
+    server.join().unwrap();
+}
+
+/// Other servers in the file: they are asked from the next second on, and what the earlier ones said is forgotten.
+#[test]
+fn the_hosts_servers_are_followed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("resolv.conf");
+    std::fs::write(&path, "nameserver 192.0.2.53\n").unwrap();
+    let mut resolver = Resolver::new(&path);
+    let mut services = Services::new([3; 32], Duration::ZERO);
+    let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+    resolver.drive(Instant::from_millis(0), &epoll, &mut services);
+    assert_eq!(resolver.servers(), ["192.0.2.53:53".parse().unwrap()]);
+    // As resolvconf and systemd do it: a new file in the place of the old one.
+    let next = folder.path().join("resolv.conf.next");
+    std::fs::write(&next, "nameserver 192.0.2.54\nnameserver fd00::53\n").unwrap();
+    std::fs::rename(&next, &path).unwrap();
+    resolver.drive(Instant::from_millis(1000), &epoll, &mut services);
+    assert_eq!(resolver.servers(), ["192.0.2.54:53".parse().unwrap(), "[fd00::53]:53".parse().unwrap()]);
+    std::fs::remove_file(&path).unwrap();
+    resolver.drive(Instant::from_millis(2000), &epoll, &mut services);
+    assert_eq!(resolver.servers(), []);
 }
 
 fn v4(address: SocketAddr) -> SocketAddrV4 {

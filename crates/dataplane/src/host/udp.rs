@@ -11,9 +11,10 @@ use rustix::net::{
     sendto, socket_with,
 };
 use rustix::rand::{GetRandomFlags, getrandom};
-use weft_services::nat::{FlowId, Nat};
+use weft_services::nat::{FlowId, Nat, Transit};
 use weft_types::Instant;
 
+use super::transit::Traveller;
 use super::{DATAGRAM_TURN, error};
 
 /// Ports that sockets get: those that Linux gives out itself, by default.
@@ -26,14 +27,14 @@ const TFTP_PORT: u16 = 69;
 
 /// A socket of a flow.
 pub(super) struct UdpSocket {
-    fd: OwnedFd,
+    socket: Traveller,
     peers: Peers,
 }
 
 /// Whom the guest writes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Peers {
-    /// Only to this one: the socket is connected, so that the kernel tells when the peer's port is unreachable.
+    /// Only to this one: the socket is connected, so that nobody else is heard, and the way is looked up once.
     One(SocketAddrV4),
     Many,
 }
@@ -52,7 +53,7 @@ impl UdpSocket {
             }
         };
         epoll::add(epoll, &fd, EventData::new_u64(flow.to_bits()), EventFlags::IN)?;
-        Ok(Self { fd, peers })
+        Ok(Self { socket: Traveller::new(fd)?, peers })
     }
 
     /// Sends a datagram, from a new socket if need be.
@@ -62,7 +63,7 @@ impl UdpSocket {
         now: Instant,
         nat: &mut Nat,
         flow: FlowId,
-        to: SocketAddrV4,
+        (to, transit): (SocketAddrV4, Transit),
         payload: &[u8],
     ) {
         if let std::collections::hash_map::Entry::Vacant(place) = sockets.entry(flow) {
@@ -72,51 +73,61 @@ impl UdpSocket {
             }
         }
         let Some(socket) = sockets.get_mut(&flow) else { return };
-        // The first error may be an earlier datagram's.
-        let result = socket.try_send(to, payload).or_else(|errno| match errno {
-            Errno::AGAIN | Errno::MSGSIZE => Err(errno),
-            _ => {
-                if let Peers::One(peer) = socket.peers {
-                    nat.udp_failed(now, flow, peer, error::of(errno));
+        for _ in 0..2 {
+            match socket.try_send(to, transit, payload) {
+                Ok(()) | Err(Errno::AGAIN) => return, // a full socket loses datagrams, as networks do
+                Err(errno) => {
+                    let is_told = socket.tell_errors(now, nat, flow);
+                    match errno {
+                        Errno::MSGSIZE if is_told => return,
+                        _ if is_told => {} // an earlier datagram's error: once more
+                        _ => return nat.udp_failed(now, flow, to, error::of(errno)),
+                    }
                 }
-                socket.try_send(to, payload)
             }
-        });
-        match result {
-            Ok(()) | Err(Errno::AGAIN) => {} // a full socket loses datagrams, as networks do
-            Err(errno) => nat.udp_failed(now, flow, to, error::of(errno)),
         }
     }
 
-    fn try_send(&mut self, to: SocketAddrV4, payload: &[u8]) -> Result<(), Errno> {
+    /// Tells what became of datagrams; whether there was something to tell.
+    fn tell_errors(&mut self, now: Instant, nat: &mut Nat, flow: FlowId) -> bool {
+        let mut is_told = false;
+        for report in self.socket.reports() {
+            nat.udp_lost(now, flow, report.to, report.error);
+            is_told = true;
+        }
+        is_told
+    }
+
+    fn try_send(&mut self, to: SocketAddrV4, transit: Transit, payload: &[u8]) -> Result<(), Errno> {
+        self.socket.travel(transit)?;
+        let fd = &self.socket.fd;
         if let Peers::One(peer) = self.peers
             && peer != to
         {
-            connect_unspec(&self.fd)?;
+            connect_unspec(fd)?;
             self.peers = Peers::Many;
         }
         match self.peers {
-            Peers::One(_) => send(&self.fd, payload, SendFlags::NOSIGNAL)?,
-            Peers::Many => sendto(&self.fd, payload, SendFlags::NOSIGNAL, &to)?,
+            Peers::One(_) => send(fd, payload, SendFlags::NOSIGNAL)?,
+            Peers::Many => sendto(fd, payload, SendFlags::NOSIGNAL, &to)?,
         };
         Ok(())
     }
 
     /// Takes datagrams and errors from the socket.
-    pub(super) fn receive(&mut self, now: Instant, nat: &mut Nat, flow: FlowId, buffer: &mut [u8]) {
+    pub(super) fn receive(&mut self, now: Instant, nat: &mut Nat, flow: FlowId, flags: EventFlags, buffer: &mut [u8]) {
+        if flags.contains(EventFlags::ERR) {
+            self.tell_errors(now, nat, flow);
+        }
         for _ in 0..DATAGRAM_TURN {
-            match recvfrom(&self.fd, &mut *buffer, RecvFlags::empty()) {
+            match recvfrom(&self.socket.fd, &mut *buffer, RecvFlags::empty()) {
                 Ok((count, _, from)) => {
                     if let Some(from) = from.and_then(|from| SocketAddrV4::try_from(from).ok()) {
                         nat.udp_received(now, flow, from, &buffer[..count]);
                     }
                 }
                 Err(Errno::AGAIN) => return,
-                Err(Errno::INTR) => {}
-                Err(errno) => match self.peers {
-                    Peers::One(peer) => nat.udp_failed(now, flow, peer, error::of(errno)),
-                    Peers::Many => {}
-                },
+                Err(_) => {} // interrupted, or an error that is told already
             }
         }
     }

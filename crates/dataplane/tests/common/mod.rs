@@ -14,7 +14,7 @@ use weft_dataplane_protocol::{
     PortConfig, PortKind, PortStatus, Request, Response, SwitchStatus, Switching,
 };
 use weft_testkit::mac;
-use weft_types::{MacAddr, PortRates, PortVlans, Provenance};
+use weft_types::{DnsNames, MacAddr, PortRates, PortVlans, Provenance};
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -189,10 +189,15 @@ pub(crate) fn network_with_gateway(name: &str, second: u8) -> NetworkConfig {
             last: [10, second, 0, 200].into(),
             lease_s: 3600,
             reservations: vec![],
+            excluded: vec![],
+            kept: Default::default(),
+            options: Default::default(),
+            boot: None,
         }),
         dns: true,
         host_access: false,
         records: vec![],
+        names: DnsNames::default(),
     };
     NetworkConfig { gateway: Some(gateway), ..bare_network(name) }
 }

@@ -10,7 +10,7 @@ use super::record::{LeaseRecord, PersistRequest};
 use crate::NetworkId;
 
 /// Answers that may wait for the disk at once; a client whose answer finds no room asks again.
-const MAX_WAITING: usize = 1024;
+const MAX_WAITING: usize = 1 << 14;
 
 /// An answer that grants a lease.
 #[derive(Debug)]
@@ -21,6 +21,32 @@ pub(crate) struct Grant {
     pub(crate) frame: Vec<u8>,
 }
 
+/// Answers that wait for the same write, in their order; of each client one at most.
+#[derive(Debug, Default)]
+struct Batch {
+    grants: Vec<Option<Grant>>,
+    place_of: BTreeMap<(NetworkId, MacAddr), usize>,
+}
+
+impl Batch {
+    fn push(&mut self, grant: Grant) {
+        self.drop_of(grant.network, grant.mac);
+        self.place_of.insert((grant.network, grant.mac), self.grants.len());
+        self.grants.push(Some(grant));
+    }
+
+    /// Drops the answer that waits for a client.
+    fn drop_of(&mut self, network: NetworkId, mac: MacAddr) {
+        if let Some(place) = self.place_of.remove(&(network, mac)) {
+            self.grants[place] = None;
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.grants.len() >= MAX_WAITING
+    }
+}
+
 /// Lease records on their way to the disk, and the answers that wait for them.
 ///
 /// One request is under way at a time. What happens meanwhile goes with the next one, so that a whole boot
@@ -29,12 +55,12 @@ pub(crate) struct Grant {
 pub(crate) struct Journal {
     /// Not handed out yet; of each address the last word only.
     pending: BTreeMap<(NetworkName, Ipv4Addr), LeaseRecord>,
-    /// The token of the request that is being written.
-    under_way: Option<u64>,
+    /// Answers that wait for what is pending.
+    waiting: Batch,
+    /// The request that is being written, and the answers that wait for it.
+    under_way: Option<(u64, Batch)>,
     /// The token that `pending` will travel under.
     next: u64,
-    /// Answers, and the token that frees each.
-    waiting: Vec<(u64, Grant)>,
 }
 
 impl Journal {
@@ -50,11 +76,13 @@ impl Journal {
     #[must_use]
     pub(crate) fn hold_back(&mut self, grant: Grant) -> bool {
         // A client that asks again gets the answer to its last question only.
-        self.waiting.retain(|(_, other)| (other.network, other.mac) != (grant.network, grant.mac));
-        if self.waiting.len() >= MAX_WAITING {
+        if let Some((_, batch)) = &mut self.under_way {
+            batch.drop_of(grant.network, grant.mac);
+        }
+        if self.waiting.is_full() {
             return false;
         }
-        self.waiting.push((self.next, grant));
+        self.waiting.push(grant);
         true
     }
 
@@ -65,20 +93,16 @@ impl Journal {
         }
         let token = self.next;
         self.next += 1;
-        self.under_way = Some(token);
+        self.under_way = Some((token, std::mem::take(&mut self.waiting)));
         Some(PersistRequest { token, records: std::mem::take(&mut self.pending).into_values().collect() })
     }
 
     /// The answers that may leave now that `token` is durable.
     pub(crate) fn persisted(&mut self, token: u64) -> Vec<Grant> {
-        if self.under_way != Some(token) {
-            return Vec::new();
+        match self.under_way.take_if(|(under_way, _)| *under_way == token) {
+            Some((_, batch)) => batch.grants.into_iter().flatten().collect(),
+            None => Vec::new(),
         }
-        self.under_way = None;
-        let (freed, kept) = std::mem::take(&mut self.waiting).into_iter().partition(|(needs, _)| *needs <= token);
-        self.waiting = kept;
-        let freed: Vec<(u64, Grant)> = freed;
-        freed.into_iter().map(|(_, grant)| grant).collect()
     }
 }
 

@@ -3,78 +3,21 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-use weft_types::{Ipv4Net, MacAddr};
+use weft_types::MacAddr;
 
+use super::pool::{Client, Pool, Runs};
 use super::record::LeaseState;
-use crate::{DhcpServer, NetworkServices};
 
 /// How long an offered address waits for the client's request.
 const OFFER_S: u64 = 60;
 /// How long an address that somebody else was found to use stays out of the pool.
 const QUARANTINE_S: u64 = 600;
-/// The same for a reserved address: its adapter can have no other, so it is tried again soon.
-const RESERVED_QUARANTINE_S: u64 = 30;
+/// The same for a kept address: its client can have no other, so it is tried again soon.
+const KEPT_QUARANTINE_S: u64 = 30;
 /// Addresses that one adapter can get quarantined, so that it cannot empty the pool.
 const MAX_DECLINED_PER_ADAPTER: usize = 4;
 /// Addresses remembered per network; a larger pool counts as exhausted beyond that.
-const MAX_ENTRIES: usize = 1 << 14;
-
-/// Which addresses may be given out, and to whom.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Pool {
-    first: u32,
-    last: u32,
-    /// Addresses inside the pool that are somebody's for good.
-    taken: BTreeSet<Ipv4Addr>,
-    reserved: BTreeMap<MacAddr, Ipv4Addr>,
-}
-
-impl Pool {
-    pub(crate) fn new(network: &NetworkServices, dhcp: &DhcpServer) -> Self {
-        let usable = |ip: &Ipv4Addr| is_station(network.subnet, *ip) && *ip != network.ip;
-        let reserved: BTreeMap<_, _> =
-            dhcp.reservations.iter().filter_map(|r| Some((r.mac, r.ip.filter(usable)?))).collect();
-        let taken = network.records.iter().map(|(_, ip)| *ip).chain(reserved.values().copied()).chain([network.ip]);
-        let (low, high) = (network.subnet.network().to_bits(), network.subnet.broadcast().to_bits());
-        Self {
-            first: dhcp.first.to_bits().max(low.saturating_add(1)),
-            last: dhcp.last.to_bits().min(high.saturating_sub(1)),
-            taken: taken.collect(),
-            reserved,
-        }
-    }
-
-    /// Whether `mac` may ever hold `ip`.
-    fn permits(&self, mac: MacAddr, ip: Ipv4Addr) -> bool {
-        match self.reserved.get(&mac) {
-            Some(reserved) => *reserved == ip,
-            None => (self.first..=self.last).contains(&ip.to_bits()) && !self.taken.contains(&ip),
-        }
-    }
-
-    /// Every address for clients without a reservation, from one on that `mac` alone decides.
-    fn candidates(&self, mac: MacAddr) -> impl Iterator<Item = Ipv4Addr> + '_ {
-        let size = (u64::from(self.last) + 1).saturating_sub(self.first.into());
-        let start = stable_hash(mac).checked_rem(size).unwrap_or(0);
-        (0..size)
-            .map(move |step| Ipv4Addr::from_bits(self.first + ((start + step) % size) as u32))
-            .filter(|ip| !self.taken.contains(ip))
-    }
-}
-
-/// Whether a station may have `ip`: inside of `subnet`, and neither its first address nor its last.
-pub(crate) fn is_station(subnet: Ipv4Net, ip: Ipv4Addr) -> bool {
-    subnet.contains(&ip) && ip != subnet.network() && ip != subnet.broadcast()
-}
-
-/// FNV-1a: the same adapter finds the same address on every host, and after every loss of the leases.
-fn stable_hash(mac: MacAddr) -> u64 {
-    let hash = mac
-        .octets()
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, &octet| (hash ^ u64::from(octet)).wrapping_mul(0x0000_0100_0000_01b3));
-    hash ^ (hash >> 32)
-}
+const MAX_ENTRIES: usize = 1 << 17;
 
 /// What an address is used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,7 +32,7 @@ enum Use {
 struct Entry {
     mac: MacAddr,
     used: Use,
-    /// Unix time at which that ends.
+    /// Unix time at which that ends; of what was given back, when that was.
     until: u64,
     client_name: Option<String>,
 }
@@ -129,13 +72,23 @@ pub(crate) struct Change {
 
 /// The addresses of one network and who holds them.
 ///
-/// An address has one entry, so it never has two holders; an adapter holds at most one address. Entries that
-/// ended stay until somebody else needs the address: clients get back what they had.
+/// An address has one entry, so it never has two holders; an adapter holds at most one address. Entries that ended stay
+/// until somebody else needs the address: clients get back what they had. What was offered and not requested is forgotten.
 #[derive(Debug, Default)]
 pub(crate) struct Leases {
+    /// What may be given out; nothing without a server.
+    pool: Option<Pool>,
     entries: BTreeMap<Ipv4Addr, Entry>,
     /// The address that an adapter holds or held last; its entry, if it still is the adapter's.
     by_mac: BTreeMap<MacAddr, Ipv4Addr>,
+    /// The common addresses without an entry.
+    unused: Runs,
+    /// The common addresses with an entry that was recorded, by when it ends.
+    ending: BTreeSet<(u64, Ipv4Addr)>,
+    /// The addresses that were offered, by when that ends.
+    offers: BTreeSet<(u64, Ipv4Addr)>,
+    /// The addresses that an adapter had quarantined, by when that ends.
+    declined: BTreeSet<(MacAddr, u64, Ipv4Addr)>,
 }
 
 impl Leases {
@@ -168,41 +121,54 @@ impl Leases {
         })
     }
 
-    /// Whether `mac` may have `ip` now.
-    pub(crate) fn is_available(&self, pool: &Pool, mac: MacAddr, ip: Ipv4Addr, now: u64) -> bool {
+    /// Whether somebody without an address could have one.
+    pub(crate) fn is_exhausted(&self, now: u64) -> bool {
+        let ends = |index: &BTreeSet<(u64, Ipv4Addr)>| index.first().is_some_and(|(until, _)| *until <= now);
+        let has_unused = self.unused.first_from(0).is_some() && self.entries.len() < MAX_ENTRIES;
+        !has_unused && !ends(&self.ending) && !ends(&self.offers)
+    }
+
+    /// Whether something is known of `client`: it has an address, had one, or one is kept for it.
+    pub(crate) fn knows(&self, client: Client<'_>) -> bool {
+        self.by_mac.contains_key(&client.mac) || self.pool.as_ref().is_some_and(|pool| pool.kept_for(client).is_some())
+    }
+
+    /// Whether `client` may have `ip` now.
+    pub(crate) fn is_available(&self, client: Client<'_>, ip: Ipv4Addr, now: u64) -> bool {
+        let Some(pool) = &self.pool else { return false };
         let free = match self.entries.get(&ip) {
-            Some(entry) => entry.is_free(now) || (entry.mac == mac && !entry.is_declined(now)),
-            None => self.entries.len() < MAX_ENTRIES || pool.reserved.contains_key(&mac),
+            Some(entry) => entry.is_free(now) || (entry.mac == client.mac && !entry.is_declined(now)),
+            None => self.entries.len() < MAX_ENTRIES || pool.kept_for(client).is_some(),
         };
-        free && pool.permits(mac, ip)
+        free && pool.permits(client, ip)
     }
 
-    /// The address for `mac`: its reserved one; else the one it has or had, the one it wishes, or the first
-    /// free one. `None` when all are in use.
-    pub(crate) fn choose(&self, pool: &Pool, mac: MacAddr, wish: Option<Ipv4Addr>, now: u64) -> Option<Ipv4Addr> {
-        let available = |ip: &Ipv4Addr| self.is_available(pool, mac, *ip, now);
-        if let Some(ip) = pool.reserved.get(&mac) {
-            return Some(*ip).filter(available);
+    /// The address for `client`: the one that is kept for it; else the one that it has or had, the one it wishes, or the
+    /// first free one. `None` when all are in use.
+    pub(crate) fn choose(&mut self, client: Client<'_>, wish: Option<Ipv4Addr>, now: u64) -> Option<Ipv4Addr> {
+        self.forget_stale_offers(now);
+        let available = |ip: &Ipv4Addr| self.is_available(client, *ip, now);
+        if let Some(ip) = self.pool.as_ref()?.kept_for(client) {
+            return Some(ip).filter(available);
         }
-        let previous = self.by_mac.get(&mac).copied().filter(|ip| !self.is_stale_offer(*ip, now));
-        [previous, wish].into_iter().flatten().find(available).or_else(|| self.choose_fresh(pool, mac, now))
+        let previous = self.by_mac.get(&client.mac).copied();
+        [previous, wish].into_iter().flatten().find(available).or_else(|| self.choose_fresh(client.mac, now))
     }
 
-    /// Whether `ip` was offered to somebody who did not come for it: that makes it nobody's.
-    fn is_stale_offer(&self, ip: Ipv4Addr, now: u64) -> bool {
-        self.entries.get(&ip).is_some_and(|entry| entry.used == Use::Offered && entry.is_free(now))
+    /// A common address that nobody ever had, or else the one that has been free for the longest time.
+    fn choose_fresh(&self, mac: MacAddr, now: u64) -> Option<Ipv4Addr> {
+        let start = self.pool.as_ref()?.preferred(mac);
+        let unused = if self.entries.len() < MAX_ENTRIES { self.unused.first_from(start) } else { None };
+        unused.or_else(|| self.ending.first().filter(|(until, _)| *until <= now).map(|(_, ip)| *ip))
     }
 
-    /// An address that nobody ever had, or else the one that has been free for the longest time.
-    fn choose_fresh(&self, pool: &Pool, mac: MacAddr, now: u64) -> Option<Ipv4Addr> {
-        let is_unused = |ip: &Ipv4Addr| !self.entries.contains_key(ip) || self.is_stale_offer(*ip, now);
-        let unused = || pool.candidates(mac).find(is_unused);
-        let longest_free = || {
-            let free = self.entries.iter().filter(|(ip, entry)| entry.is_free(now) && pool.permits(mac, **ip));
-            free.min_by_key(|(_, entry)| entry.until).map(|(ip, _)| *ip)
-        };
-        let unused = if self.entries.len() < MAX_ENTRIES { unused() } else { None };
-        unused.or_else(longest_free)
+    /// What nobody came for is nobody's.
+    fn forget_stale_offers(&mut self, now: u64) {
+        while let Some(&(until, ip)) = self.offers.first()
+            && until <= now
+        {
+            self.remove(ip);
+        }
     }
 
     /// Keeps `ip` for `mac` until it had time to request it. A lease it has is not touched.
@@ -245,51 +211,65 @@ impl Leases {
     pub(crate) fn release(&mut self, mac: MacAddr, now: u64) -> Option<Change> {
         self.forget_offer(mac);
         let ip = self.held_by(mac, now)?;
-        let entry = self.entries.get_mut(&ip)?;
-        entry.used = Use::Recorded(LeaseState::Released);
-        entry.until = now;
-        Some(change(ip, entry, LeaseState::Released))
+        let entry = self.entries.get(&ip)?;
+        let entry = Entry { used: Use::Recorded(LeaseState::Released), until: now, ..entry.clone() };
+        let change = change(ip, &entry, LeaseState::Released);
+        self.put(ip, entry);
+        Some(change)
     }
 
-    /// Takes `ip`, which `mac` has been given or offered, out of use for a while. `None` when `mac` has no such
-    /// address.
-    pub(crate) fn decline(&mut self, pool: &Pool, mac: MacAddr, ip: Ipv4Addr, now: u64) -> Option<Vec<Change>> {
-        let entry = self.entries.get(&ip)?;
+    /// Takes `ip`, which `client` has been given or offered, out of use for a while. `None` when it has no such address.
+    pub(crate) fn decline(&mut self, client: Client<'_>, ip: Ipv4Addr, now: u64) -> Option<Vec<Change>> {
+        let (entry, mac) = (self.entries.get(&ip)?, client.mac);
         if entry.mac != mac || entry.is_free(now) || entry.is_declined(now) {
             return None;
         }
         let mut changes = Vec::new();
-        let by_this_adapter = |entry: &Entry| entry.mac == mac && entry.is_declined(now);
-        while self.entries.values().filter(|entry| by_this_adapter(entry)).count() >= MAX_DECLINED_PER_ADAPTER {
-            let declined = self.entries.iter_mut().filter(|(_, entry)| by_this_adapter(entry));
-            let Some((&oldest, entry)) = declined.min_by_key(|(_, entry)| entry.until) else { break };
-            entry.used = Use::Recorded(LeaseState::Released);
-            entry.until = now;
-            changes.push(change(oldest, entry, LeaseState::Released));
+        let by_this_adapter = (mac, now + 1, Ipv4Addr::UNSPECIFIED)..=(mac, u64::MAX, Ipv4Addr::BROADCAST);
+        let before: Vec<_> = self.declined.range(by_this_adapter).map(|(.., ip)| *ip).collect();
+        for oldest in before.iter().take((before.len() + 1).saturating_sub(MAX_DECLINED_PER_ADAPTER)) {
+            changes.extend(self.end(*oldest, now));
         }
-        let span = if pool.reserved.contains_key(&mac) { RESERVED_QUARANTINE_S } else { QUARANTINE_S };
-        self.by_mac.remove(&mac);
-        let entry = Entry { mac, used: Use::Recorded(LeaseState::Declined), until: now + span, client_name: None };
+        let is_kept = self.pool.as_ref().is_some_and(|pool| pool.kept_for(client) == Some(ip));
+        let until = now + if is_kept { KEPT_QUARANTINE_S } else { QUARANTINE_S };
+        let entry = Entry { mac, used: Use::Recorded(LeaseState::Declined), until, client_name: None };
         changes.push(change(ip, &entry, LeaseState::Declined));
-        self.entries.insert(ip, entry);
+        self.put(ip, entry);
         Some(changes)
     }
 
-    /// Ends what `pool` no longer permits, and what the adapters `gone` hold.
-    pub(crate) fn reconcile(&mut self, pool: &Pool, gone: &BTreeSet<MacAddr>, now: u64) -> Vec<Change> {
-        let ended: Vec<_> = self
-            .entries
-            .iter()
-            .filter(|(ip, entry)| gone.contains(&entry.mac) || !pool.permits(entry.mac, **ip))
-            .map(|(ip, _)| *ip)
-            .collect();
-        ended.into_iter().filter_map(|ip| self.end(ip, now)).collect()
+    /// Takes `ip`, which the station `mac` was found to have without a lease, out of use for a while.
+    pub(crate) fn quarantine(&mut self, ip: Ipv4Addr, mac: MacAddr, now: u64) -> Change {
+        let used = Use::Recorded(LeaseState::Declined);
+        let entry = Entry { mac, used, until: now + QUARANTINE_S, client_name: None };
+        let change = change(ip, &entry, LeaseState::Declined);
+        self.put(ip, entry);
+        change
     }
 
-    /// Ends everything: the network is no more.
-    pub(crate) fn end_all(&mut self, now: u64) -> Vec<Change> {
-        let all: Vec<_> = self.entries.keys().copied().collect();
-        all.into_iter().filter_map(|ip| self.end(ip, now)).collect()
+    /// Whether `ip` is what `mac` holds, or held last.
+    pub(crate) fn is_known_to_have(&self, mac: MacAddr, ip: Ipv4Addr) -> bool {
+        let is_recorded = |entry: &Entry| matches!(entry.used, Use::Recorded(_)) && entry.mac == mac;
+        self.by_mac.get(&mac) == Some(&ip) && self.entries.get(&ip).is_some_and(is_recorded)
+    }
+
+    /// Gives out of `pool` from now on, or nothing. What it no longer permits ends, and what the adapters `gone` hold.
+    pub(crate) fn adopt(&mut self, pool: Option<Pool>, gone: &BTreeSet<MacAddr>, now: u64) -> Vec<Change> {
+        let permits = |mac, ip| pool.as_ref().is_some_and(|pool| pool.permits_adapter(mac, ip));
+        let ends = |(ip, entry): &(&Ipv4Addr, &Entry)| gone.contains(&entry.mac) || !permits(entry.mac, **ip);
+        let ended: Vec<_> = self.entries.iter().filter(ends).map(|(ip, _)| *ip).collect();
+        let changes = ended.into_iter().filter_map(|ip| self.end(ip, now)).collect();
+        self.unused = Runs::new(pool.as_ref().map(Pool::common).unwrap_or_default());
+        self.pool = pool;
+        let entries = std::mem::take(&mut self.entries);
+        self.ending.clear();
+        self.offers.clear();
+        self.declined.clear();
+        for (ip, entry) in entries {
+            self.index(ip, &entry);
+            self.entries.insert(ip, entry);
+        }
+        changes
     }
 
     /// Forgets `ip`; the journal has to hear of it unless it holds nothing anyway.
@@ -303,18 +283,17 @@ impl Leases {
     }
 
     /// Takes a journal's word for what `change.ip` is.
-    pub(crate) fn restore(&mut self, pool: &Pool, change: Change) {
+    pub(crate) fn restore(&mut self, change: Change) {
         let Change { ip, mac, state, until, client_name } = change;
-        if !mac.is_station() || !pool.permits(mac, ip) || self.entries.len() >= MAX_ENTRIES {
+        let is_permitted = self.pool.as_ref().is_some_and(|pool| pool.permits_adapter(mac, ip));
+        if !mac.is_station() || !is_permitted || (self.entries.len() >= MAX_ENTRIES && !self.entries.contains_key(&ip))
+        {
             return;
         }
         let entry = Entry { mac, used: Use::Recorded(state), until, client_name };
-        if state == LeaseState::Declined {
-            self.remove(ip);
-            self.entries.insert(ip, entry);
-            return;
-        }
-        if let Some(had) = self.by_mac.get(&mac).copied().filter(|had| *had != ip) {
+        if state != LeaseState::Declined
+            && let Some(had) = self.by_mac.get(&mac).copied().filter(|had| *had != ip)
+        {
             // Two addresses of one adapter: the lease that ends last is the younger one.
             let age = |used: Use, until: u64| (used == Use::Recorded(LeaseState::Held), until);
             if self.entries.get(&had).is_some_and(|other| age(other.used, other.until) > age(entry.used, until)) {
@@ -325,15 +304,36 @@ impl Leases {
         self.put(ip, entry);
     }
 
-    /// Makes `entry` what is known of `ip`, and `ip` the address of its adapter.
+    /// Makes `entry` what is known of `ip`; and `ip` the address of its adapter, unless it is of no use to it.
     fn put(&mut self, ip: Ipv4Addr, entry: Entry) {
         self.remove(ip);
-        self.by_mac.insert(entry.mac, ip);
+        if entry.used != Use::Recorded(LeaseState::Declined) {
+            self.by_mac.insert(entry.mac, ip);
+        }
+        self.index(ip, &entry);
         self.entries.insert(ip, entry);
+    }
+
+    fn index(&mut self, ip: Ipv4Addr, entry: &Entry) {
+        self.unused.remove(ip);
+        if entry.used == Use::Recorded(LeaseState::Declined) {
+            self.declined.insert((entry.mac, entry.until, ip));
+        }
+        if entry.used == Use::Offered {
+            self.offers.insert((entry.until, ip));
+        } else if self.pool.as_ref().is_some_and(|pool| pool.is_common(ip)) {
+            self.ending.insert((entry.until, ip));
+        }
     }
 
     fn remove(&mut self, ip: Ipv4Addr) -> Option<Entry> {
         let entry = self.entries.remove(&ip)?;
+        self.ending.remove(&(entry.until, ip));
+        self.offers.remove(&(entry.until, ip));
+        self.declined.remove(&(entry.mac, entry.until, ip));
+        if self.pool.as_ref().is_some_and(|pool| pool.is_common(ip)) {
+            self.unused.insert(ip);
+        }
         if self.by_mac.get(&entry.mac) == Some(&ip) {
             self.by_mac.remove(&entry.mac);
         }

@@ -1,6 +1,7 @@
 //! Queries for the host's resolvers that wait for their answers.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::net::{SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
 use weft_types::{Instant, MacAddr};
@@ -8,6 +9,7 @@ use weft_types::{Instant, MacAddr};
 use super::DnsForward;
 use super::message::Query;
 use crate::NetworkId;
+use crate::nat::FlowId;
 use crate::random::Random;
 
 /// Queries that wait at once, of everyone.
@@ -23,7 +25,16 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) struct Asker {
     pub(crate) network: NetworkId,
     pub(crate) mac: MacAddr,
-    pub(crate) socket: std::net::SocketAddrV4,
+    pub(crate) way: Way,
+}
+
+/// How a client asks, and is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// By a datagram, from this socket.
+    Udp(SocketAddrV4),
+    /// On this connection.
+    Tcp(FlowId),
 }
 
 /// A query under way.
@@ -36,6 +47,8 @@ pub(crate) struct Waiting {
     pub(crate) max_bytes: usize,
     /// The id under which the host's resolvers know the query: not the client's, which its neighbours could guess.
     pub(crate) upstream_id: u16,
+    /// Of the answers that are remembered, when the query went out.
+    pub(crate) generation: u64,
     deadline: Instant,
 }
 
@@ -54,10 +67,20 @@ impl Forwarder {
         Self { random, next: 0, waiting: BTreeMap::new(), queue: VecDeque::new() }
     }
 
-    /// Sends `query` out. False when there is no room; a query that is under way already is not sent again.
+    /// Sends `query` out, to `servers`, or those of the host when these are none. False when there is no room; a query
+    /// that is under way already is not sent again.
     #[must_use]
-    pub(crate) fn forward(&mut self, now: Instant, asker: Asker, query: &Query<'_>, max_bytes: usize) -> bool {
-        if self.waiting.values().any(|other| other.asker == asker && other.message == query.message()) {
+    pub(crate) fn forward(
+        &mut self,
+        now: Instant,
+        asker: Asker,
+        query: &Query<'_>,
+        (max_bytes, generation): (usize, u64),
+        servers: &[SocketAddr],
+    ) -> bool {
+        let is_stream = matches!(asker.way, Way::Tcp(_));
+        let is_again = |other: &Waiting| other.asker == asker && other.message == query.message();
+        if !is_stream && self.waiting.values().any(is_again) {
             return true;
         }
         let of_adapter = self.waiting.values().filter(|other| other.asker.mac == asker.mac).count();
@@ -68,8 +91,10 @@ impl Forwarder {
         self.next += 1;
         let upstream_id = self.random.word();
         let message = query.message().to_vec();
-        self.waiting.insert(id, Waiting { asker, message, max_bytes, upstream_id, deadline: now + TIMEOUT });
-        self.queue.push_back(DnsForward { id, message: query.for_upstream(upstream_id, max_bytes) });
+        let deadline = now + TIMEOUT;
+        self.waiting.insert(id, Waiting { asker, message, max_bytes, upstream_id, generation, deadline });
+        let message = query.for_upstream(upstream_id, max_bytes);
+        self.queue.push_back(DnsForward { id, message, servers: servers.to_vec(), is_stream });
         true
     }
 

@@ -3,23 +3,30 @@
 //! Messages for the outside are not taken apart: they pass as they are, but for the transaction id and the size
 //! that a client says it can take.
 
-use std::net::Ipv4Addr;
+use weft_types::DomainName;
+
+use super::writer::AnswerWriter;
 
 /// A message's fixed part.
-const HEADER_BYTES: usize = 12;
+pub(super) const HEADER_BYTES: usize = 12;
 /// The longest name, its length bytes and the root included (RFC 1035, section 2.3.4).
 const MAX_NAME_BYTES: usize = 255;
 /// What a client without EDNS takes over UDP (RFC 1035, section 4.2.1).
 pub(crate) const MIN_PAYLOAD_BYTES: usize = 512;
 /// Labels start below this; the two high bits mark a compression pointer (RFC 1035, section 4.1.4).
-const POINTER: u8 = 0xc0;
+pub(super) const POINTER: u8 = 0xc0;
 
-/// Record types (RFC 1035, section 3.2.2; RFC 6891; RFC 8482).
+/// Record types (RFC 1035, sections 3.2.2 and 3.2.3; RFC 3596; RFC 6891; RFC 8482).
 pub(crate) mod rtype {
     pub(crate) const A: u16 = 1;
+    pub(crate) const CNAME: u16 = 5;
     pub(crate) const SOA: u16 = 6;
     pub(crate) const PTR: u16 = 12;
+    pub(crate) const AAAA: u16 = 28;
     pub(crate) const OPT: u16 = 41;
+    /// Keys, signatures and copies of whole zones are asked of a zone's own server, by whoever it knows: 249 to 252.
+    pub(crate) const TKEY: u16 = 249;
+    pub(crate) const AXFR: u16 = 252;
     pub(crate) const ANY: u16 = 255;
 }
 
@@ -48,14 +55,35 @@ mod bit {
     pub(super) const TRUNCATED: u16 = 0x0200;
     pub(super) const RECURSION_DESIRED: u16 = 0x0100;
     pub(super) const RECURSION_AVAILABLE: u16 = 0x0080;
+    pub(super) const AUTHENTIC_DATA: u16 = 0x0020;
     pub(super) const CHECKING_DISABLED: u16 = 0x0010;
 }
+
+/// The header's bits of a query that pass to the outside.
+const PASSED: u16 = bit::RECURSION_DESIRED | bit::AUTHENTIC_DATA | bit::CHECKING_DISABLED;
+/// The end of a question.
+const TYPE_AND_CLASS_BYTES: usize = 4;
+/// The record of EDNS without options.
+pub(super) const OPT_BYTES: usize = 11;
 
 /// A domain name in lower case, its labels from the host to the root.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Name(Vec<Box<[u8]>>);
 
 impl Name {
+    /// The name as text, without the last dot; `None` when a label has a byte that stands in no host's name.
+    pub(crate) fn text(&self) -> Option<String> {
+        let is_plain = |label: &[u8]| label.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(byte));
+        let labels = self.labels().map(|label| std::str::from_utf8(label).ok().filter(|_| is_plain(label)));
+        Some(labels.collect::<Option<Vec<_>>>()?.join("."))
+    }
+
+    /// Whether the name is `domain`, or a name in it.
+    pub(crate) fn is_in(&self, domain: &DomainName) -> bool {
+        let mut labels = self.labels().rev();
+        domain.labels().rev().all(|label| labels.next() == Some(label.as_bytes()))
+    }
+
     pub(crate) fn labels(&self) -> impl DoubleEndedIterator<Item = &[u8]> + ExactSizeIterator {
         self.0.iter().map(|label| &**label)
     }
@@ -74,8 +102,8 @@ pub(crate) struct Edns {
     /// The largest UDP payload that the client takes.
     pub(crate) payload_bytes: u16,
     pub(crate) version: u8,
-    /// Where the payload size stands in the message.
-    payload_at: usize,
+    /// Whether the client wants the records of DNSSEC (RFC 3225).
+    pub(crate) dnssec_ok: bool,
 }
 
 /// A query.
@@ -102,7 +130,7 @@ pub(crate) enum QueryError {
 }
 
 impl<'a> Query<'a> {
-    /// Reads a UDP payload.
+    /// Reads a message.
     pub(crate) fn parse(message: &'a [u8]) -> Result<Self, QueryError> {
         let header = message.first_chunk::<HEADER_BYTES>().ok_or(QueryError::Silent)?;
         let word = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
@@ -143,19 +171,49 @@ impl<'a> Query<'a> {
         client.min(usize::from(mtu).saturating_sub(28))
     }
 
-    /// The query for the outside: under the id `id`, and asking for answers of at most `max_bytes`.
+    /// Whether `question`, of the same length, is the same one but for the case of its name.
+    pub(crate) fn asks(&self, question: &[u8]) -> bool {
+        let (name, rest) = self.question().split_at(self.question().len() - TYPE_AND_CLASS_BYTES);
+        question
+            .split_at_checked(name.len())
+            .is_some_and(|theirs| theirs.0.eq_ignore_ascii_case(name) && theirs.1 == rest)
+    }
+
+    /// The question with its name in lower case.
+    pub(crate) fn folded_question(&self) -> Box<[u8]> {
+        let mut question: Box<[u8]> = self.question().into();
+        let name_bytes = question.len() - TYPE_AND_CLASS_BYTES;
+        question[..name_bytes].make_ascii_lowercase();
+        question
+    }
+
+    /// What the client says about the answer that it wants: the header's bits that pass to the outside, EDNS, DNSSEC.
+    pub(crate) fn wishes(&self) -> u16 {
+        const HAS_EDNS: u16 = 1;
+        const DNSSEC_OK: u16 = 2;
+        let edns = self.edns.map_or(0, |edns| HAS_EDNS | if edns.dnssec_ok { DNSSEC_OK } else { 0 });
+        self.flags & PASSED | edns
+    }
+
+    /// The query for the outside: under the id `id`, and asking for answers of at most `max_bytes`. What EDNS says is
+    /// from one hop to the next (RFC 6891, section 6.2.6), so nothing of it passes but the wish for DNSSEC.
     pub(crate) fn for_upstream(&self, id: u16, max_bytes: usize) -> Vec<u8> {
-        let mut message = self.message.to_vec();
-        message[..2].copy_from_slice(&id.to_be_bytes());
+        let additional = u16::from(self.edns.is_some());
+        let mut message = Vec::with_capacity(HEADER_BYTES + self.question().len() + OPT_BYTES);
+        for word in [id, self.flags & PASSED, 1, 0, 0, additional] {
+            message.extend_from_slice(&word.to_be_bytes());
+        }
+        message.extend_from_slice(self.question());
         if let Some(edns) = self.edns {
-            let size = u16::try_from(max_bytes).unwrap_or(u16::MAX).min(edns.payload_bytes);
-            message[edns.payload_at..edns.payload_at + 2].copy_from_slice(&size.to_be_bytes());
+            let size =
+                u16::try_from(max_bytes).unwrap_or(u16::MAX).min(edns.payload_bytes.max(MIN_PAYLOAD_BYTES as u16));
+            emit_opt(&mut message, size, Rcode::NoError, edns.dnssec_ok);
         }
         message
     }
 
     /// The first bytes of an answer of ours: the header with `counts`, and the question.
-    fn answer_head(&self, rcode: Rcode, authoritative: bool, truncated: bool) -> Vec<u8> {
+    pub(super) fn answer_head(&self, rcode: Rcode, authoritative: bool, truncated: bool) -> Vec<u8> {
         let kept = self.flags & (bit::RECURSION_DESIRED | bit::CHECKING_DISABLED);
         let mut flags = bit::RESPONSE | bit::RECURSION_AVAILABLE | kept | (rcode as u16 & 0xf);
         if authoritative {
@@ -194,21 +252,6 @@ pub(crate) fn refuse_unread(message: &[u8], rcode: Rcode) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// Whether `answer` is one to the question `question` asked under `id`. The name may come back in another case.
-pub(crate) fn is_answer_to(answer: &[u8], id: u16, question: &[u8]) -> bool {
-    let Some((header, rest)) = answer.split_first_chunk::<HEADER_BYTES>() else { return false };
-    let word = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
-    if word(0) != id || word(2) & (bit::RESPONSE | bit::OPCODE) != bit::RESPONSE {
-        return false;
-    }
-    match word(4) {
-        1 => rest.get(..question.len()).is_some_and(|theirs| theirs.eq_ignore_ascii_case(question)),
-        // Some servers send back nothing but the header with their refusal.
-        0 => rest.is_empty() && word(2) & 0xf != 0,
-        _ => false,
-    }
-}
-
 /// `answer` under the id that the client asked with.
 pub(crate) fn with_id(answer: &[u8], id: u16) -> Vec<u8> {
     let mut answer = answer.to_vec();
@@ -218,106 +261,44 @@ pub(crate) fn with_id(answer: &[u8], id: u16) -> Vec<u8> {
     answer
 }
 
-/// An answer of ours under construction.
-pub(crate) struct AnswerWriter<'a> {
-    query: &'a Query<'a>,
-    rcode: Rcode,
-    authoritative: bool,
-    answers: u16,
-    authorities: u16,
-    records: Vec<u8>,
+/// `answer`, kept for `age_s` seconds, as one to `query`: its records, which say at `ttl_at` how long they may be
+/// remembered, are that much older, and it is nobody's own word any more.
+pub(crate) fn answer_again(answer: &[u8], ttl_at: &[u16], age_s: u32, query: &Query<'_>) -> Vec<u8> {
+    let mut answer = with_id(answer, query.id);
+    answer[2] &= !((bit::AUTHORITATIVE >> 8) as u8);
+    answer[HEADER_BYTES..query.question_end].copy_from_slice(query.question());
+    for at in ttl_at {
+        if let Some(ttl) = answer[usize::from(*at)..].first_chunk_mut::<4>() {
+            *ttl = u32::from_be_bytes(*ttl).saturating_sub(age_s).to_be_bytes();
+        }
+    }
+    answer
 }
 
-impl<'a> AnswerWriter<'a> {
-    pub(crate) fn new(query: &'a Query<'a>, rcode: Rcode, authoritative: bool) -> Self {
-        Self { query, rcode, authoritative, answers: 0, authorities: 0, records: Vec::new() }
-    }
-
-    /// A pointer to the suffix of `labels` labels of the question's name; to the whole name, if it has no more.
-    fn suffix(&self, labels: usize) -> [u8; 2] {
-        let skipped = self.query.name.labels().len().saturating_sub(labels);
-        let at = HEADER_BYTES + self.query.name.labels().take(skipped).map(|label| 1 + label.len()).sum::<usize>();
-        let at = u16::try_from(at).unwrap_or(0); // a question's name ends within the first 267 bytes
-        (u16::from(POINTER) << 8 | at).to_be_bytes()
-    }
-
-    fn record(&mut self, owner: [u8; 2], rtype: u16, ttl_s: u32, data: &[u8]) {
-        self.records.extend_from_slice(&owner);
-        self.records.extend_from_slice(&rtype.to_be_bytes());
-        self.records.extend_from_slice(&CLASS_IN.to_be_bytes());
-        self.records.extend_from_slice(&ttl_s.to_be_bytes());
-        self.records.extend_from_slice(&u16::try_from(data.len()).unwrap_or(0).to_be_bytes());
-        self.records.extend_from_slice(data);
-    }
-
-    /// An address of the name that was asked for.
-    pub(crate) fn a(&mut self, ip: Ipv4Addr, ttl_s: u32) {
-        self.record(self.suffix(usize::MAX), rtype::A, ttl_s, &ip.octets());
-        self.answers += 1;
-    }
-
-    /// A name of the address that was asked for; `name` as text, without the last dot.
-    pub(crate) fn ptr(&mut self, name: &str, ttl_s: u32) {
-        self.record(self.suffix(usize::MAX), rtype::PTR, ttl_s, &encode_name(name));
-        self.answers += 1;
-    }
-
-    /// The zone's SOA record as an answer, or, beside a negative answer, how long that may be remembered
-    /// (RFC 2308, section 3). The zone is the last `labels` labels of the name.
-    pub(crate) fn soa(&mut self, labels: usize, ttl_s: u32, is_answer: bool) {
-        let mut data = encode_name("gateway.weft");
-        data.extend_from_slice(&encode_name("hostmaster.weft"));
-        // Serial, refresh, retry, expire, minimum: nobody transfers the zone, only the last matters.
-        for value in [1, 3600, 600, 86_400, ttl_s] {
-            data.extend_from_slice(&value.to_be_bytes());
-        }
-        self.record(self.suffix(labels), rtype::SOA, ttl_s, &data);
-        if is_answer {
-            self.answers += 1;
-        } else {
-            self.authorities += 1;
-        }
-    }
-
-    /// The message; when it is longer than `max_bytes`, the word that it is.
-    pub(crate) fn finish(self, max_bytes: usize) -> Vec<u8> {
-        const OPT_BYTES: usize = 11;
-        let edns_bytes = if self.query.edns.is_some() { OPT_BYTES } else { 0 };
-        let head_bytes = HEADER_BYTES + self.query.question().len();
-        let truncated = head_bytes + self.records.len() + edns_bytes > max_bytes;
-        let mut bytes = self.query.answer_head(self.rcode, self.authoritative, truncated);
-        if !truncated {
-            bytes[6..8].copy_from_slice(&self.answers.to_be_bytes());
-            bytes[8..10].copy_from_slice(&self.authorities.to_be_bytes());
-            bytes.extend_from_slice(&self.records);
-        }
-        if self.query.edns.is_some() {
-            // The root's name, OPT, our payload size, the high bits of the code, version 0, no flags, no options.
-            bytes[10..12].copy_from_slice(&1_u16.to_be_bytes());
-            bytes.push(0);
-            bytes.extend_from_slice(&rtype::OPT.to_be_bytes());
-            bytes.extend_from_slice(&1232_u16.to_be_bytes());
-            bytes.extend_from_slice(&[(self.rcode as u16 >> 4) as u8, 0, 0, 0, 0, 0]);
-        }
-        bytes
-    }
+/// Appends the record of EDNS, whose owner is the root: what we take, the code's high bits, version 0, no options.
+pub(super) fn emit_opt(message: &mut Vec<u8>, payload_bytes: u16, rcode: Rcode, dnssec_ok: bool) {
+    message.push(0);
+    message.extend_from_slice(&rtype::OPT.to_be_bytes());
+    message.extend_from_slice(&payload_bytes.to_be_bytes());
+    message.extend_from_slice(&[(rcode as u16 >> 4) as u8, 0, u8::from(dnssec_ok) << 7, 0, 0, 0]);
 }
 
-/// `name`, made of labels that we have checked, as it travels.
-fn encode_name(name: &str) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(name.len() + 2);
-    for label in name.split('.') {
-        bytes.push(label.len() as u8);
-        bytes.extend_from_slice(label.as_bytes());
-    }
-    bytes.push(0);
-    bytes
+/// A record of a message.
+pub(super) struct Record<'a> {
+    pub(super) owner_is_root: bool,
+    pub(super) rtype: u16,
+    pub(super) class: u16,
+    /// For how long it may be remembered, in seconds; of EDNS, its code, version and flags.
+    pub(super) ttl_s: u32,
+    /// Where that stands.
+    pub(super) ttl_at: usize,
+    pub(super) data: &'a [u8],
 }
 
 /// Reads a message from its front to its back.
-struct Reader<'a> {
-    message: &'a [u8],
-    at: usize,
+pub(super) struct Reader<'a> {
+    pub(super) message: &'a [u8],
+    pub(super) at: usize,
 }
 
 impl<'a> Reader<'a> {
@@ -364,24 +345,30 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// The next record; names in its data are not looked at.
+    pub(super) fn record(&mut self) -> Option<Record<'a>> {
+        let owner = self.at;
+        self.skip_name()?;
+        let owner_is_root = self.at == owner + 1;
+        let (rtype, class, ttl_at) = (self.word()?, self.word()?, self.at);
+        let ttl_s = u32::from(self.word()?) << 16 | u32::from(self.word()?);
+        let data_bytes = self.word()?;
+        let data = self.take(data_bytes.into())?;
+        Some(Record { owner_is_root, rtype, class, ttl_s, ttl_at, data })
+    }
+
     /// Passes over `count` records and gives the one of EDNS, of which there may be one (RFC 6891, section 6.1.1).
     fn edns(&mut self, count: u32) -> Result<Option<Edns>, ()> {
+        const DNSSEC_OK: u32 = 0x8000;
         let mut found = None;
         for _ in 0..count {
-            let owner = self.at;
-            self.skip_name().ok_or(())?;
-            let is_root = self.at == owner + 1;
-            let rtype = self.word().ok_or(())?;
-            let payload_at = self.at;
-            let payload_bytes = self.word().ok_or(())?;
-            let flags = self.take(4).ok_or(())?;
-            let data_bytes = self.word().ok_or(())?;
-            self.take(data_bytes.into()).ok_or(())?;
-            if rtype == rtype::OPT {
-                if !is_root || found.is_some() {
+            let record = self.record().ok_or(())?;
+            if record.rtype == rtype::OPT {
+                if !record.owner_is_root || found.is_some() {
                     return Err(());
                 }
-                found = Some(Edns { payload_bytes, version: flags[1], payload_at });
+                let version = (record.ttl_s >> 16) as u8;
+                found = Some(Edns { payload_bytes: record.class, version, dnssec_ok: record.ttl_s & DNSSEC_OK != 0 });
             }
         }
         Ok(found)

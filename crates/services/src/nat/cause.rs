@@ -63,6 +63,10 @@ causes! {
     HostRefused = "host-refused",
     /// The host found no way to the remote side.
     HostUnreachable = "host-unreachable",
+    /// A packet that was too long for the host's network, and not to be cut.
+    TooLong = "too-long",
+    /// A packet whose time to live ended in the host's network.
+    Expired = "expired",
     /// The remote side did not answer in time.
     HostTimeout = "host-timeout",
     /// The host gave no socket.

@@ -38,6 +38,7 @@ struct Id {
 struct Assembly {
     id: Id,
     since: Instant,
+    ttl: u8,
     quote: Vec<u8>,
     payload: Vec<u8>,
     /// Start and end of each piece.
@@ -50,6 +51,7 @@ struct Assembly {
 #[derive(Debug)]
 pub(super) struct Whole {
     id: Id,
+    ttl: u8,
     quote: Vec<u8>,
     payload: Vec<u8>,
 }
@@ -62,7 +64,7 @@ impl Whole {
             src,
             dst,
             protocol,
-            ttl: 0,
+            ttl: self.ttl,
             ident,
             traffic_class: 0,
             dont_fragment: false,
@@ -102,7 +104,7 @@ impl Fragments {
                 self.0.remove(0);
             }
             let (quote, payload, pieces) = Default::default();
-            self.0.push(Assembly { id, since: now, quote, payload, pieces, len: None });
+            self.0.push(Assembly { id, since: now, ttl: packet.ttl, quote, payload, pieces, len: None });
             self.0.len() - 1
         });
         let assembly = &mut self.0[at];
@@ -133,7 +135,7 @@ impl Fragments {
         if assembly.len != Some(received) {
             return Ok(None);
         }
-        let Assembly { id, quote, payload, .. } = self.0.remove(at);
-        Ok(Some(Whole { id, quote, payload }))
+        let Assembly { id, ttl, quote, payload, .. } = self.0.remove(at);
+        Ok(Some(Whole { id, ttl, quote, payload }))
     }
 }

@@ -2,6 +2,9 @@
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
+use weft_wire::icmpv4::Unreachable;
+use weft_wire::ipv4;
+
 use super::Cause;
 use super::flows::FlowId;
 use super::forward::ForwardId;
@@ -42,6 +45,8 @@ pub enum HostOp {
         flow: FlowId,
         /// Where to.
         to: SocketAddrV4,
+        /// How the guest sent it.
+        transit: Transit,
         /// What.
         payload: Vec<u8>,
     },
@@ -67,6 +72,8 @@ pub enum HostOp {
         flow: FlowId,
         /// Where to.
         to: Ipv4Addr,
+        /// How the guest sent it.
+        transit: Transit,
         /// The sequence number, to be kept.
         sequence: u16,
         /// What follows the sequence number.
@@ -77,6 +84,73 @@ pub enum HostOp {
         /// The flow.
         flow: FlowId,
     },
+}
+
+/// What a guest's packet says about its own way, for it goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transit {
+    /// The time to live that is left.
+    pub ttl: u8,
+    /// Whether it may not be cut: then the sender wants to hear where it is too long.
+    pub dont_fragment: bool,
+}
+
+impl Transit {
+    /// Of a packet that passes the gateway, which is a router to its guests.
+    pub(super) fn of(packet: &ipv4::Packet<'_>) -> Self {
+        Self { ttl: packet.ttl.saturating_sub(1).max(1), dont_fragment: packet.dont_fragment }
+    }
+}
+
+/// What somebody says by ICMP about a packet that went out for a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IcmpError {
+    /// Who says it: a router, the target; the host itself by its loopback address.
+    pub from: Ipv4Addr,
+    /// What became of the packet.
+    pub fate: PacketFate,
+}
+
+/// What became of a packet that did not arrive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PacketFate {
+    /// Its target cannot be reached, for any reason but the next one.
+    Unreachable(Unreachable),
+    /// It may not be cut, and is too long.
+    TooLong {
+        /// What would pass.
+        mtu: u16,
+    },
+    /// It was under way for too long.
+    Expired {
+        /// As in [`weft_wire::icmpv4::Message::TimeExceeded`].
+        code: u8,
+    },
+}
+
+impl PacketFate {
+    /// What an ICMP message of this type and code says, with the MTU that it may name; `None` when it is no error that
+    /// a guest need know.
+    pub fn of_message(kind: u8, code: u8, mtu: u32) -> Option<Self> {
+        match (kind, Unreachable(code)) {
+            (3, Unreachable::FRAGMENTATION_NEEDED) => {
+                Some(Self::TooLong { mtu: u16::try_from(mtu).unwrap_or(u16::MAX) })
+            }
+            (3, code) => Some(Self::Unreachable(code)),
+            (11, _) => Some(Self::Expired { code }),
+            _ => None,
+        }
+    }
+
+    /// What counts it.
+    pub(super) fn cause(self) -> Cause {
+        match self {
+            Self::Unreachable(Unreachable::PORT) => Cause::HostRefused,
+            Self::Unreachable(_) => Cause::HostUnreachable,
+            Self::TooLong { .. } => Cause::TooLong,
+            Self::Expired { .. } => Cause::Expired,
+        }
+    }
 }
 
 /// Why a socket failed.

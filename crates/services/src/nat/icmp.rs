@@ -8,8 +8,8 @@ use weft_wire::icmpv4::{self, Message, Unreachable};
 use weft_wire::{Protocol, ipv4};
 
 use super::flows::{ANY_REMOTE, Flow, FlowId, Key, Kind};
-use super::udp::Remotes;
-use super::{Arrival, Cause, HostError, HostOp, Nat, policy};
+use super::udp::{Mapping, Remotes};
+use super::{Arrival, Cause, HostError, HostOp, IcmpError, Nat, PacketFate, Transit, policy};
 use crate::NetworkId;
 
 /// How long an identifier is kept for a guest (RFC 5508, REQ-2).
@@ -58,6 +58,13 @@ pub(super) fn quote_ports(key: &Key, rest: u32) -> Vec<u8> {
     quote(key, &transport)
 }
 
+/// The start of an echo request of a flow.
+fn quote_request(key: &Key, sequence: u16) -> Vec<u8> {
+    let mut request = Vec::new();
+    Message::EchoRequest { ident: key.guest.port(), seq: sequence, payload: &[] }.emit(&mut request);
+    quote(key, request.first_chunk().unwrap_or(&[0; QUOTED_TRANSPORT_BYTES]))
+}
+
 impl Nat {
     /// Tells a guest why its packet went nowhere, unless it was told much already; gives `cause` back.
     pub(super) fn refuse(
@@ -79,6 +86,12 @@ impl Nat {
 
     /// Sends "destination unreachable" to the sender of a packet, from the gateway.
     pub(super) fn send_unreachable(&mut self, id: NetworkId, mac: MacAddr, code: Unreachable, packet: &[u8]) {
+        let error = IcmpError { from: Ipv4Addr::LOCALHOST, fate: PacketFate::Unreachable(code) };
+        self.send_error(id, mac, error, packet);
+    }
+
+    /// Tells the sender of a packet what became of it, in the name of who knows.
+    fn send_error(&mut self, id: NetworkId, mac: MacAddr, error: IcmpError, packet: &[u8]) {
         let now = self.now;
         let Some(network) = self.networks.get_mut(&id) else { return };
         let Some(&[a, b, c, d]) = packet.get(12..16) else { return };
@@ -86,10 +99,41 @@ impl Nat {
             network.counters.count(Cause::IcmpRateLimited);
             return;
         }
-        let envelope = network.envelope(mac, network.config.ip, Ipv4Addr::new(a, b, c, d), Protocol::ICMP);
+        let quote = icmpv4::quote(packet);
+        let message = match error.fate {
+            PacketFate::Unreachable(code) => Message::DestinationUnreachable { code, next_hop_mtu: 0, quote },
+            PacketFate::TooLong { mtu } => {
+                let code = Unreachable::FRAGMENTATION_NEEDED;
+                Message::DestinationUnreachable { code, next_hop_mtu: mtu, quote }
+            }
+            PacketFate::Expired { code } => Message::TimeExceeded { code, quote },
+        };
+        let from = policy::as_guest_sees(&network.config, SocketAddrV4::new(error.from, 0));
+        let envelope = network.envelope(mac, *from.ip(), Ipv4Addr::new(a, b, c, d), Protocol::ICMP);
         let mut bytes = Vec::new();
-        Message::DestinationUnreachable { code, next_hop_mtu: 0, quote: icmpv4::quote(packet) }.emit(&mut bytes);
+        message.emit(&mut bytes);
         self.send_packet(id, &envelope, &bytes);
+    }
+
+    /// Passes on what was said about a packet of a flow that went to `to`, unless the guest never wrote there; `quote` makes
+    /// up the packet.
+    pub(super) fn pass_error(
+        &mut self,
+        flow: FlowId,
+        to: SocketAddrV4,
+        error: IcmpError,
+        quote: impl FnOnce(&Key) -> Vec<u8>,
+    ) {
+        let Some(Flow { kind, key, mac, .. }) = self.flows.get(flow) else { return };
+        let (mut key, mac) = (*key, *mac);
+        let Some(network) = self.networks.get(&key.network) else { return };
+        key.remote = policy::as_guest_sees(&network.config, to);
+        let (Kind::Udp(Mapping { remotes, .. }) | Kind::Echo(Echo { remotes, .. })) = kind else { return };
+        if !remotes.contains(*key.remote.ip()) {
+            return self.count(key.network, Cause::Unsolicited);
+        }
+        self.count(key.network, error.fate.cause());
+        self.send_error(key.network, mac, error, &quote(&key));
     }
 
     /// An ICMP packet of a guest: only echo requests go anywhere.
@@ -129,7 +173,8 @@ impl Nat {
             echo.remotes.note(packet.dst);
         }
         self.settle(flow);
-        self.push_datagram(HostOp::EchoSend { flow, to: packet.dst, sequence, payload: payload.to_vec() })
+        let transit = Transit::of(packet);
+        self.push_datagram(HostOp::EchoSend { flow, to: packet.dst, transit, sequence, payload: payload.to_vec() })
     }
 
     /// An echo reply for a flow came from `from`; `payload` is what follows the sequence number.
@@ -157,10 +202,13 @@ impl Nat {
         key.remote = SocketAddrV4::new(to, 0);
         self.count(key.network, error.cause());
         if let Some(code) = unreachable(error) {
-            let mut request = Vec::new();
-            Message::EchoRequest { ident: key.guest.port(), seq: sequence, payload: &[] }.emit(&mut request);
-            let transport = request.first_chunk().unwrap_or(&[0; QUOTED_TRANSPORT_BYTES]);
-            self.send_unreachable(key.network, mac, code, &quote(&key, transport));
+            self.send_unreachable(key.network, mac, code, &quote_request(&key, sequence));
         }
+    }
+
+    /// An echo request to `to` came to nothing, as somebody on its way says.
+    pub fn echo_lost(&mut self, now: Instant, flow: FlowId, to: Ipv4Addr, sequence: u16, error: IcmpError) {
+        self.now = now;
+        self.pass_error(flow, SocketAddrV4::new(to, 0), error, |key| quote_request(key, sequence));
     }
 }

@@ -38,7 +38,7 @@ use weft_wire::{Malformed, Offload, Problem, Protocol, ethernet, ipv4};
 pub use self::cause::{Cause, Counters};
 pub use self::flows::FlowId;
 pub use self::forward::{Callee, ForwardId, Place};
-pub use self::host::{HostError, HostLimits, HostOp};
+pub use self::host::{HostError, HostLimits, HostOp, IcmpError, PacketFate, Transit};
 pub use self::tcp::TcpOutgoing;
 
 use self::emit::Envelope;
@@ -51,7 +51,7 @@ use crate::budget::Budget;
 use crate::{NetworkId, OutFrame};
 
 /// What the rings of all connections may take, beyond their first bytes.
-const MEMORY_BYTES: usize = 64 << 20;
+const MEMORY_BYTES: usize = 128 << 20;
 /// Datagrams, errors and resets that wait for the switch.
 const MAX_QUEUED_FRAMES: usize = 1024;
 /// Their bytes.
@@ -63,7 +63,7 @@ const MAX_DATAGRAM_BYTES: usize = 4 << 20;
 /// The share of a guest's idle flows that make room at a time, so that looking for them is worth it.
 const EVICTED_SHARE: usize = 8;
 
-/// A network whose packets may leave.
+/// A network whose packets may leave, or whose guests reach the gateway's name server by TCP.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NatNetwork {
     /// Its id.
@@ -76,6 +76,10 @@ pub struct NatNetwork {
     pub subnet: Ipv4Net,
     /// The largest IP packet, in bytes.
     pub mtu: u16,
+    /// Whether packets may leave.
+    pub outside: bool,
+    /// Whether a name server of ours answers at the gateway's address, and never one of the host's.
+    pub dns: bool,
     /// Whether the host's own services are reachable at the gateway's address.
     pub host_access: bool,
     /// The port forwards to it.
@@ -131,6 +135,8 @@ pub struct Nat {
     queue: VecDeque<(NetworkId, OutFrame)>,
     queue_bytes: usize,
     ops: VecDeque<HostOp>,
+    /// Work for the gateway's own name server, which stands in place of the host's sockets.
+    local_ops: VecDeque<HostOp>,
     datagram_bytes: usize,
 }
 
@@ -157,6 +163,7 @@ impl Nat {
             queue: VecDeque::new(),
             queue_bytes: 0,
             ops: VecDeque::new(),
+            local_ops: VecDeque::new(),
             datagram_bytes: 0,
         }
     }
@@ -207,7 +214,8 @@ impl Nat {
             && match &flow.kind {
                 Kind::Tcp(connection) => match connection.forward {
                     Some(forward) => config.forwards.contains(&forward),
-                    None => is_open(*flow.key.remote.ip()),
+                    None if policy::is_name_server(config, flow.key.remote) => connection.is_local,
+                    None => !connection.is_local && is_open(*flow.key.remote.ip()),
                 },
                 Kind::Client(client) => config.forwards.contains(&client.place.0),
                 Kind::Udp(mapping) => mapping.remotes.iter().all(is_open),
@@ -282,17 +290,28 @@ impl Nat {
     pub fn poll_host(&mut self) -> Option<HostOp> {
         let op = self.ops.pop_front()?;
         match &op {
-            HostOp::TcpProgress { flow } => {
-                if let Some(flow) = self.flows.get_mut(*flow) {
-                    flow.is_told = false;
-                }
-            }
+            HostOp::TcpProgress { flow } => self.note_told(*flow),
             HostOp::UdpSend { payload, .. } | HostOp::UdpAnswer { payload, .. } | HostOp::EchoSend { payload, .. } => {
                 self.datagram_bytes -= payload.len();
             }
             _ => {}
         }
         Some(op)
+    }
+
+    /// The next piece of work for the gateway's own name server: about connections, as for a socket of the host.
+    pub(crate) fn poll_local(&mut self) -> Option<HostOp> {
+        let op = self.local_ops.pop_front()?;
+        if let HostOp::TcpProgress { flow } = &op {
+            self.note_told(*flow);
+        }
+        Some(op)
+    }
+
+    fn note_told(&mut self, flow: FlowId) {
+        if let Some(flow) = self.flows.get_mut(flow) {
+            flow.is_told = false;
+        }
     }
 
     /// When [`Self::handle_timeout`] wants to be called.
@@ -325,7 +344,7 @@ impl Nat {
         self.flows.len()
     }
 
-    /// What was dropped, refused or ended of a network's traffic, and why; `None` for a network without NAT.
+    /// What was dropped, refused or ended of a network's traffic, and why; `None` for a network that is not here.
     pub fn counters(&self, network: NetworkId) -> Option<&Counters> {
         Some(&self.networks.get(&network)?.counters)
     }
@@ -350,13 +369,14 @@ impl Nat {
     fn settle(&mut self, id: FlowId) {
         let Some(flow) = self.flows.get_mut(id) else { return };
         if let Kind::Tcp(connection) = &mut flow.kind {
+            let ops = if connection.is_local { &mut self.local_ops } else { &mut self.ops };
             if connection.has_socket && connection.is_host_done() {
                 connection.has_socket = false;
-                self.ops.push_back(HostOp::TcpClose { flow: id, reset: false });
+                ops.push_back(HostOp::TcpClose { flow: id, reset: false });
             }
             if std::mem::take(&mut connection.has_host_work) && connection.has_socket && !flow.is_told {
                 flow.is_told = true;
-                self.ops.push_back(HostOp::TcpProgress { flow: id });
+                ops.push_back(HostOp::TcpProgress { flow: id });
             }
             if !flow.is_ready && connection.wants_poll(&self.memory) {
                 flow.is_ready = true;
@@ -386,7 +406,8 @@ impl Nat {
             Kind::Tcp(mut connection) => {
                 connection.release(&mut self.memory);
                 if connection.has_socket {
-                    self.ops.push_back(HostOp::TcpClose { flow: id, reset: !connection.is_host_done() });
+                    let ops = if connection.is_local { &mut self.local_ops } else { &mut self.ops };
+                    ops.push_back(HostOp::TcpClose { flow: id, reset: !connection.is_host_done() });
                 }
             }
             Kind::Udp(_) => self.ops.push_back(HostOp::UdpClose { flow: id }),

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use weft_types::Ipv4Net;
 
 use super::{Cause, NatNetwork};
+use crate::dns;
 
 /// Addresses that no packet is forwarded to: `this network`, loopback, link-local (cloud metadata stands there),
 /// multicast, reserved and broadcast (RFC 6890).
@@ -16,9 +17,17 @@ const NEVER: [Ipv4Net; 5] = [
     Ipv4Net::new_assert(Ipv4Addr::new(240, 0, 0, 0), 4),
 ];
 
+/// Whether a guest means the name server of its gateway, which is ours and never the host's.
+pub(super) fn is_name_server(network: &NatNetwork, to: SocketAddrV4) -> bool {
+    network.dns && to == SocketAddrV4::new(network.ip, dns::PORT)
+}
+
 /// Where on the host's network a guest's packet for `to` goes: [`Cause::NoHostAccess`] or [`Cause::Prohibited`] when
 /// nowhere. The gateway's address stands for the host's loopback, which cannot be reached in any other way.
 pub(super) fn destination(network: &NatNetwork, subnets: &[Ipv4Net], to: Ipv4Addr) -> Result<Ipv4Addr, Cause> {
+    if !network.outside {
+        return Err(Cause::Prohibited);
+    }
     if to == network.ip {
         return if network.host_access { Ok(Ipv4Addr::LOCALHOST) } else { Err(Cause::NoHostAccess) };
     }
@@ -53,12 +62,16 @@ mod tests {
             ip: Ipv4Addr::new(10, 20, 0, 1),
             subnet: "10.20.0.0/24".parse().unwrap(),
             mtu: 1500,
+            outside: true,
+            dns: false,
             host_access: false,
             forwards: Vec::new(),
         };
         let subnets = ["10.20.0.0/24".parse().unwrap(), "10.30.0.0/16".parse().unwrap()];
         let mut check = |host_access: bool, to: &str, expected: &str| {
             network.host_access = host_access;
+            let inside = NatNetwork { outside: false, ..network.clone() };
+            assert_eq!(destination(&inside, &subnets, to.parse().unwrap()), Err(Cause::Prohibited), "{to}");
             let found = match destination(&network, &subnets, to.parse().unwrap()) {
                 Ok(ip) if ip.to_string() == to => OK.to_owned(),
                 Ok(ip) => ip.to_string(),

@@ -1,9 +1,9 @@
 //! Byte queues that cost nothing while they are empty.
 
-/// The largest a ring gets.
-pub(super) const RING_BYTES: usize = 256 * 1024;
+/// The largest a ring gets: the socket is read, and the guest may send, while a good part is under way.
+pub(super) const RING_BYTES: usize = 1024 * 1024;
 /// What a ring starts with.
-const FIRST_BYTES: usize = 16 * 1024;
+const FIRST_BYTES: usize = 4 * 1024;
 /// How much a ring grows at a time.
 const GROWTH: usize = 4;
 
@@ -48,6 +48,11 @@ impl Ring {
 
     pub(super) fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// Whether so much is free that it is worth a system call to fill it.
+    pub(super) fn is_half_empty(&self) -> bool {
+        self.len <= self.buffer.len() / 2
     }
 
     /// Whether nothing would be lost with its memory.

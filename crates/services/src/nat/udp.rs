@@ -11,7 +11,7 @@ use weft_wire::{Csum, GsoKind, Offload, Protocol, ipv4, udp};
 use super::emit::TRANSPORT_AT;
 use super::flows::{ANY_REMOTE, Flow, FlowId, Key, Kind};
 use super::icmp::{quote_ports, unreachable};
-use super::{Arrival, Cause, HostError, HostOp, Nat, policy};
+use super::{Arrival, Cause, HostError, HostOp, IcmpError, Nat, Transit, policy};
 use crate::{NetworkId, OutFrame};
 
 /// How long a mapping lives without traffic (RFC 4787, REQ-5 recommends five minutes).
@@ -19,6 +19,8 @@ const IDLE: Duration = Duration::from_secs(300);
 /// The same for a mapping that only ever asked name servers: one question, one answer.
 const DNS_IDLE: Duration = Duration::from_secs(20);
 const DNS_PORT: u16 = 53;
+/// What follows the ports of a datagram without payload: its length, and no checksum.
+const EMPTY: u32 = (udp::HEADER_BYTES as u32) << 16;
 /// The remote hosts whose answers a mapping lets through.
 const MAX_REMOTES: usize = 64;
 
@@ -81,6 +83,10 @@ impl Nat {
             }
         }
         let ip = match policy::destination(network, &self.subnets, packet.dst) {
+            // A query in pieces: the name server puts nothing together, and the host's is none of the guest's.
+            Ok(_) if policy::is_name_server(network, SocketAddrV4::new(packet.dst, datagram.dst_port)) => {
+                return Err(self.refuse(arrival, packet, Unreachable::PORT, Cause::Fragment));
+            }
             Ok(ip) => ip,
             Err(Cause::NoHostAccess) => {
                 return Err(self.refuse(arrival, packet, Unreachable::PORT, Cause::NoHostAccess));
@@ -105,8 +111,8 @@ impl Nat {
             mapping.refresh(arrival.now);
         }
         self.settle(flow);
-        let to = SocketAddrV4::new(ip, datagram.dst_port);
-        self.push_datagrams(arrival.offload, datagram.payload, |payload| HostOp::UdpSend { flow, to, payload })
+        let (to, transit) = (SocketAddrV4::new(ip, datagram.dst_port), Transit::of(packet));
+        self.push_datagrams(arrival.offload, datagram.payload, |payload| HostOp::UdpSend { flow, to, transit, payload })
     }
 
     /// Queues the payload of a datagram for the host, or of the many that it stands for.
@@ -181,8 +187,13 @@ impl Nat {
         self.count(key.network, error.cause());
         let code = if error == HostError::Refused { Some(Unreachable::PORT) } else { unreachable(error) };
         if let Some(code) = code {
-            let empty = (udp::HEADER_BYTES as u32) << 16; // its length, and no checksum
-            self.send_unreachable(key.network, mac, code, &quote_ports(&key, empty));
+            self.send_unreachable(key.network, mac, code, &quote_ports(&key, EMPTY));
         }
+    }
+
+    /// A datagram of a flow did not reach `to`, as somebody on its way says.
+    pub fn udp_lost(&mut self, now: Instant, flow: FlowId, to: SocketAddrV4, error: IcmpError) {
+        self.now = now;
+        self.pass_error(flow, to, error, |key| quote_ports(key, EMPTY));
     }
 }

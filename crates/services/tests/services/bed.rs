@@ -1,5 +1,6 @@
 //! Two networks with their machines, and a way to speak to the gateways and to read what they say.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use smoltcp::wire::{
 use weft_services::{
     DhcpServer, LeaseRecord, NetworkId, NetworkServices, PersistRequest, Reason, Reservation, Services,
 };
-use weft_types::{Instant, MacAddr};
+use weft_types::{DnsNames, Instant, MacAddr};
 use weft_wire::Offload;
 
 pub(crate) const OFFICE: NetworkId = NetworkId(1);
@@ -46,6 +47,21 @@ pub(crate) fn reservation(mac: MacAddr, vm: &str, address: Option<&str>) -> Rese
     Reservation { mac, vm: vm.parse().unwrap(), ip: address.map(ip) }
 }
 
+/// A server that does nothing special, and has no addresses yet.
+fn plain_server() -> DhcpServer {
+    DhcpServer {
+        first: Ipv4Addr::UNSPECIFIED,
+        last: Ipv4Addr::UNSPECIFIED,
+        excluded: Vec::new(),
+        lease_s: LEASE_S,
+        reservations: Vec::new(),
+        kept: BTreeMap::new(),
+        options: BTreeMap::new(),
+        boot: None,
+        probe: false,
+    }
+}
+
 pub(crate) fn office() -> NetworkServices {
     NetworkServices {
         id: OFFICE,
@@ -58,12 +74,13 @@ pub(crate) fn office() -> NetworkServices {
         dhcp: Some(DhcpServer {
             first: ip("10.20.0.100"),
             last: ip("10.20.0.103"),
-            lease_s: LEASE_S,
             reservations: vec![reservation(WEB, "web", Some("10.20.0.10")), reservation(LAPTOP, "laptop", None)],
+            ..plain_server()
         }),
         dns: true,
         host_access: true,
         records: vec![("web".parse().unwrap(), ip("10.20.0.10")), ("printer".parse().unwrap(), ip("10.20.0.101"))],
+        names: DnsNames::default(),
         forwards: Vec::new(),
     }
 }
@@ -80,12 +97,13 @@ pub(crate) fn backstage() -> NetworkServices {
         dhcp: Some(DhcpServer {
             first: ip("10.30.0.2"),
             last: ip("10.30.0.254"),
-            lease_s: LEASE_S,
             reservations: vec![reservation(WEB_BACKSTAGE, "web", None), reservation(DB, "db", None)],
+            ..plain_server()
         }),
         dns: true,
         host_access: false,
         records: Vec::new(),
+        names: DnsNames::default(),
         forwards: Vec::new(),
     }
 }

@@ -145,14 +145,14 @@ fn init_reboot() {
             counted: dhcp-refused 1
         "#]],
     );
-    // Nothing is known of the client, but what it remembers is free.
+    // Nothing is known of the client, and what it remembers is free: it has to begin anew, by itself.
     check(
         &["REQUEST ip=10.20.0.100"],
         expect![[r#"
             REQUEST ip=10.20.0.100
-                dhcp 10.20.0.1 -> 10.20.0.100 02-00-00-00-00-0d Ack 10.20.0.100 for 3600 s
-            leases: 10.20.0.100 02:00:00:00:00:0d laptop until +3600
-            counted: none
+                nothing
+            leases: none
+            counted: dhcp-unknown-client 1
         "#]],
     );
     // Another network's address, the gateway's, a reserved one, one outside of the pool.
@@ -177,7 +177,7 @@ fn init_reboot() {
 fn renewing_and_rebinding() {
     check(
         &[
-            "REQUEST ip=10.20.0.102",
+            "REQUEST ip=10.20.0.102 server=10.20.0.1",
             "1800",
             "REQUEST ciaddr=10.20.0.102 unicast",
             "1800",
@@ -185,7 +185,7 @@ fn renewing_and_rebinding() {
             "REQUEST ciaddr=10.20.0.103 unicast",
         ],
         expect![[r#"
-            REQUEST ip=10.20.0.102
+            REQUEST ip=10.20.0.102 server=10.20.0.1
                 dhcp 10.20.0.1 -> 10.20.0.102 02-00-00-00-00-0d Ack 10.20.0.102 for 3600 s
             REQUEST ciaddr=10.20.0.102 unicast
                 dhcp 10.20.0.1 -> 10.20.0.102 02-00-00-00-00-0d Ack 10.20.0.102 for 3600 s
@@ -203,14 +203,14 @@ fn renewing_and_rebinding() {
 fn an_address_comes_back_to_whom_it_belonged() {
     check(
         &[
-            "REQUEST ip=10.20.0.102",
+            "REQUEST ip=10.20.0.102 server=10.20.0.1",
             "RELEASE ciaddr=10.20.0.102 server=10.20.0.1 unicast",
             "DISCOVER",
             "4000",
             "DISCOVER",
         ],
         expect![[r#"
-            REQUEST ip=10.20.0.102
+            REQUEST ip=10.20.0.102 server=10.20.0.1
                 dhcp 10.20.0.1 -> 10.20.0.102 02-00-00-00-00-0d Ack 10.20.0.102 for 3600 s
             RELEASE ciaddr=10.20.0.102 server=10.20.0.1 unicast
                 nothing
@@ -228,12 +228,12 @@ fn an_address_comes_back_to_whom_it_belonged() {
 fn release_of_what_is_not_held() {
     check(
         &[
-            "REQUEST ip=10.20.0.100",
+            "REQUEST ip=10.20.0.100 server=10.20.0.1",
             "RELEASE ciaddr=10.20.0.102 server=10.20.0.1 unicast",
             "RELEASE ciaddr=10.20.0.100 server=10.20.0.9 unicast",
         ],
         expect![[r#"
-            REQUEST ip=10.20.0.100
+            REQUEST ip=10.20.0.100 server=10.20.0.1
                 dhcp 10.20.0.1 -> 10.20.0.100 02-00-00-00-00-0d Ack 10.20.0.100 for 3600 s
             RELEASE ciaddr=10.20.0.102 server=10.20.0.1 unicast
                 nothing
@@ -249,23 +249,23 @@ fn release_of_what_is_not_held() {
 fn a_declined_address_is_left_alone_for_a_while() {
     check(
         &[
-            "REQUEST ip=10.20.0.102",
+            "REQUEST ip=10.20.0.102 server=10.20.0.1",
             "DECLINE ip=10.20.0.102 server=10.20.0.1",
-            "REQUEST ip=10.20.0.102",
+            "REQUEST ip=10.20.0.102 server=10.20.0.1",
             "DISCOVER ip=10.20.0.102",
             "700",
-            "REQUEST ip=10.20.0.102",
+            "REQUEST ip=10.20.0.102 server=10.20.0.1",
         ],
         expect![[r#"
-            REQUEST ip=10.20.0.102
+            REQUEST ip=10.20.0.102 server=10.20.0.1
                 dhcp 10.20.0.1 -> 10.20.0.102 02-00-00-00-00-0d Ack 10.20.0.102 for 3600 s
             DECLINE ip=10.20.0.102 server=10.20.0.1
                 nothing
-            REQUEST ip=10.20.0.102
+            REQUEST ip=10.20.0.102 server=10.20.0.1
                 dhcp 10.20.0.1 -> 255.255.255.255 ff-ff-ff-ff-ff-ff Nak 0.0.0.0: that address is not yours
             DISCOVER ip=10.20.0.102
                 dhcp 10.20.0.1 -> 10.20.0.100 02-00-00-00-00-0d Offer 10.20.0.100 for 3600 s
-            REQUEST ip=10.20.0.102
+            REQUEST ip=10.20.0.102 server=10.20.0.1
                 dhcp 10.20.0.1 -> 10.20.0.102 02-00-00-00-00-0d Ack 10.20.0.102 for 3600 s
             leases: 10.20.0.102 02:00:00:00:00:0d laptop until +4300
             counted: dhcp-refused 1, dhcp-declined 1
@@ -277,7 +277,7 @@ fn a_declined_address_is_left_alone_for_a_while() {
 fn nobody_declines_the_whole_pool_away() {
     let mut bed = Bed::with(vec![backstage()]);
     for last in 10..40 {
-        say(&mut bed, BACKSTAGE, STRANGER, &format!("REQUEST ip=10.30.0.{last}"));
+        say(&mut bed, BACKSTAGE, STRANGER, &format!("REQUEST ip=10.30.0.{last} server=10.30.0.1"));
         say(&mut bed, BACKSTAGE, STRANGER, &format!("DECLINE ip=10.30.0.{last} server=10.30.0.1"));
     }
     bed.persist();
@@ -285,7 +285,7 @@ fn nobody_declines_the_whole_pool_away() {
     // The last four are out of use, the others can be had.
     let mut had = Vec::new();
     for last in 10..40 {
-        say(&mut bed, BACKSTAGE, mac(last), &format!("REQUEST ip=10.30.0.{last}"));
+        say(&mut bed, BACKSTAGE, mac(last), &format!("REQUEST ip=10.30.0.{last} server=10.30.0.1"));
         bed.persist();
         if bed.heard().contains("Ack") {
             had.push(last);
@@ -314,18 +314,18 @@ fn inform_tells_all_but_a_lease() {
 #[test]
 fn other_servers_business_is_left_alone() {
     check(
-        &["DISCOVER", "REQUEST ip=10.20.0.7 server=10.20.0.9", "DISCOVER giaddr=10.20.0.9", "DECLINE ip=10.20.0.7"],
+        &["DISCOVER", "REQUEST ip=10.20.0.7 server=10.20.0.9", "DISCOVER giaddr=10.30.0.9", "DECLINE ip=10.20.0.7"],
         expect![[r#"
             DISCOVER
                 dhcp 10.20.0.1 -> 10.20.0.100 02-00-00-00-00-0d Offer 10.20.0.100 for 3600 s
             REQUEST ip=10.20.0.7 server=10.20.0.9
                 nothing
-            DISCOVER giaddr=10.20.0.9
+            DISCOVER giaddr=10.30.0.9
                 nothing
             DECLINE ip=10.20.0.7
                 nothing
             leases: none
-            counted: dhcp-foreign 1, dhcp-ignored 2
+            counted: dhcp-foreign 1, dhcp-other-subnet 1, dhcp-ignored 1
         "#]],
     );
 }
@@ -440,13 +440,13 @@ fn nobody_asks_for_a_neighbour() {
 #[test]
 fn no_ack_before_the_disk() {
     let mut bed = Bed::new();
-    say(&mut bed, OFFICE, LAPTOP, "REQUEST ip=10.20.0.100");
+    say(&mut bed, OFFICE, LAPTOP, "REQUEST ip=10.20.0.100 server=10.20.0.1");
     let first = bed.services.poll_persist().expect("something to write");
     assert_eq!((first.records.len(), bed.services.poll_persist()), (1, None));
     assert_eq!(bed.heard(), "nothing");
 
     // While the disk is busy another one comes: it waits for the next write.
-    say(&mut bed, OFFICE, WEB, "REQUEST ip=10.20.0.10");
+    say(&mut bed, OFFICE, WEB, "REQUEST ip=10.20.0.10 server=10.20.0.1");
     bed.services.persisted(bed.now, first.token + 1); // never asked for
     assert_eq!(bed.heard(), "nothing");
     bed.services.persisted(bed.now, first.token);
@@ -460,7 +460,7 @@ fn no_ack_before_the_disk() {
 #[test]
 fn no_ack_for_what_was_given_back_meanwhile() {
     let mut bed = Bed::new();
-    say(&mut bed, OFFICE, LAPTOP, "REQUEST ip=10.20.0.100");
+    say(&mut bed, OFFICE, LAPTOP, "REQUEST ip=10.20.0.100 server=10.20.0.1");
     say(&mut bed, OFFICE, LAPTOP, "RELEASE ciaddr=10.20.0.100 server=10.20.0.1 unicast");
     bed.persist();
     assert_eq!(bed.heard(), "nothing");
@@ -470,9 +470,9 @@ fn no_ack_for_what_was_given_back_meanwhile() {
 fn leases_survive_a_restart() {
     let mut bed = Bed::new();
     for (client, address) in [(LAPTOP, "10.20.0.100"), (STRANGER, "10.20.0.102")] {
-        say(&mut bed, OFFICE, client, &format!("REQUEST ip={address} name=a\u{7}b"));
+        say(&mut bed, OFFICE, client, &format!("REQUEST ip={address} server=10.20.0.1 name=a\u{7}b"));
     }
-    say(&mut bed, BACKSTAGE, DB, "REQUEST ip=10.30.0.77");
+    say(&mut bed, BACKSTAGE, DB, "REQUEST ip=10.30.0.77 server=10.30.0.1");
     bed.persist();
     say(&mut bed, OFFICE, STRANGER, "RELEASE ciaddr=10.20.0.102 server=10.20.0.1 unicast");
     bed.persist();
@@ -495,9 +495,9 @@ fn leases_survive_a_restart() {
 #[test]
 fn a_new_configuration_ends_what_it_contradicts() {
     let mut bed = Bed::new();
-    say(&mut bed, OFFICE, LAPTOP, "REQUEST ip=10.20.0.100");
-    say(&mut bed, OFFICE, STRANGER, "REQUEST ip=10.20.0.102");
-    say(&mut bed, BACKSTAGE, DB, "REQUEST ip=10.30.0.77");
+    say(&mut bed, OFFICE, LAPTOP, "REQUEST ip=10.20.0.100 server=10.20.0.1");
+    say(&mut bed, OFFICE, STRANGER, "REQUEST ip=10.20.0.102 server=10.20.0.1");
+    say(&mut bed, BACKSTAGE, DB, "REQUEST ip=10.30.0.77 server=10.30.0.1");
     bed.persist();
     bed.frames();
     let reserve = |change: &dyn Fn(&mut NetworkServices)| {

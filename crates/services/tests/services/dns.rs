@@ -54,6 +54,8 @@ fn bed() -> Bed {
     {
         let mut message = dhcp_message(mac, MessageType::Request);
         message.opts_mut().insert(DhcpOption::RequestedIpAddress(ip(address)));
+        let server = if net == OFFICE { "10.20.0.1" } else { "10.30.0.1" };
+        message.opts_mut().insert(DhcpOption::ServerIdentifier(ip(server)));
         bed.send(net, &dhcp_frame(mac, &message, None));
     }
     bed.persist();

@@ -3,6 +3,11 @@
 mod bed;
 mod client;
 mod dhcp;
+mod dhcp_options;
+mod dhcp_probes;
 mod dns;
+mod dns_cache;
+mod dns_names;
+mod dns_tcp;
 mod gateway;
 mod laws;

@@ -9,6 +9,8 @@ mod rates;
 mod team;
 mod vlans;
 
+use std::sync::Arc;
+
 use weft_types::{MacAddr, MacRange, NetworkName, PortId, PortName, Provenance};
 
 pub use weft_types::{Excess, Permission};
@@ -33,8 +35,9 @@ pub struct Config {
     pub generation: u64,
     /// The vSwitches.
     pub vswitches: Vec<VSwitchConfig>,
-    /// The ports of all vSwitches.
-    pub ports: Vec<PortConfig>,
+    /// The ports of all vSwitches. Those that are shared with the configuration in force are known at a glance to be
+    /// the same.
+    pub ports: Vec<Arc<PortConfig>>,
 }
 
 /// A vSwitch: one broadcast domain per VLAN.
@@ -49,7 +52,7 @@ pub struct VSwitchConfig {
     /// How it uses its uplinks, if it has several.
     pub team: Option<Team>,
     /// Who may begin what with whom; without one, everybody everything.
-    pub acl: Option<Acl>,
+    pub acl: Option<Arc<Acl>>,
     /// What is copied to whom.
     pub mirrors: Vec<Mirror>,
     /// Where the network was declared.

@@ -1,4 +1,6 @@
-use weft_types::Excess;
+use std::fmt;
+
+use weft_types::{BitRate, Excess};
 
 /// How fast a port may be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -25,4 +27,14 @@ impl Rate {
     pub const MAX_BITS_PER_S: u64 = 1_000_000_000_000;
     /// A gibibyte.
     pub const MAX_BURST_BYTES: u64 = 1 << 30;
+}
+
+impl fmt::Display for Rate {
+    /// How fast, as people write it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match BitRate::new(self.bits_per_s) {
+            Some(rate) => rate.fmt(f),
+            None => write!(f, "{}bit/s", self.bits_per_s),
+        }
+    }
 }

@@ -43,7 +43,7 @@ pub(super) fn check(cx: &mut Context<'_>) -> ControlFlow<Action> {
 /// The sender's IP address is the port's own; where that is not known, it was at least configured for no other.
 fn source(cx: &mut Context<'_>, class: Class) -> ControlFlow<Action> {
     let port = &cx.ingress().config;
-    let is_free = port.addresses == crate::Addresses::Any && !cx.vswitch().has_fixed;
+    let is_free = port.addresses == crate::Addresses::Any && !cx.vswitch().has_fixed();
     if port.policy.forged_ips || is_free {
         return Continue(());
     }

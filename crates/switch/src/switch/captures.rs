@@ -6,7 +6,7 @@ use super::{Switch, leave};
 use crate::frame::Frame;
 use crate::pipeline::{self, Action, Mirrors};
 use crate::table::{PortIndex, Tables};
-use crate::{ConfigError, Mirror, MirrorCopy, MirrorId, MirrorTarget, Output, VSwitchId, validate};
+use crate::{Config, ConfigError, Mirror, MirrorCopy, MirrorId, MirrorTarget, Output, VSwitchId, validate};
 
 impl Switch {
     /// Who gets a copy of the frame that was decided about last, whatever became of it.
@@ -20,28 +20,35 @@ impl Switch {
     /// # Errors
     /// When the mirror cannot be; `None` in place of its error when there is no such vSwitch.
     pub fn start_capture(&mut self, vswitch: VSwitchId, mirror: Mirror) -> Result<(), Option<ConfigError>> {
-        let place = self.tables.place(vswitch).ok_or(None)?;
+        self.tables.place(vswitch).ok_or(None)?;
         let port = |id| self.tables.index(id).map(|index| &self.tables.port(index).config);
         let mut problems = Vec::new();
         validate::check_mirror(vswitch, &mirror, port, &mut problems);
         if let Some(problem) = problems.pop() {
             return Err(Some(problem));
         }
-        let mirrors = self.tables.vswitch(place).mirrors().iter().cloned().chain([mirror.clone()]).collect();
         self.captures.push((vswitch, mirror));
-        self.tables.set_mirrors(place, mirrors);
-        self.forget(place.number());
+        self.renew_mirrors(vswitch);
         Ok(())
     }
 
     /// Ends a capture.
     pub fn stop_capture(&mut self, mirror: MirrorId) {
         let Some(at) = self.captures.iter().position(|(_, capture)| capture.id == mirror) else { return };
-        let (vswitch, _) = self.captures.swap_remove(at);
+        let (vswitch, _) = self.captures.remove(at);
+        self.renew_mirrors(vswitch);
+    }
+
+    /// All mirrors of a vSwitch: those of a configuration, and the captures.
+    pub(super) fn mirrors_at(&self, config: &Config, vswitch: VSwitchId) -> Vec<Mirror> {
+        let configured = config.vswitches.iter().filter(|config| config.id == vswitch);
+        let captures = self.captures.iter().filter(|(home, _)| *home == vswitch).map(|(_, mirror)| mirror);
+        configured.flat_map(|config| &config.mirrors).chain(captures).cloned().collect()
+    }
+
+    fn renew_mirrors(&mut self, vswitch: VSwitchId) {
         let Some(place) = self.tables.place(vswitch) else { return };
-        let others = self.tables.vswitch(place).mirrors().iter().filter(|other| other.id != mirror).cloned();
-        let others = others.collect();
-        self.tables.set_mirrors(place, others);
+        self.tables.set_mirrors(place, self.mirrors_at(&self.config, vswitch));
         self.forget(place.number());
     }
 }

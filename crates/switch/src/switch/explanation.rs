@@ -10,7 +10,7 @@ use crate::meters::Way;
 use crate::packet::Packet;
 use crate::pipeline::{self, Action, Fields};
 use crate::table::PortIndex;
-use crate::{DropReason, EgressPort, Outcome, Step, Trace};
+use crate::{DropReason, EgressPort, Outcome, PortConfig, Rate, Step, Trace};
 
 impl Switch {
     /// What [`forward`](Self::forward) would decide, and why, told by the very code that decides. Changes nothing
@@ -48,8 +48,7 @@ impl Switch {
         };
         if !may_pass(port, Way::From) {
             let config = &self.tables.port(port).config;
-            let finding = format!("`{}` sends faster than it may", config.name);
-            steps.push(Step { stage: "rate", finding, because: Some(config.provenance.clone()) });
+            steps.push(too_fast(config, "sends faster than it may", config.rates.from_port));
             return dropped(steps, DropReason::OverRate);
         }
         let decision = pipeline::decide(&self.tables, &self.knowledge, now, port, &frame, Some(&mut steps));
@@ -63,14 +62,15 @@ impl Switch {
             let (finding, because) = (format!("`{}` gets a copy", mirror.name), Some(mirror.provenance.clone()));
             steps.push(Step { stage: "mirror", finding, because });
         }
+        let ways_out = outputs.iter().filter_map(|output| self.tables.index(output.port));
+        steps.extend(ways_out.filter_map(|port| self.uplink_step(port)));
         if let Action::Drop(reason) = decision.action {
             return Trace { copies, ..dropped(steps, reason) };
         }
         outputs.retain(|output| {
             let target = self.tables.index(output.port).filter(|target| !may_pass(*target, Way::To));
             if let Some(config) = target.map(|target| &self.tables.port(target).config) {
-                let finding = format!("`{}` is sent to faster than it may be", config.name);
-                steps.push(Step { stage: "rate", finding, because: Some(config.provenance.clone()) });
+                steps.push(too_fast(config, "is sent to faster than it may be", config.rates.to_port));
             }
             target.is_none()
         });
@@ -84,4 +84,11 @@ impl Switch {
         });
         Trace { steps, outcome: Outcome::Forward, egress: egress.collect(), copies }
     }
+}
+
+/// What is said of a port that has no more of its rate left.
+fn too_fast(port: &PortConfig, how: &str, rate: Option<Rate>) -> Step {
+    let most = rate.map_or_else(String::new, |rate| format!(" ({rate})"));
+    let finding = format!("`{}` {how}{most}", port.name);
+    Step { stage: "rate", finding, because: Some(port.provenance.clone()) }
 }

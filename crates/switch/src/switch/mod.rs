@@ -1,8 +1,10 @@
 //! The switch itself: what it knows, and how it becomes another.
 
 mod captures;
+mod configure;
 mod explanation;
 mod rulings;
+mod uplinks;
 
 use std::net::IpAddr;
 
@@ -18,14 +20,14 @@ use crate::counters::Counters;
 use crate::drop_log::DropLog;
 use crate::filter::{Granted, MAX_FILTER_GROUPS, MAX_FILTER_STATIONS};
 use crate::frame::{FlowKey, Frame, MAX_FRAME_BYTES};
-use crate::meters::{self, Meters, Way};
+use crate::meters::{Meters, Way};
 use crate::packet::Packet;
 use crate::pipeline::{self, Action, Knowledge, Mirrors};
 use crate::rejection::MAX_ANSWER_BYTES;
 use crate::table::{PortIndex, Tables};
 use crate::{
-    Config, ConfigError, Denial, DropReason, DroppedFrame, FilterReport, MAX_MIRRORS, Mirror, MirrorCopy, Output,
-    ReceiveFilter, RuleLog, VSwitchId, Verdict, validate,
+    Config, Denial, DropReason, DroppedFrame, FilterReport, MAX_MIRRORS, Mirror, MirrorCopy, Output, ReceiveFilter,
+    RuleLog, VSwitchId, Verdict,
 };
 
 /// Flows that there is room for at first: about 2 MiB.
@@ -41,7 +43,8 @@ const MOST_FLOWS: usize = 1 << 20;
 #[derive(Debug)]
 pub struct Switch {
     seed: u64,
-    generation: u64,
+    /// In force.
+    config: Config,
     tables: Tables,
     knowledge: Knowledge,
     cache: Option<FlowCache>,
@@ -92,8 +95,8 @@ impl Switch {
     fn with_cache(seed: u64, cache: FlowCache) -> Self {
         Self {
             seed,
-            generation: 0,
-            tables: Tables::new(Config::default(), seed, |_| None, |_| true),
+            config: Config::default(),
+            tables: Tables::new(&[], seed),
             knowledge: Knowledge::new(seed),
             cache: Some(cache),
             counters: Counters::default(),
@@ -125,69 +128,9 @@ impl Switch {
         Self { cache: None, ..self }
     }
 
-    /// Becomes `config`, whole. Ports that stay keep their counters, their receive filters as far as they still may
-    /// have them, and what was learned; captures go on; what was cached counts no more.
-    ///
-    /// # Errors
-    /// Every problem of the configuration; then nothing has changed.
-    pub fn configure(&mut self, mut config: Config) -> Result<(), Vec<ConfigError>> {
-        let problems = validate::problems(&config, self.generation);
-        if !problems.is_empty() {
-            return Err(problems);
-        }
-        self.captures.retain(|(home, _)| config.vswitches.iter().any(|vswitch| vswitch.id == *home));
-        for vswitch in &mut config.vswitches {
-            let captures = self.captures.iter().filter(|(home, _)| *home == vswitch.id);
-            vswitch.mirrors.extend(captures.map(|(_, mirror)| mirror.clone()));
-        }
-        self.generation = config.generation;
-        let before = |id| self.tables.index(id).map(|index| self.tables.port(index));
-        let filters = |id| before(id)?.filter.clone();
-        let tables = Tables::new(config, self.seed, filters, |id| before(id).is_none_or(|port| port.is_up));
-        let (old, tables) = (std::mem::replace(&mut self.tables, tables), &self.tables);
-        self.counters.retain(|port| tables.index(port).is_some());
-        self.drop_log.retain(|port| tables.index(port).is_some());
-        let polices = tables.ports().any(|port| meters::polices(&port.config.rates));
-        self.meters.configure(polices, |port| tables.index(port).map(|index| &tables.port(index).config.rates));
-        self.answers_left.retain(|port, _| tables.index(*port).is_some());
-        self.knowledge.learned.retain(|id, station| {
-            let port = tables.index(id).map(|index| tables.port(index));
-            port.is_some_and(|port| {
-                let config = &port.config;
-                config.learn > 0 && config.vswitch == station.vswitch && port.carries(station.segment)
-            })
-        });
-        let may_keep = |id, place: &crate::bindings::Place| {
-            tables.index(id).is_some_and(|index| {
-                let port = tables.port(index);
-                let is_here = port.config.vswitch == place.vswitch && port.carries(place.segment);
-                is_here && !tables.is_fixed(port.vswitch, place.segment, place.address, index)
-            })
-        };
-        let limit = |id| tables.index(id).map_or(0, |index| tables.port(index).config.addresses.learn());
-        self.knowledge.bindings.retain(may_keep, limit);
-        self.knowledge.connections.generation += 1;
-        self.knowledge.connections.retain(|id, tuple| {
-            tables.index(id).is_some_and(|index| {
-                let port = tables.port(index);
-                port.config.vswitch == tuple.vswitch && port.carries(tuple.segment)
-            })
-        });
-        self.rule_counts =
-            self.tables.rules().map(|rules| vec![0; rules.map_or(0, |rules| rules.acl.rules.len())]).collect();
-        if let Some(cache) = &mut self.cache {
-            cache.forget_all(self.tables.vswitches());
-        }
-        if self.outputs.capacity() < self.tables.most_receivers() {
-            self.outputs = Vec::with_capacity(self.tables.most_receivers());
-        }
-        drop(old);
-        Ok(())
-    }
-
     /// The generation of the configuration in force; 0 before the first.
     pub fn generation(&self) -> u64 {
-        self.generation
+        self.config.generation
     }
 
     /// Notes what the vNIC behind `port` listens to: its MAC addresses are registered, as far as policy allows, and

@@ -1,18 +1,22 @@
 //! A configuration, compiled for looking up, with what vNICs registered on top.
 
+mod change;
+mod content;
 mod registration;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use foldhash::fast::FixedState;
-use hashbrown::HashMap;
-use weft_types::{MacAddr, MacRange, PortId};
+use hashbrown::{HashMap, HashSet};
+use weft_types::{MacAddr, MacRange, PortId, PortName};
 
+pub(crate) use self::change::Newcomer;
 use crate::config::MAX_MIRRORS;
 use crate::filter::Granted;
 use crate::pipeline::Fields;
 use crate::rules::Rules;
-use crate::{Addresses, Config, Mirror, PortConfig, Role, Segment, VSwitchConfig, VSwitchId, Vlans, pipeline};
+use crate::{Endpoint, Mirror, MirrorTarget, PortConfig, Segment, VSwitchConfig, VSwitchId, pipeline};
 
 /// A port's place in [`Tables::ports`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -89,16 +93,53 @@ pub(crate) struct VSwitch {
     mirrors: Vec<Mirror>,
     /// Its trunk ports.
     trunks: Members,
-    /// Whether IP addresses were configured for any of its ports.
-    pub(crate) has_fixed: bool,
+    /// How many IP addresses were configured for its ports.
+    fixed_hosts: usize,
     /// In order; they do not overlap.
     ranges: Vec<(MacRange, PortIndex)>,
 }
 
 impl VSwitch {
+    /// One without ports.
+    fn new(config: &VSwitchConfig) -> Self {
+        let VSwitchConfig { acl, mirrors, .. } = config;
+        let config = VSwitchConfig { acl: None, mirrors: Vec::new(), ..config.clone() };
+        let mut vswitch = Self {
+            config,
+            uplinks: Vec::new(),
+            promiscuous: Vec::new(),
+            rules: acl.clone().map(Rules::new),
+            mirrors: Vec::new(),
+            trunks: Members::default(),
+            fixed_hosts: 0,
+            ranges: Vec::new(),
+        };
+        vswitch.set_mirrors(mirrors.clone());
+        vswitch
+    }
+
+    /// Whether IP addresses were configured for any of its ports.
+    pub(crate) fn has_fixed(&self) -> bool {
+        self.fixed_hosts > 0
+    }
+
     /// Its mirrors.
     pub(crate) fn mirrors(&self) -> &[Mirror] {
         &self.mirrors
+    }
+
+    fn set_mirrors(&mut self, mut mirrors: Vec<Mirror>) {
+        mirrors.truncate(MAX_MIRRORS);
+        mirrors.iter_mut().for_each(|mirror| mirror.ports.sort_unstable());
+        self.mirrors = mirrors;
+    }
+
+    /// What decisions about the frames of `port` rest on; `learns` says whether any port learns addresses.
+    fn consulted(&self, port: &PortConfig, learns: bool) -> Fields {
+        let of_team = pipeline::team::consulted(self.config.team.as_ref().map(|team| team.mode));
+        pipeline::consulted(port, learns, self.has_fixed(), self.rules.is_some())
+            .and(pipeline::mirror::consulted(&self.mirrors))
+            .and(of_team)
     }
 }
 
@@ -115,13 +156,15 @@ impl Members {
     fn of(&self, is_broadcast: bool) -> &[PortIndex] {
         if is_broadcast { &self.all } else { &self.multicast }
     }
+}
 
-    fn add(&mut self, port: PortIndex, all_groups: bool) {
-        self.all.push(port);
-        if all_groups {
-            self.multicast.push(port);
-        }
-    }
+/// How many ports there are of a kind that matters to others.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Census {
+    /// That learn IP addresses.
+    learning: usize,
+    /// That drop what is too fast.
+    policing: usize,
 }
 
 /// What a station at an access port, or anywhere on the trunks of a vSwitch, is found by.
@@ -162,121 +205,41 @@ pub(crate) struct Tables {
     joined: HashMap<(VSwitchIndex, MacAddr), Vec<PortIndex>, FixedState>,
     /// The ports for which an IP address was configured.
     fixed: HashMap<(VSwitchIndex, IpAddr), Vec<PortIndex>, FixedState>,
-    /// Whether any port learns addresses.
-    learns_addresses: bool,
-    /// Of the most receivers that a frame can have.
-    most_receivers: usize,
+    /// The ports by name.
+    names: HashMap<PortName, PortId, FixedState>,
+    /// The ports that teams, access lists and mirrors of the configuration name.
+    named: HashSet<PortId, FixedState>,
+    /// The ports whose vNIC registered addresses that are not configured for them.
+    registrants: BTreeSet<PortId>,
+    census: Census,
 }
 
 impl Tables {
-    /// The tables of a configuration that is right; `seed` keys them. `filters` gives the filters in force before, `is_up`
-    /// the links.
-    pub(crate) fn new(
-        config: Config,
-        seed: u64,
-        mut filters: impl FnMut(PortId) -> Option<Granted>,
-        is_up: impl Fn(PortId) -> bool,
-    ) -> Self {
-        let Config { vswitches, ports, .. } = config;
-        let numbers: HashMap<_, u32, FixedState> = vswitches.iter().map(|vswitch| vswitch.id).zip(0..).collect();
-        let vswitches = vswitches.into_iter().map(|mut config| VSwitch {
-            rules: config.acl.take().map(Rules::new),
-            config,
-            uplinks: Vec::new(),
-            promiscuous: Vec::new(),
-            mirrors: Vec::new(),
-            trunks: Members::default(),
-            has_fixed: false,
-            ranges: Vec::new(),
-        });
+    /// The tables of these vSwitches, to which ports come later; `seed` keys them.
+    pub(crate) fn new(vswitches: &[VSwitchConfig], seed: u64) -> Self {
         let seeded = || FixedState::with_seed(seed);
-        let mut tables = Self {
-            vswitches: vswitches.collect(),
-            indices: HashMap::with_capacity_and_hasher(ports.len(), seeded()),
-            stations: HashMap::with_capacity_and_hasher(ports.len(), seeded()),
+        Self {
+            ports: Vec::new(),
+            vswitches: vswitches.iter().map(VSwitch::new).collect(),
+            indices: HashMap::with_hasher(seeded()),
+            stations: HashMap::with_hasher(seeded()),
             trunk_stations: HashMap::with_hasher(seeded()),
             access: HashMap::with_hasher(seeded()),
             joined: HashMap::with_hasher(seeded()),
             fixed: HashMap::with_hasher(seeded()),
-            learns_addresses: ports.iter().any(|port| port.addresses.learn() > 0),
-            ports: Vec::with_capacity(ports.len()),
-            most_receivers: ports.len(),
-        };
-        let mut granted = Vec::new();
-        for config in ports {
-            let Some(vswitch) = numbers.get(&config.vswitch).copied().map(VSwitchIndex) else { continue };
-            let index = PortIndex(tables.ports.len() as u32);
-            let config_id = config.id;
-            granted.extend(filters(config.id).map(|filter| (index, filter)));
-            tables.indices.insert(config.id, index);
-            tables.ports.push(Port {
-                config,
-                vswitch,
-                fields: Fields::default(),
-                filter: None,
-                is_up: is_up(config_id),
-            });
-            tables.plug(index);
+            names: HashMap::with_hasher(seeded()),
+            named: vswitches.iter().flat_map(named_ports).collect(),
+            registrants: BTreeSet::new(),
+            census: Census::default(),
         }
-        for number in 0..tables.vswitches.len() {
-            let vswitch = &mut tables.vswitches[number];
-            vswitch.ranges.sort_unstable_by_key(|(range, _)| range.first());
-            if let Some(team) = &vswitch.config.team {
-                let ports = &tables.ports;
-                let place = |uplink: &PortIndex| {
-                    team.members.iter().position(|member| *member == ports[uplink.0 as usize].config.id)
-                };
-                vswitch.uplinks.sort_by_key(place);
-            }
-            let mirrors = std::mem::take(&mut vswitch.config.mirrors);
-            tables.set_mirrors(VSwitchIndex(number as u32), mirrors);
-        }
-        // Only now: configured addresses come before those that were registered later.
-        for (index, filter) in granted {
-            tables.set_filter(index, filter);
-        }
-        tables
     }
 
     /// Gives a vSwitch these mirrors, as many as there may be.
-    pub(crate) fn set_mirrors(&mut self, index: VSwitchIndex, mut mirrors: Vec<Mirror>) {
-        mirrors.truncate(MAX_MIRRORS);
-        mirrors.iter_mut().for_each(|mirror| mirror.ports.sort_unstable());
+    pub(crate) fn set_mirrors(&mut self, index: VSwitchIndex, mirrors: Vec<Mirror>) {
         let vswitch = &mut self.vswitches[index.number()];
-        let (has_fixed, has_rules) = (vswitch.has_fixed, vswitch.rules.is_some());
-        let of_team = pipeline::team::consulted(vswitch.config.team.as_ref().map(|team| team.mode));
-        let others = pipeline::mirror::consulted(&mirrors).and(of_team);
-        vswitch.mirrors = mirrors;
+        vswitch.set_mirrors(mirrors);
         for port in self.ports.iter_mut().filter(|port| port.vswitch == index) {
-            port.fields = pipeline::consulted(&port.config, self.learns_addresses, has_fixed, has_rules).and(others);
-        }
-    }
-
-    /// Enters a new port into what does not depend on its filter, and its addresses as configured.
-    fn plug(&mut self, index: PortIndex) {
-        let port = &self.ports[index.0 as usize];
-        let vswitch = &mut self.vswitches[port.vswitch.0 as usize];
-        if port.config.role == Role::Uplink {
-            vswitch.uplinks.push(index);
-        }
-        vswitch.ranges.extend(port.config.mac_ranges.iter().map(|range| (*range, index)));
-        if port.is_promiscuous() {
-            vswitch.promiscuous.push(index);
-        }
-        match port.config.vlans {
-            Vlans::Access(segment) => self.access.entry((port.vswitch, segment)).or_default().add(index, true),
-            Vlans::Trunk { .. } => vswitch.trunks.add(index, true),
-        }
-        if let Addresses::Known { fixed, .. } = &port.config.addresses {
-            let hosts = fixed.iter().filter(|prefix| prefix.prefix_len() == prefix.max_prefix_len());
-            for host in hosts {
-                vswitch.has_fixed = true;
-                self.fixed.entry((port.vswitch, host.addr())).or_default().push(index);
-            }
-        }
-        for at in 0..self.port(index).config.macs.len() {
-            let mac = self.port(index).config.macs[at];
-            self.register(index, mac);
+            port.fields = vswitch.consulted(&port.config, self.census.learning > 0);
         }
     }
 
@@ -304,9 +267,14 @@ impl Tables {
         &self.ports[index.0 as usize]
     }
 
-    /// Every port.
-    pub(crate) fn ports(&self) -> impl Iterator<Item = &Port> {
-        self.ports.iter()
+    /// The port with this name.
+    pub(crate) fn port_named(&self, name: &PortName) -> Option<PortId> {
+        self.names.get(name).copied()
+    }
+
+    /// Whether a team, an access list or a mirror of the configuration names a port.
+    pub(crate) fn names_port(&self, id: PortId) -> bool {
+        self.named.contains(&id)
     }
 
     /// How many vSwitches there are.
@@ -341,7 +309,7 @@ impl Tables {
 
     /// The most ports by which one frame can leave.
     pub(crate) fn most_receivers(&self) -> usize {
-        self.most_receivers
+        self.ports.len()
     }
 
     /// The port for which `mac` is registered in `segment`, if it listens to it.
@@ -364,7 +332,12 @@ impl Tables {
 
     /// Whether any port learns addresses.
     pub(crate) fn learns_addresses(&self) -> bool {
-        self.learns_addresses
+        self.census.learning > 0
+    }
+
+    /// Whether any port drops what is too fast.
+    pub(crate) fn polices(&self) -> bool {
+        self.census.policing > 0
     }
 
     /// The ports that hear frames for the group `dst` in `segment`, each once.
@@ -389,4 +362,22 @@ impl Tables {
         let carries = move |index: &PortIndex| self.port(*index).carries(segment);
         self.vswitch(vswitch).promiscuous.iter().copied().filter(carries)
     }
+}
+
+/// The ports that a vSwitch's team, access list and mirrors name.
+fn named_ports(vswitch: &VSwitchConfig) -> impl Iterator<Item = PortId> {
+    let team = vswitch.team.iter().flat_map(|team| team.members.iter().copied());
+    let rules = vswitch.acl.iter().flat_map(|acl| &acl.rules).flat_map(|rule| [&rule.from, &rule.to]);
+    let in_rules = rules.filter_map(|end| match end {
+        Endpoint::Ports(ports) => Some(ports),
+        Endpoint::Any | Endpoint::Prefix(_) => None,
+    });
+    let mirrors = vswitch.mirrors.iter().flat_map(|mirror| {
+        let target = match mirror.to {
+            MirrorTarget::Port(port) => Some(port),
+            MirrorTarget::Outside => None,
+        };
+        mirror.ports.iter().copied().chain(target)
+    });
+    team.chain(in_rules.flatten().copied()).chain(mirrors)
 }

@@ -19,15 +19,19 @@ impl Tables {
         }
     }
 
-    fn unregister(&mut self, index: PortIndex, mac: MacAddr) {
+    pub(super) fn unregister(&mut self, index: PortIndex, mac: MacAddr) {
         let port = &self.ports[index.0 as usize];
         match port.config.vlans {
             Vlans::Access(segment) => {
                 self.stations.remove(&Place::new(port.vswitch, number(segment), mac));
             }
             Vlans::Trunk { .. } => {
-                if let Some(owners) = self.trunk_stations.get_mut(&Place::new(port.vswitch, TRUNK, mac)) {
+                let place = Place::new(port.vswitch, TRUNK, mac);
+                if let Some(owners) = self.trunk_stations.get_mut(&place) {
                     owners.retain(|owner| *owner != index);
+                    if owners.is_empty() {
+                        self.trunk_stations.remove(&place);
+                    }
                 }
             }
         }
@@ -52,7 +56,7 @@ impl Tables {
     }
 
     /// The ports of a vSwitch for which `mac` is registered in a segment of `vlans`.
-    fn owners<'a>(
+    pub(crate) fn owners<'a>(
         &'a self,
         vswitch: VSwitchIndex,
         mac: MacAddr,
@@ -81,17 +85,23 @@ impl Tables {
         self.leave(index);
         filter.stations.retain(|mac| self.may_register(index, *mac));
         self.ports[index.0 as usize].filter = Some(filter);
-        for mac in self.port(index).extras().collect::<Vec<_>>() {
-            self.register(index, mac);
-        }
         self.join(index);
     }
 
+    /// Takes the filter of a port away: it listens to what is configured for it.
+    pub(super) fn take_filter(&mut self, index: PortIndex) -> Option<Granted> {
+        self.leave(index);
+        let filter = self.ports[index.0 as usize].filter.take();
+        self.join(index);
+        filter
+    }
+
     /// Takes what a port's filter says out of the tables.
-    fn leave(&mut self, index: PortIndex) {
+    pub(super) fn leave(&mut self, index: PortIndex) {
         for mac in self.port(index).extras().collect::<Vec<_>>() {
             self.unregister(index, mac);
         }
+        self.registrants.remove(&self.ports[index.0 as usize].config.id);
         let port = &self.ports[index.0 as usize];
         let vswitch = &mut self.vswitches[port.vswitch.0 as usize];
         vswitch.promiscuous.retain(|port| *port != index);
@@ -118,8 +128,12 @@ impl Tables {
         }
     }
 
-    /// Enters a port's groups, and whether it hears everything.
-    fn join(&mut self, index: PortIndex) {
+    /// Enters what a port's filter says: its addresses, its groups, and whether it hears everything.
+    pub(super) fn join(&mut self, index: PortIndex) {
+        for mac in self.port(index).extras().collect::<Vec<_>>() {
+            self.register(index, mac);
+            self.registrants.insert(self.port(index).config.id);
+        }
         let port = &self.ports[index.0 as usize];
         let vswitch = &mut self.vswitches[port.vswitch.0 as usize];
         if port.is_promiscuous() {

@@ -9,7 +9,7 @@ use crate::{Config, ConfigError, Mirror, MirrorTarget, PortConfig, Role, VSwitch
 
 /// Everything that is wrong with the mirrors of `config`.
 pub(super) fn check(config: &Config, problems: &mut Vec<ConfigError>) {
-    let ports: Map<PortId, &PortConfig> = config.ports.iter().map(|port| (port.id, port)).collect();
+    let ports: Map<PortId, &PortConfig> = config.ports.iter().map(|port| (port.id, &**port)).collect();
     let mut numbers = Map::default();
     for vswitch in &config.vswitches {
         if vswitch.mirrors.len() > MAX_MIRRORS {

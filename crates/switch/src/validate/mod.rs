@@ -1,15 +1,18 @@
 //! What must hold of a configuration, all of which is checked before any of it counts.
 
 mod acl;
+mod difference;
 mod mirrors;
 
 use std::hash::Hash;
+use std::sync::Arc;
 
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use hashbrown::hash_map::Entry;
 use weft_types::MacRange;
 
+pub(crate) use difference::is_harmless;
 pub(crate) use mirrors::check_mirror;
 
 use crate::{Config, ConfigError, PortConfig, Rate, Role, VSwitchConfig};
@@ -50,9 +53,9 @@ fn check_vswitches(vswitches: &[VSwitchConfig], problems: &mut Vec<ConfigError>)
     }
 }
 
-fn check_port_identities(ports: &[PortConfig], problems: &mut Vec<ConfigError>) {
+fn check_port_identities(ports: &[Arc<PortConfig>], problems: &mut Vec<ConfigError>) {
     let (mut ids, mut names) = (Map::default(), Map::default());
-    for port in ports {
+    for port in ports.iter().map(Arc::as_ref) {
         let provenance = || port.provenance.clone();
         if let Some(first) = rival(ids.entry(port.id), port) {
             let (first, second) = (first.name.clone(), port.name.clone());
@@ -72,7 +75,7 @@ fn check_membership(config: &Config, problems: &mut Vec<ConfigError>) {
     let mut uplinks = Map::default();
     let teams: Map<_, _> =
         config.vswitches.iter().filter_map(|vswitch| Some((vswitch.id, vswitch.team.as_ref()?))).collect();
-    for port in &config.ports {
+    for port in config.ports.iter().map(Arc::as_ref) {
         let (name, provenance) = (|| port.name.clone(), || port.provenance.clone());
         let Some(&vswitch) = vswitches.get(&port.vswitch) else {
             let error = ConfigError::UnknownVSwitch { port: name(), vswitch: port.vswitch, provenance: provenance() };
@@ -91,10 +94,13 @@ fn check_membership(config: &Config, problems: &mut Vec<ConfigError>) {
 
 /// A team names every uplink of its vSwitch once, and nothing else (law 8).
 fn check_teams(config: &Config, problems: &mut Vec<ConfigError>) {
+    let mut uplinks: Map<_, Vec<_>> = Map::default();
+    for port in config.ports.iter().filter(|port| port.role == Role::Uplink) {
+        uplinks.entry(port.vswitch).or_default().push(port.id);
+    }
     for vswitch in &config.vswitches {
         let Some(team) = &vswitch.team else { continue };
-        let is_uplink = |port: &&PortConfig| port.vswitch == vswitch.id && port.role == Role::Uplink;
-        let mut missing: Vec<_> = config.ports.iter().filter(is_uplink).map(|port| port.id).collect();
+        let mut missing = uplinks.get(&vswitch.id).cloned().unwrap_or_default();
         let mut wrong = Vec::new();
         for member in &team.members {
             match missing.iter().position(|port| port == member) {
@@ -111,9 +117,9 @@ fn check_teams(config: &Config, problems: &mut Vec<ConfigError>) {
 }
 
 /// Every MAC address is one station's, and registered once in each segment of its vSwitch (laws 1 and 4).
-fn check_macs(ports: &[PortConfig], problems: &mut Vec<ConfigError>) {
+fn check_macs(ports: &[Arc<PortConfig>], problems: &mut Vec<ConfigError>) {
     let mut owners: Map<_, Vec<&PortConfig>> = Map::default();
-    for port in ports {
+    for port in ports.iter().map(Arc::as_ref) {
         let named = || (port.name.clone(), port.provenance.clone());
         for &mac in &port.macs {
             if !mac.is_station() {
@@ -134,11 +140,11 @@ fn check_macs(ports: &[PortConfig], problems: &mut Vec<ConfigError>) {
 }
 
 /// Runs of MAC addresses meet no other run of their vSwitch, and no other port's address, whatever their VLANs.
-fn check_ranges(ports: &[PortConfig], problems: &mut Vec<ConfigError>) {
+fn check_ranges(ports: &[Arc<PortConfig>], problems: &mut Vec<ConfigError>) {
     if ports.iter().all(|port| port.mac_ranges.is_empty()) {
         return;
     }
-    let runs = ports.iter().flat_map(|port| {
+    let runs = ports.iter().map(Arc::as_ref).flat_map(|port| {
         let ranges = port.mac_ranges.iter().map(move |range| (port.vswitch, range.first(), false, Some(*range), port));
         ranges.chain(port.macs.iter().map(move |mac| (port.vswitch, *mac, true, None, port)))
     });
@@ -168,7 +174,7 @@ fn check_ranges(ports: &[PortConfig], problems: &mut Vec<ConfigError>) {
 }
 
 /// Rates are such that something passes, and not everything (law 9).
-fn check_rates(ports: &[PortConfig], problems: &mut Vec<ConfigError>) {
+fn check_rates(ports: &[Arc<PortConfig>], problems: &mut Vec<ConfigError>) {
     for port in ports {
         for rate in [port.rates.from_port, port.rates.to_port].into_iter().flatten() {
             let Rate { bits_per_s, burst_bytes, .. } = rate;

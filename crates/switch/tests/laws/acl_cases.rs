@@ -18,10 +18,10 @@ fn world(rules: Vec<Rule>, default: Permission) -> Config {
     let port = |id: u32| {
         let place = Provenance::file("lab.toml", id);
         let port = PortConfig::new(PortId(id), format!("p{id}").parse().unwrap(), VSwitchId(0), Role::Vnic, place);
-        PortConfig { macs: vec![mac(id as u8)], ..port }
+        PortConfig { macs: vec![mac(id as u8)], ..port }.into()
     };
     let mut config = Config { vswitches: vswitches(), ports: vec![port(1), port(2), port(3)], ..Config::default() };
-    config.vswitches[0].acl = Some(Acl { rules, default, connections: 10 });
+    config.vswitches[0].acl = Some(Acl { rules, default, connections: 10 }.into());
     config
 }
 

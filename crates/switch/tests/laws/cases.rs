@@ -1,6 +1,7 @@
 //! Single cases in a line each: what is decided, and all that moved.
 
 use std::fmt::Write;
+use std::sync::Arc;
 
 use expect_test::{Expect, expect};
 use weft_switch::{Config, DropReason, Policy, PortConfig, Role, Switch, VSwitchConfig, VSwitchId, Verdict};
@@ -51,7 +52,7 @@ fn world() -> Config {
             ..PortConfig::new(PortId(id), name, VSwitchId(vswitch), role, place)
         }
     });
-    Config { generation: 1, vswitches: vswitches.collect(), ports: ports.collect() }
+    Config { generation: 1, vswitches: vswitches.collect(), ports: ports.map(Arc::new).collect() }
 }
 
 fn port(name: &str) -> PortId {
@@ -236,12 +237,12 @@ fn every_problem_is_reported_and_nothing_changes() {
     wrong.generation = 0;
     wrong.vswitches.push(VSwitchConfig { id: VSwitchId(3), ..wrong.vswitches[0].clone() });
     wrong.vswitches.push(VSwitchConfig { name: "other".parse().unwrap(), ..wrong.vswitches[0].clone() });
-    wrong.ports[1].macs.push(mac("a"));
-    wrong.ports[2].macs.push(mac("m"));
-    wrong.ports[3].role = Role::Uplink;
-    wrong.ports[6].name = "red".parse().unwrap();
-    wrong.ports[7].id = PortId(6);
-    wrong.ports[8].vswitch = VSwitchId(9);
+    Arc::make_mut(&mut wrong.ports[1]).macs.push(mac("a"));
+    Arc::make_mut(&mut wrong.ports[2]).macs.push(mac("m"));
+    Arc::make_mut(&mut wrong.ports[3]).role = Role::Uplink;
+    Arc::make_mut(&mut wrong.ports[6]).name = "red".parse().unwrap();
+    Arc::make_mut(&mut wrong.ports[7]).id = PortId(6);
+    Arc::make_mut(&mut wrong.ports[8]).vswitch = VSwitchId(9);
     let problems = switch.configure(wrong).unwrap_err();
     assert!(problems.iter().all(|problem| !problem.hint().is_empty()));
     let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();

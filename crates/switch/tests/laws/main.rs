@@ -12,6 +12,7 @@ mod team_cases;
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use proptest::prelude::*;
 use weft_switch::{
@@ -22,7 +23,7 @@ use weft_types::{Instant, PortId};
 
 use crate::model::mirror::Copies;
 use crate::model::{Fate, Model};
-use crate::world::{Event, Frame, any_config, any_frame, any_life, any_ports, vswitches};
+use crate::world::{Event, Frame, any_change, any_config, any_frame, any_life, any_ports, vswitches};
 
 const NOW: Instant = Instant::ZERO;
 
@@ -153,6 +154,25 @@ proptest! {
     }
 
     #[test]
+    fn whole_equals_a_sequence_of_differences(
+        config in any_config(), changes in prop::collection::vec(any_change(), 1..20),
+        frames in prop::collection::vec(any_frame(), 1..40),
+    ) {
+        // What the tables hold is compared with those of one piece in every configuration, where assertions are on.
+        let (mut config, mut switch) = (config.clone(), configured(config));
+        for change in changes {
+            let wrong = change.of(&config);
+            prop_assert_eq!(switch.problems(&wrong), Switch::new(0).problems(&wrong));
+            config = change.of_right(&config);
+            switch.configure(config.clone()).expect("the world is right");
+        }
+        let whole = configured(config);
+        for frame in &frames {
+            prop_assert_eq!(explained(&switch, NOW, frame), explained(&whole, NOW, frame));
+        }
+    }
+
+    #[test]
     fn law_1_nothing_is_learned_where_nobody_asks(
         config in any_config(), past in prop::collection::vec(any_frame(), 0..60), frame in any_frame(),
     ) {
@@ -160,7 +180,7 @@ proptest! {
         // Addresses and connections are learned too, by laws 5 and 6.
         config.vswitches[0].acl = None;
         config.vswitches[1].mode = weft_switch::Mode::Veb;
-        config.ports.iter_mut().for_each(|port| (port.learn, port.addresses, port.rates) = (0, Addresses::Any, Rates::default()));
+        config.ports.iter_mut().map(Arc::make_mut).for_each(|port| (port.learn, port.addresses, port.rates) = (0, Addresses::Any, Rates::default()));
         let mut fresh = configured(config.clone());
         let mut experienced = configured(config);
         for earlier in &past {
@@ -237,6 +257,7 @@ proptest! {
         ports[0].macs.push(world::mac(number));
         ports[1].macs.push(world::mac(number));
         ports[2].macs.push(world::mac(sender));
+        let ports = ports.into_iter().map(Arc::new).collect();
         let mut switch = configured(Config { vswitches: vswitches(), ports, ..Config::default() });
         let frame = Frame::new(0, sender, number, &[(0x8100, tag)]);
         prop_assert_eq!(decided(&mut switch, &frame), Ok([PortId(tag.into())].into()));
@@ -246,7 +267,7 @@ proptest! {
     fn law_5_ports_speak_for_themselves(config in any_config(), frames in prop::collection::vec(any_frame(), 1..80)) {
         // Where everything is denied and known, what passes says nothing that is not the port's.
         let mut config = config;
-        for port in &mut config.ports {
+        for port in config.ports.iter_mut().map(Arc::make_mut) {
             (port.policy, port.learn) = (Default::default(), 0);
             if port.addresses == Addresses::Any {
                 port.addresses = Addresses::Known { fixed: Vec::new(), learn: 0 };
@@ -296,12 +317,12 @@ proptest! {
             provenance: weft_types::Provenance::file("lab.toml", 7),
         };
         let mut vswitches = vswitches();
-        vswitches[0].acl = Some(Acl { rules: vec![rule], default: Permission::Deny, connections: 1 });
+        vswitches[0].acl = Some(Acl { rules: vec![rule], default: Permission::Deny, connections: 1 }.into());
         let port = |id: u32| {
             let place = weft_types::Provenance::file("lab.toml", id);
             let name = format!("p{id}").parse().unwrap();
             let port = weft_switch::PortConfig::new(PortId(id), name, vswitches[0].id, Role::Vnic, place);
-            weft_switch::PortConfig { macs: vec![world::mac(id as u8)], ..port }
+            weft_switch::PortConfig { macs: vec![world::mac(id as u8)], ..port }.into()
         };
         let config = Config { ports: vec![port(1), port(2)], vswitches: vswitches.clone(), ..Config::default() };
         let mut switch = configured(config.clone());
@@ -320,7 +341,7 @@ proptest! {
             prop_assert_eq!(switch.rule_counts(vswitches[0].id), &[2]);
             // A rule that is gone ends what it let begin.
             let mut config = config;
-            config.vswitches[0].acl = Some(Acl { rules: Vec::new(), default: Permission::Deny, connections: 1 });
+            config.vswitches[0].acl = Some(Acl { rules: Vec::new(), default: Permission::Deny, connections: 1 }.into());
             switch.configure(config).unwrap();
             prop_assert_eq!(decided(&mut switch, &answer), Err(DropReason::AclDenied));
         }
@@ -364,7 +385,7 @@ proptest! {
     ) {
         let mut config = config;
         config.vswitches.iter_mut().for_each(|vswitch| {
-            vswitch.acl = Some(Acl { rules: Vec::new(), default: Permission::Reject, connections: 9 });
+            vswitch.acl = Some(Acl { rules: Vec::new(), default: Permission::Reject, connections: 9 }.into());
         });
         let mut switch = configured(config);
         let (mut now, mut answers) = (NOW, 0u64);
@@ -466,7 +487,7 @@ proptest! {
                     // A link that is down takes nothing while another carries the VLAN.
                     for (id, _) in uplinks.iter().filter(|(id, _)| down.contains(id)) {
                         let segment = model::vlan::classify(&port(frame.ingress).vlans, &frame.head).unwrap();
-                        let could = |other: &weft_switch::PortConfig| {
+                        let could = |other: &Arc<weft_switch::PortConfig>| {
                             other.vswitch == port(*id).vswitch && other.role == Role::Uplink
                                 && !down.contains(&other.id) && model::vlan::carries(&other.vlans, segment)
                         };
@@ -492,7 +513,8 @@ proptest! {
 
     #[test]
     fn law_2_a_second_uplink_is_refused_and_nothing_else_of_this_kind(ports in any_ports()) {
-        let config = Config { vswitches: vswitches(), ports: ports.clone(), ..Config::default() };
+        let all = ports.iter().cloned().map(Arc::new).collect();
+        let config = Config { vswitches: vswitches(), ports: all, ..Config::default() };
         let refused = Switch::new(7).configure(config).err().unwrap_or_default();
         let refused = refused.iter().filter(|error| matches!(error, ConfigError::SecondUplink { .. })).count();
         let mut taken = BTreeSet::new();
@@ -506,7 +528,7 @@ proptest! {
     ) {
         // In one segment, where a frame's way can be told in a few lines.
         let mut config = config;
-        config.ports.iter_mut().for_each(|port| (port.vlans, port.learn, port.rates) = (Vlans::default(), 0, Rates::default()));
+        config.ports.iter_mut().map(Arc::make_mut).for_each(|port| (port.vlans, port.learn, port.rates) = (Vlans::default(), 0, Rates::default()));
         config.vswitches[0].acl = None;
         config.vswitches[1].mode = weft_switch::Mode::Veb;
         config.vswitches.iter_mut().for_each(|vswitch| vswitch.team = None);
@@ -566,6 +588,7 @@ proptest! {
         for frame in &frames {
             prop_assert_eq!(decided(&mut switch, frame), decided(&mut untouched, frame));
         }
+        let ports = ports.into_iter().map(Arc::new).collect();
         if switch.configure(Config { generation: 9, vswitches: vswitches(), ports }).is_err() {
             for frame in &frames {
                 prop_assert_eq!(decided(&mut switch, frame), decided(&mut untouched, frame));

@@ -14,7 +14,7 @@ fn world(from: Option<Rate>, to: Option<Rate>) -> Config {
     let port = |id: u32, rates: Rates| {
         let place = Provenance::file("lab.toml", id);
         let port = PortConfig::new(PortId(id), format!("p{id}").parse().unwrap(), VSwitchId(0), Role::Vnic, place);
-        PortConfig { macs: vec![mac(id as u8)], rates, ..port }
+        PortConfig { macs: vec![mac(id as u8)], rates, ..port }.into()
     };
     let (from, to) = (Rates { from_port: from, to_port: None }, Rates { from_port: None, to_port: to });
     Config { vswitches: vswitches(), ports: vec![port(1, from), port(2, to)], ..Config::default() }
@@ -79,9 +79,9 @@ proptest! {
 fn a_group_reaches_those_who_may_be_sent_to() {
     let slow = Some(Rate { bits_per_s: 1000, burst_bytes: 1, excess: Excess::Drop });
     let mut config = world(None, slow);
-    let mut third = config.ports[0].clone();
+    let mut third = weft_switch::PortConfig::clone(&config.ports[0]);
     (third.id, third.name, third.macs) = (PortId(3), "p3".parse().unwrap(), vec![mac(3)]);
-    config.ports.push(third);
+    config.ports.push(third.into());
     let mut switch = Switch::new(7);
     switch.configure(config).unwrap();
     let mut receivers = || {
@@ -94,7 +94,9 @@ fn a_group_reaches_those_who_may_be_sent_to() {
     assert_eq!((receivers(), receivers()), (2, 1));
     let trace = switch.explain(NOW, PortId(1), &Frame::new(1, 1, 2, &[]).head, 60).to_string();
     assert!(
-        trace.ends_with("rate: `p2` is sent to faster than it may be (lab.toml:2)\ndropped: egress-over-rate"),
+        trace.ends_with(
+            "rate: `p2` is sent to faster than it may be (1000bit/s) (lab.toml:2)\ndropped: egress-over-rate"
+        ),
         "{trace}"
     );
 }

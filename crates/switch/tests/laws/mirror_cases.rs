@@ -26,7 +26,7 @@ fn world(mirrors: Vec<Mirror>) -> Config {
     let port = |id: u32, role: Role, vlans: Vlans| {
         let place = Provenance::file("lab.toml", id);
         let port = PortConfig::new(PortId(id), format!("p{id}").parse().unwrap(), VSwitchId(0), role, place);
-        PortConfig { macs: vec![mac(id as u8)], vlans, ..port }
+        PortConfig { macs: vec![mac(id as u8)], vlans, ..port }.into()
     };
     let ports = vec![
         port(1, Role::Vnic, Vlans::Access(vlan(10))),

@@ -17,7 +17,7 @@ fn world(mode: TeamMode) -> Config {
         PortConfig { macs: if role == Role::Uplink { Vec::new() } else { vec![mac(id as u8)] }, ..port }
     };
     let ports = [1, 2].map(|id| port(id, Role::Vnic)).into_iter().chain([11, 12, 13].map(|id| port(id, Role::Uplink)));
-    let mut config = Config { vswitches: vswitches(), ports: ports.collect(), ..Config::default() };
+    let mut config = Config { vswitches: vswitches(), ports: ports.map(Into::into).collect(), ..Config::default() };
     config.vswitches[0].team = Some(Team { mode, members: [12, 11, 13].map(PortId).into() });
     config
 }

@@ -1,6 +1,7 @@
 //! Worlds and frames, small enough that things happen in them.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -228,10 +229,11 @@ fn any_mirror() -> impl Strategy<Value = RawMirror> {
         .prop_map(|(of, to, segments, direction, filter)| RawMirror { of, to, segments, direction, filter })
 }
 
-fn mirror(number: u32, raw: RawMirror, vswitch: VSwitchId, ports: &[PortConfig]) -> Mirror {
+fn mirror(number: u32, raw: RawMirror, vswitch: VSwitchId, ports: &[Arc<PortConfig>]) -> Mirror {
     let members = || ports.iter().filter(|port| port.vswitch == vswitch);
     let ports: Vec<_> = members().filter(|port| raw.of >> port.id.0 & 1 == 1).map(|port| port.id).collect();
-    let may_get = |port: &&PortConfig| !ports.contains(&port.id) && matches!(port.role, Role::Vnic | Role::HostAdapter);
+    let may_get =
+        |port: &&Arc<PortConfig>| !ports.contains(&port.id) && matches!(port.role, Role::Vnic | Role::HostAdapter);
     let targets: Vec<_> = members().filter(may_get).collect();
     let target = raw.to.and_then(|to| targets.get(to % targets.len().max(1)));
     Mirror {
@@ -271,9 +273,9 @@ pub(crate) fn any_config() -> impl Strategy<Value = Config> {
                 if let Some(team) = team.as_mut().filter(|_| port.role == Role::Uplink) {
                     team.members.insert(port.id.0 as usize % (team.members.len() + 1), port.id);
                 }
-                config.ports.push(port);
-                if Switch::new(0).configure(config.clone()).is_err() {
-                    let port = config.ports.last_mut().unwrap();
+                config.ports.push(Arc::new(port));
+                if !Switch::new(0).problems(&config).is_empty() {
+                    let port = Arc::make_mut(config.ports.last_mut().unwrap());
                     port.macs.clear();
                     port.mac_ranges.clear();
                     if let Some(team) = &mut config.vswitches[port.vswitch.0 as usize].team {
@@ -282,7 +284,7 @@ pub(crate) fn any_config() -> impl Strategy<Value = Config> {
                     port.role = Role::Vnic;
                 }
             }
-            config.vswitches[0].acl = acl;
+            config.vswitches[0].acl = acl.map(Arc::new);
             for (number, (vswitch, raw)) in (0..).zip(mirrors) {
                 let mirror = mirror(number, raw, VSwitchId(vswitch), &config.ports);
                 config.vswitches[vswitch as usize].mirrors.push(mirror);
@@ -339,6 +341,45 @@ pub(crate) enum Event {
     Frame(Frame),
 }
 
+/// A port that comes, or becomes otherwise, or goes.
+#[derive(Clone, Debug)]
+pub(crate) struct Change {
+    id: PortId,
+    port: Option<PortConfig>,
+    place: usize,
+}
+
+pub(crate) fn any_change() -> impl Strategy<Value = Change> {
+    let port = (0..PORTS).prop_flat_map(|id| (Just(PortId(id)), prop::option::weighted(0.7, any_port(id))));
+    (port, any::<usize>()).prop_map(|((id, port), place)| Change { id, port, place })
+}
+
+impl Change {
+    /// A configuration after it, right or wrong.
+    pub(crate) fn of(&self, config: &Config) -> Config {
+        let mut config = config.clone();
+        config.ports.retain(|port| port.id != self.id);
+        if let Some(port) = &self.port {
+            config.ports.insert(self.place % (config.ports.len() + 1), Arc::new(port.clone()));
+        }
+        config
+    }
+
+    /// The same, where what would be wrong does not happen, or only in part.
+    pub(crate) fn of_right(&self, config: &Config) -> Config {
+        let is_right = |config: &Config| Switch::new(0).problems(config).is_empty();
+        let modest = self.port.clone().map(|port| PortConfig {
+            macs: Vec::new(),
+            mac_ranges: Vec::new(),
+            role: Role::Vnic,
+            ..port
+        });
+        let modest = Self { port: modest, ..self.clone() };
+        let mut changed = [self.of(config), modest.of(config)].into_iter().filter(is_right);
+        changed.next().unwrap_or_else(|| config.clone())
+    }
+}
+
 /// A life: it starts with a configuration.
 pub(crate) fn any_life() -> impl Strategy<Value = Vec<Event>> {
     let event = prop_oneof![
@@ -348,8 +389,16 @@ pub(crate) fn any_life() -> impl Strategy<Value = Vec<Event>> {
         2 => (0..200u64).prop_map(|seconds| Event::Wait(Duration::from_secs(seconds))),
         40 => any_frame().prop_map(Event::Frame),
     ];
-    (any_config(), prop::collection::vec(event, 1..120)).prop_map(|(config, mut events)| {
-        events.insert(0, Event::Configure(config));
-        events
+    let event = prop_oneof![9 => event.prop_map(Ok), 1 => any_change().prop_map(Err)];
+    (any_config(), prop::collection::vec(event, 1..120)).prop_map(|(mut config, events)| {
+        let first = Event::Configure(config.clone());
+        let rest = events.into_iter().map(|event| {
+            let event = event.unwrap_or_else(|change: Change| Event::Configure(change.of_right(&config)));
+            if let Event::Configure(new) = &event {
+                config = new.clone();
+            }
+            event
+        });
+        std::iter::once(first).chain(rest).collect()
     })
 }

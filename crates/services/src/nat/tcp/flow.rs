@@ -3,7 +3,7 @@
 use std::net::SocketAddrV4;
 
 use sha2::{Digest, Sha256};
-use weft_types::Instant;
+use weft_types::{Instant, MacAddr};
 use weft_wire::icmpv4::Unreachable;
 use weft_wire::tcp::{self, Flags, Options, Segment};
 use weft_wire::{Csum, Protocol, ipv4};
@@ -76,7 +76,9 @@ impl Nat {
         let options = Options::parse(segment.options)?;
         let network = &self.network(arrival.network)?.config;
         let mtu = network.mtu;
+        let is_local = policy::is_name_server(network, key.remote);
         let ip = match policy::destination(network, &self.subnets, *key.remote.ip()) {
+            _ if is_local => *key.remote.ip(),
             Ok(ip) => ip,
             Err(Cause::NoHostAccess) => {
                 self.reset(arrival, key, segment);
@@ -89,10 +91,11 @@ impl Nat {
             return Err(cause);
         }
         let isn = self.initial_sequence_number(arrival.now, &key);
-        let connection = Connection::new(arrival.now, segment, options, isn, mtu);
+        let connection = Connection { is_local, ..Connection::new(arrival.now, segment, options, isn, mtu) };
         let flow = self.flows.insert(key, arrival.mac, Kind::Tcp(Box::new(connection)));
         let to = SocketAddrV4::new(ip, key.remote.port());
-        self.ops.push_back(HostOp::TcpConnect { flow, to });
+        let ops = if is_local { &mut self.local_ops } else { &mut self.ops };
+        ops.push_back(HostOp::TcpConnect { flow, to });
         Ok(())
     }
 
@@ -164,6 +167,12 @@ impl Nat {
         if let Some(network) = self.flows.get(id).map(|flow| flow.key.network) {
             self.count(network, cause);
         }
+    }
+
+    /// Whose connection it is: the network, the adapter that its frames come from now, and the guest's socket.
+    pub(crate) fn caller(&self, flow: FlowId) -> Option<(NetworkId, MacAddr, SocketAddrV4)> {
+        let Flow { key, mac, .. } = self.flows.get(flow)?;
+        Some((key.network, *mac, key.guest))
     }
 
     fn connection(&mut self, id: FlowId) -> Option<&mut Connection> {

@@ -92,6 +92,8 @@ pub(super) enum HostHalf {
 pub(super) struct Connection {
     /// The forward whose client began it; `None` for one that the guest began.
     pub(super) forward: Option<ForwardId>,
+    /// The gateway's own name server is the other end, not a socket of the host.
+    pub(super) is_local: bool,
     state: State,
     receiver: Receiver,
     transmitter: Transmitter,
@@ -135,6 +137,7 @@ impl Connection {
     fn begin(now: Instant, state: State, receiver: Receiver, transmitter: Transmitter, mtu: u16) -> Self {
         Self {
             forward: None,
+            is_local: false,
             state,
             receiver,
             transmitter,
@@ -363,8 +366,7 @@ impl Connection {
     }
 
     fn tell_host_of_room(&mut self) {
-        let ring = &self.transmitter.ring;
-        if self.host_waits_for_room && ring.len() <= super::ring::RING_BYTES / 2 {
+        if self.host_waits_for_room && self.transmitter.ring.is_half_empty() {
             self.host_waits_for_room = false;
             self.has_host_work = true;
         }

@@ -8,7 +8,7 @@ use crate::nat::Cause;
 use crate::nat::ring::{Memory, RING_BYTES, Ring};
 
 /// By how many bits our windows are shifted: enough for a full ring.
-pub(super) const WINDOW_SCALE: u8 = 3;
+pub(super) const WINDOW_SCALE: u8 = 5;
 const _: () = assert!((u16::MAX as usize) << WINDOW_SCALE >= RING_BYTES);
 
 /// Gaps that are remembered; behind more, segments are dropped.

@@ -7,7 +7,7 @@ use super::rto::Rto;
 use super::segment::Numbers;
 use super::seq::Seq;
 use crate::nat::Cause;
-use crate::nat::ring::Ring;
+use crate::nat::ring::{RING_BYTES, Ring};
 
 /// Most payload bytes of a frame: an IPv4 packet has at most 65,535 bytes, headers included.
 const MAX_FRAME_PAYLOAD: usize = 65_535 - 20 - 60;
@@ -16,7 +16,7 @@ const MAX_FRAME_SEGMENTS: usize = 64;
 /// What may be sent before the first acknowledgement: the guest is one virtual link away.
 const INITIAL_CONGESTION_WINDOW: usize = 64 * 1024;
 /// More is never in flight, so a larger congestion window means nothing.
-const MAX_CONGESTION_WINDOW: usize = 512 * 1024;
+const MAX_CONGESTION_WINDOW: usize = 2 * RING_BYTES;
 /// Acknowledgements that ask for the same segment until it counts as lost (RFC 5681, section 3.2).
 const DUPLICATES: u32 = 3;
 /// Unanswered tries until the guest counts as gone; some eight minutes.

@@ -24,6 +24,8 @@ pub(super) fn network() -> NatNetwork {
         ip: GATEWAY,
         subnet: Ipv4Net::new_assert(Ipv4Addr::new(10, 20, 0, 0), 24),
         mtu: 1500,
+        outside: true,
+        dns: false,
         host_access: true,
         forwards: vec![FORWARD],
     }
@@ -135,16 +137,30 @@ fn describe(bytes: &[u8]) -> String {
                 Message::EchoReply { ident, seq, payload } => {
                     format!("echo reply {} id {ident} #{seq} {} bytes", packet.src, payload.len())
                 }
-                Message::DestinationUnreachable { code, quote, .. } => {
-                    assert_eq!(quote[12..16], GUEST.octets(), "the guest's own packet is quoted");
-                    let [a, b, c, d, ..] = quote[16..] else { panic!("a quote without a destination") };
-                    format!("unreachable {} for {}", code.0, Ipv4Addr::new(a, b, c, d))
+                Message::DestinationUnreachable { code, next_hop_mtu, quote } => {
+                    let mtu = if next_hop_mtu > 0 { format!(", mtu {next_hop_mtu}") } else { String::new() };
+                    format!("{}unreachable {} for {}{mtu}", speaker(packet.src), code.0, quoted_target(quote))
+                }
+                Message::TimeExceeded { quote, .. } => {
+                    format!("{}expired for {}", speaker(packet.src), quoted_target(quote))
                 }
                 other => panic!("{other:?}"),
             }
         }
         other => panic!("{other:?}"),
     }
+}
+
+/// Who says something, unless it is the gateway.
+fn speaker(ip: Ipv4Addr) -> String {
+    if ip == GATEWAY { String::new() } else { format!("{ip}: ") }
+}
+
+/// Where a packet of the guest that is quoted should have gone.
+fn quoted_target(quote: &[u8]) -> Ipv4Addr {
+    assert_eq!(quote[12..16], GUEST.octets(), "the guest's own packet is quoted");
+    let [a, b, c, d, ..] = quote[16..] else { panic!("a quote without a destination") };
+    Ipv4Addr::new(a, b, c, d)
 }
 
 /// Hands frames of the guest to the NAT device.

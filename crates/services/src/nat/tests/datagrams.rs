@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use expect_test::{Expect, expect};
 use weft_types::Instant;
+use weft_wire::icmpv4::Unreachable;
 use weft_wire::{Csum, Gso, GsoKind, Offload, Protocol, ethernet, ipv4, udp};
 
 use super::bench::{
     GATEWAY, GUEST, NET, REMOTE, causes, datagram, echo, frame, frames, nat, network, ops, subnets, take,
 };
-use crate::nat::{FlowId, HostError, HostOp, Nat, NatNetwork};
+use crate::nat::{FlowId, HostError, HostOp, IcmpError, Nat, NatNetwork, PacketFate, Transit};
 
 const NOW: Instant = Instant::from_millis(1000);
 
@@ -196,6 +197,49 @@ fn unreachable_ports_are_told() {
     check(HostError::NetUnreachable, expect!["unreachable 0 for 10.20.0.1"]);
     check(HostError::Prohibited, expect!["unreachable 13 for 10.20.0.1"]);
     check(HostError::Exhausted, expect![""]);
+}
+
+#[test]
+fn what_the_network_says_about_packets_is_passed_on() {
+    const ROUTER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+    let mut nat = nat();
+    take(&mut nat, NOW, [datagram(5000, REMOTE, b"hi"), datagram(5000, at([192, 0, 2, 81], 99), b"hi")]);
+    let datagrams = flow_of(&mut nat);
+    ops(&mut nat);
+    take(&mut nat, NOW, [echo(77, *REMOTE.ip(), b"abcdefgh")]);
+    let echoes = flow_of(&mut nat);
+    let mut check = |from, to: SocketAddrV4, fate, about: &str, expected: Expect| {
+        let error = IcmpError { from, fate };
+        nat.udp_lost(NOW, datagrams, to, error);
+        nat.echo_lost(NOW, echoes, *to.ip(), 3, error);
+        assert_eq!(about, if frames(&mut nat).len() == 2 { "both" } else { "one" }, "{to}");
+        nat.udp_lost(NOW, datagrams, to, error);
+        expected.assert_eq(&frames(&mut nat).join("\n"));
+    };
+    check(ROUTER, REMOTE, PacketFate::Expired { code: 0 }, "both", expect!["198.51.100.1: expired for 192.0.2.80"]);
+    let too_long = PacketFate::TooLong { mtu: 1400 };
+    check(ROUTER, REMOTE, too_long, "both", expect!["198.51.100.1: unreachable 4 for 192.0.2.80, mtu 1400"]);
+    check(Ipv4Addr::LOCALHOST, REMOTE, too_long, "both", expect!["unreachable 4 for 192.0.2.80, mtu 1400"]);
+    // Several remotes at one socket: the one that is meant is named, and the echo's flow never wrote there.
+    let other = at([192, 0, 2, 81], 99);
+    let port = PacketFate::Unreachable(Unreachable::PORT);
+    check(*other.ip(), other, port, "one", expect!["192.0.2.81: unreachable 3 for 192.0.2.81"]);
+    nat.udp_lost(NOW, datagrams, at([192, 0, 2, 82], 99), IcmpError { from: ROUTER, fate: port });
+    assert!(frames(&mut nat).is_empty(), "nobody wrote there");
+    assert_eq!(causes(&nat), ["unsolicited 2", "host-refused 2", "too-long 6", "expired 3"]);
+}
+
+#[test]
+fn packets_go_on_as_they_came() {
+    let mut nat = nat();
+    take(&mut nat, NOW, [datagram(5000, REMOTE, b"hi"), echo(77, *REMOTE.ip(), b"")]);
+    let transits: Vec<Transit> = std::iter::from_fn(|| nat.poll_host())
+        .filter_map(|op| match op {
+            HostOp::UdpSend { transit, .. } | HostOp::EchoSend { transit, .. } => Some(transit),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(transits, [Transit { ttl: 62, dont_fragment: false }; 2], "the gateway is a router");
 }
 
 #[test]

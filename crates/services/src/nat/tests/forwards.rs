@@ -56,7 +56,7 @@ impl Bench {
         let Segment { src_port, dst_port, flags, seq, options, .. } = tcp::parse(packet.payload).unwrap();
         assert_eq!((packet.src, packet.dst, dst_port, flags), (GATEWAY, GUEST, 80, Flags::SYN));
         let options = Options::parse(options).unwrap();
-        assert_eq!((options.mss, options.window_scale), (Some(1460), Some(3)));
+        assert_eq!((options.mss, options.window_scale), (Some(1460), Some(5)));
         Some((src_port, seq))
     }
 

@@ -132,7 +132,7 @@ pub(super) fn ports(packet: &Packet<'_>) -> Option<(u16, u16)> {
 
 impl Model {
     fn acl(&self, port: &PortConfig) -> Option<Acl> {
-        self.config.vswitches.iter().find(|vswitch| vswitch.id == port.vswitch)?.acl.clone()
+        self.config.vswitches.iter().find(|vswitch| vswitch.id == port.vswitch)?.acl.as_deref().cloned()
     }
 
     /// What a list says, counted.

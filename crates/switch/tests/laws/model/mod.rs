@@ -9,6 +9,7 @@ mod team;
 pub(crate) mod vlan;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use weft_switch::{Config, DropReason, Mode, PortConfig, ReceiveFilter, Role, VSwitchId};
@@ -51,7 +52,10 @@ impl Model {
     pub(crate) fn configure(&mut self, config: Config) {
         self.config = config;
         let mut before = std::mem::take(&mut self.filters);
-        for port in self.config.ports.clone() {
+        // Where two registered one address, it is the older port's.
+        let mut ports = self.config.ports.clone();
+        ports.sort_by_key(|port| port.id);
+        for port in ports {
             let Some(mut filter) = before.remove(&port.id) else { continue };
             filter.stations.retain(|mac| self.may_register(&port, *mac));
             self.filters.insert(port.id, filter);
@@ -196,7 +200,7 @@ impl Model {
             |port: &PortConfig| port.role != Role::Uplink || from.role != Role::Uplink && Some(port.id) == uplink;
         let others =
             || members().filter(|port| port.id != ingress && vlan::carries(&port.vlans, segment) && is_way(port));
-        let leaves = |port: &PortConfig| vlan::leaves(&port.vlans, segment, frame).map(|frame| (port.id, frame));
+        let leaves = |port: &Arc<PortConfig>| vlan::leaves(&port.vlans, segment, frame).map(|frame| (port.id, frame));
         let is_vepa = self.config.vswitches.iter().any(|it| it.id == from.vswitch && it.mode == Mode::Vepa);
         let uplink = others().find(|port| port.role == Role::Uplink);
         if is_vepa && from.role != Role::Uplink {
@@ -222,7 +226,7 @@ impl Model {
             return if all.is_empty() { Err(DropReason::AclDenied) } else { Ok(all) };
         }
         let owner = owner_of(self, dst).and_then(|id| members().find(|port| port.id == id));
-        let is_same = |owner: &PortConfig| owner.role == Role::Uplink && from.role == Role::Uplink;
+        let is_same = |owner: &Arc<PortConfig>| owner.role == Role::Uplink && from.role == Role::Uplink;
         if owner.is_some_and(is_same) {
             return Err(DropReason::SamePort);
         }

@@ -1,5 +1,7 @@
 //! Law 8: several uplinks are one.
 
+use std::sync::Arc;
+
 use weft_switch::{DropReason, Mode, PortConfig, Role, Team, TeamMode, VSwitchId};
 use weft_types::{MacAddr, PortId};
 
@@ -43,7 +45,7 @@ impl Model {
 
     /// The uplink that takes a frame.
     pub(super) fn uplink(&self, vswitch: VSwitchId, segment: u16, frame: &[u8]) -> Option<PortId> {
-        let is_uplink = |port: &&PortConfig| {
+        let is_uplink = |port: &&Arc<PortConfig>| {
             port.vswitch == vswitch && port.role == Role::Uplink && vlan::carries(&port.vlans, segment)
         };
         let mut uplinks: Vec<_> = self.config.ports.iter().filter(is_uplink).map(|port| port.id).collect();
@@ -71,7 +73,7 @@ impl Model {
             return Err(DropReason::StandbyUplink);
         }
         let is_veb = self.config.vswitches.iter().any(|it| it.id == from.vswitch && it.mode == Mode::Veb);
-        let is_owner = |port: &PortConfig| {
+        let is_owner = |port: &Arc<PortConfig>| {
             port.vswitch == from.vswitch && port.role != Role::Uplink && self.is_registered(port, segment, src)
         };
         if is_veb && self.config.ports.iter().any(is_owner) { Err(DropReason::Returned) } else { Ok(()) }
