@@ -48,7 +48,7 @@ const SWITCH_FILE: &str = r#"The file, with every key that there is:
   udp = "127.0.0.1:4000"          #   the same on UDP
   nic = "eth1"                    #   a network interface of the host, which becomes the uplink
   host = "10.9.0.1/24"            # tap: an adapter of the host, with this address and the port's `mac`;
-                                  #   what comes in there is never forwarded
+                                  #   the switch lets nothing pass there that the host would forward
   connect = true                  # vhost, stream: the peer listens, not the switch
   peer = "peer.sock"              # dgram: where to send (to whoever sent last, if left out)
                                   # udp: who is listened to and sent to, as ADDRESS:PORT

@@ -28,6 +28,8 @@ pub struct DataplaneConfig {
 pub enum NetworkMode {
     /// Through the NAT device, on the host's sockets.
     Nat,
+    /// Not at all, but the host stands on it by an adapter of its own.
+    HostOnly,
     /// Not at all.
     Internal,
 }

@@ -29,6 +29,10 @@ impl Problems {
         self.0.push((message, hint.into()));
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// One refusal for all of them; `Ok` when there are none.
     pub(crate) fn refuse(self, code: ErrorCode) -> Result<(), Refusal> {
         let Some((_, first_hint)) = self.0.first() else { return Ok(()) };

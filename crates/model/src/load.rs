@@ -12,6 +12,7 @@ use toml::de::{DeTable, DeValue};
 use weft_types::{ByteSize, DnsNames, Ipv4Net, Label, MacAddr, NetworkName, Provenance, VmName};
 
 use crate::acl;
+use crate::adapters;
 use crate::check::{self, HostFacts};
 use crate::dhcp::{self, KeptForVm};
 use crate::disk::Disk;
@@ -27,8 +28,8 @@ use crate::{Acl, DiskFormat, EngineKind, Image, ImageSource, MICRO, Mode, Networ
 /// A world that a person writes has a few hundred lines; this many bytes are no such file.
 const MAX_FILE_BYTES: u64 = 4 << 20;
 const DEFAULT_MTU: i64 = 1500;
-/// The network that an adapter can be on without a block for it.
-const IMPLIED: &str = "nat";
+/// The networks that an adapter can be on without a block for them, named after their modes.
+const IMPLIED: [(&str, Mode); 2] = [("nat", Mode::Nat), ("host-only", Mode::HostOnly)];
 const KERNEL_MEMORY: ByteSize = ByteSize::from_mib(256);
 const DISK_MEMORY: ByteSize = ByteSize::from_mib(1024);
 /// Room to spare below what QEMU takes, so that a size which is refused is refused here.
@@ -166,7 +167,14 @@ impl<'a> Loader<'a> {
             }
         }
         self.keep_for_vms();
-        self.imply_nat();
+        for (name, mode) in IMPLIED {
+            self.imply(name, mode);
+        }
+        for (name, network) in &mut self.world.networks {
+            if network.mode == Mode::HostOnly && network.adapters.is_empty() {
+                network.adapters = adapters::by_default(name, network.subnet);
+            }
+        }
     }
 
     /// Gives machines the addresses that their networks keep for them.
@@ -192,9 +200,10 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// An adapter on `nat` needs no network block: without one, the network is there with everything as it is by default.
-    fn imply_nat(&mut self) {
-        let nics = self.world.vms.values().flat_map(|vm| &vm.nics).filter(|nic| nic.network.as_str() == IMPLIED);
+    /// An adapter on the network called `name` needs no block for it: without one, it is there with everything as it is
+    /// by default.
+    fn imply(&mut self, name: &str, mode: Mode) {
+        let nics = self.world.vms.values().flat_map(|vm| &vm.nics).filter(|nic| nic.network.as_str() == name);
         let Some(first) = nics.min_by_key(|nic| nic.provenance.line) else { return };
         let (name, provenance) = (first.network.clone(), first.provenance.clone());
         if self.world.networks.contains_key(&name) {
@@ -202,10 +211,11 @@ impl<'a> Loader<'a> {
         }
         let subnet = Ipv4Net::default(); // not chosen yet
         let network = Network {
-            mode: Mode::Nat,
+            mode,
             subnet,
             gateway: first_host(subnet),
             host_access: false,
+            adapters: BTreeMap::new(),
             dhcp: Some(dhcp::whole_subnet(subnet)),
             dns: true,
             names: DnsNames::default(),
@@ -257,6 +267,7 @@ impl<'a> Loader<'a> {
         let subnet = written.unwrap_or_default();
         let gateway = section.parsed::<Ipv4Addr>(notes, "gateway", "10.20.0.1");
         let host_access = section.boolean(notes, "host_access").unwrap_or(false);
+        let adapters = adapters::read(notes, &mut section, name);
         let (dns, names) = names::read(notes, &mut section);
         let mtu = section.integer(notes, "mtu", 576..=9000).unwrap_or(DEFAULT_MTU) as u16;
         let (dhcp, kept) = dhcp::read(notes, &mut section, subnet);
@@ -266,8 +277,21 @@ impl<'a> Loader<'a> {
         let gateway = gateway.unwrap_or_else(|| first_host(subnet));
         self.kept.extend(kept.into_iter().map(|kept| (name.clone(), kept)));
         let mirrors = BTreeMap::new(); // they stand beside the networks
-        let network =
-            Network { mode, subnet, gateway, host_access, dhcp, dns, names, mtu, acl, mirrors, forwards, provenance };
+        let network = Network {
+            mode,
+            subnet,
+            gateway,
+            host_access,
+            adapters,
+            dhcp,
+            dns,
+            names,
+            mtu,
+            acl,
+            mirrors,
+            forwards,
+            provenance,
+        };
         self.world.networks.insert(name.clone(), network);
         written.is_some()
     }
@@ -435,7 +459,7 @@ impl<'a> Loader<'a> {
     }
 }
 
-const MODES: &[(&str, Mode)] = &[("nat", Mode::Nat), ("internal", Mode::Internal)];
+const MODES: &[(&str, Mode)] = &[("nat", Mode::Nat), ("host-only", Mode::HostOnly), ("internal", Mode::Internal)];
 const FORMATS: &[(&str, DiskFormat)] = &[("raw", DiskFormat::Raw), ("qcow2", DiskFormat::Qcow2)];
 const ENGINES: &[(&str, EngineKind)] = &[("qemu", EngineKind::Qemu)];
 const READY: &[(&str, Ready)] = &[("agent", Ready::Agent), ("lease", Ready::Lease), ("running", Ready::Running)];

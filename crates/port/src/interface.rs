@@ -1,6 +1,5 @@
 //! Network interfaces of the host, as the network namespace that we are in sees them (netdevice(7)).
 
-use std::fs;
 use std::io;
 use std::mem::offset_of;
 use std::net::Ipv4Addr;
@@ -11,9 +10,13 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 const SIOCGIFFLAGS: Opcode = 0x8913;
 const SIOCSIFFLAGS: Opcode = 0x8914;
+const SIOCGIFADDR: Opcode = 0x8915;
 const SIOCSIFADDR: Opcode = 0x8916;
+const SIOCGIFNETMASK: Opcode = 0x891b;
 const SIOCSIFNETMASK: Opcode = 0x891c;
+const SIOCGIFMTU: Opcode = 0x8921;
 const SIOCSIFMTU: Opcode = 0x8922;
+const SIOCGIFHWADDR: Opcode = 0x8927;
 const SIOCSIFHWADDR: Opcode = 0x8924;
 const SIOCGIFINDEX: Opcode = 0x8933;
 const IFF_UP: u16 = 0x0001;
@@ -73,6 +76,12 @@ impl InterfaceRequest {
         self
     }
 
+    /// The union's `struct sockaddr_in`.
+    fn ipv4(&self) -> Ipv4Addr {
+        let [_, _, a, b, c, d, ..] = self.rest; // behind the port
+        Ipv4Addr::new(a, b, c, d)
+    }
+
     fn with_ipv4(self, ip: Ipv4Addr) -> Self {
         let [a, b, c, d] = ip.octets();
         self.with_address(AF_INET, &[0, 0, a, b, c, d]) // behind the port
@@ -110,11 +119,16 @@ impl Interface {
         self.request.flags & IFF_RUNNING != 0
     }
 
+    /// What the host says about it.
+    fn answer<const CODE: Opcode>(&self) -> io::Result<InterfaceRequest> {
+        let mut request = self.request;
+        request.update::<CODE>(&self.socket)?;
+        Ok(request)
+    }
+
     /// Its number.
     pub(crate) fn index(&self) -> io::Result<i32> {
-        let mut request = self.request;
-        request.update::<SIOCGIFINDEX>(&self.socket)?;
-        Ok(request.number())
+        Ok(self.answer::<SIOCGIFINDEX>()?.number())
     }
 
     /// Sets it up, if it is not.
@@ -124,6 +138,32 @@ impl Interface {
             self.request.update::<SIOCSIFFLAGS>(&self.socket)?;
         }
         Ok(())
+    }
+
+    /// Sets it down, if it is not.
+    pub(crate) fn take_down(&mut self) -> io::Result<()> {
+        if self.is_up() {
+            self.request.flags &= !IFF_UP;
+            self.request.update::<SIOCSIFFLAGS>(&self.socket)?;
+        }
+        Ok(())
+    }
+
+    /// The largest IP packet that it takes.
+    pub(crate) fn mtu(&self) -> io::Result<u16> {
+        Ok(u16::try_from(self.answer::<SIOCGIFMTU>()?.number()).unwrap_or(u16::MAX))
+    }
+
+    /// Its MAC address.
+    pub(crate) fn mac(&self) -> io::Result<[u8; 6]> {
+        let [a, b, c, d, e, f, ..] = self.answer::<SIOCGIFHWADDR>()?.rest;
+        Ok([a, b, c, d, e, f])
+    }
+
+    /// The host's address here, and how many bits of it name the network.
+    pub(crate) fn ipv4(&self) -> io::Result<(Ipv4Addr, u8)> {
+        let mask: u32 = self.answer::<SIOCGIFNETMASK>()?.ipv4().into();
+        Ok((self.answer::<SIOCGIFADDR>()?.ipv4(), mask.leading_ones() as u8))
     }
 
     /// Sets the largest IP packet that it takes.
@@ -141,20 +181,6 @@ impl Interface {
         let mask = u32::MAX.checked_shl(32 - u32::from(prefix_len.min(32))).unwrap_or(0);
         self.request.with_ipv4(ip).update::<SIOCSIFADDR>(&self.socket)?;
         Ok(self.request.with_ipv4(mask.into()).update::<SIOCSIFNETMASK>(&self.socket)?)
-    }
-
-    /// Keeps the host from being a router for what comes in here, also where it is one for others.
-    pub(crate) fn forward_nothing(name: &str) -> io::Result<()> {
-        for family in ["ipv4", "ipv6"] {
-            let setting = format!("/proc/sys/net/{family}/conf/{name}/forwarding");
-            match fs::read_to_string(&setting) {
-                Ok(value) if value.trim() == "0" => {}
-                Ok(_) => fs::write(&setting, "0")?,
-                Err(error) if error.kind() == io::ErrorKind::NotFound && family == "ipv6" => {} // a kernel without it
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
     }
 }
 

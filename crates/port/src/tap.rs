@@ -1,8 +1,8 @@
 //! A TAP device: the kernel's end of a cable (Linux, Documentation/networking/tuntap.rst).
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::io::{self, IoSlice};
-use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::epoll::EventFlags;
@@ -11,6 +11,7 @@ use rustix::io::{Errno, writev};
 use rustix::ioctl::{IntegerSetter, Opcode, Setter, ioctl, opcode};
 use weft_wire::virtio_net::{Author, HEADER_BYTES};
 
+use crate::HostAdapter;
 use crate::epoll::Epoll;
 use crate::interface::{Interface, InterfaceRequest};
 use crate::vnet::{read_header, write_header};
@@ -41,17 +42,6 @@ const BURST_BYTES: usize = 3 * SLOT_BYTES;
 
 /// Frames begin where a line of the cache does.
 const LINE_BYTES: usize = 64;
-
-/// What the host is on a network on which it stands by an adapter of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HostAdapter {
-    /// The adapter's MAC address.
-    pub mac: [u8; 6],
-    /// The host's address.
-    pub ip: Ipv4Addr,
-    /// How many bits of it name the network.
-    pub prefix_len: u8,
-}
 
 /// One TAP device, whose other end is an interface of the host.
 pub struct TapPort {
@@ -88,25 +78,27 @@ impl TapPort {
         Self::with_device(name, device)
     }
 
-    /// Makes an adapter of the host called `name`, up and with an address. It ends with the port, with its address and
-    /// its routes, however our process ends. What comes in by it is for the host alone: it is never forwarded.
+    /// Makes an adapter of the host called `name`, which is one of `ours`, up and with an address. It ends with the port, with its address and
+    /// its routes, however our process ends. One that somebody else has made just so, and for us, is used as it is.
     ///
     /// # Errors
-    /// As [`Self::open`], without the privilege to make one, and when an interface of this name exists: nobody else's is
+    /// As [`Self::open`], without the privilege to make one, and when another interface has this name: nobody else's is
     /// touched.
-    pub fn open_host_adapter(name: &str, mtu: u16, host: HostAdapter) -> Result<Self, PortError> {
-        let device = Self::attach(name, IFF_TUN_EXCL).map_err(|error| match error {
-            PortError::Tap { name, source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
-                PortError::HostAdapter { name }
+    pub fn open_host_adapter(name: &str, host: HostAdapter, ours: &BTreeSet<&str>) -> Result<Self, PortError> {
+        let device = match Self::attach(name, IFF_TUN_EXCL) {
+            Ok(device) => {
+                host.settle(name, ours)?;
+                device
             }
-            error => error,
-        })?;
-        let failed = |action| move |source: io::Error| PortError::Tap { name: name.into(), action, source };
-        let interface = Interface::find(name).map_err(failed("find"))?;
-        interface.set_mtu(mtu).map_err(failed("set the MTU of"))?;
-        interface.set_mac(host.mac).map_err(failed("set the MAC address of"))?;
-        Interface::forward_nothing(name).map_err(failed("turn off forwarding for"))?;
-        interface.set_ipv4(host.ip, host.prefix_len).map_err(failed("set the address of"))?;
+            Err(PortError::Tap { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => {
+                return Err(host.forbidden(name));
+            }
+            Err(PortError::Tap { source, .. }) if source.kind() == io::ErrorKind::ResourceBusy => {
+                host.check(name)?;
+                Self::attach(name, 0)?
+            }
+            Err(error) => return Err(error),
+        };
         Self::with_device(name, device)
     }
 
