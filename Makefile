@@ -2,7 +2,7 @@
 CARGO ?= cargo
 export CARGO_TERM_PROGRESS_WHEN ?= never
 
-.PHONY: demo test bench soak setup build install fmt clean
+.PHONY: demo test bench soak metal setup build install fmt clean
 
 setup:            ## install what Weft needs on this host (asks for root if it must)
 	@scripts/setup.sh
@@ -21,6 +21,9 @@ bench: setup      ## measured against peers in the same run; prints the rows of 
 
 soak: setup       ## kills, edits and restarts for a long time (SOAK_MINUTES, 30 by default)
 	@scripts/soak.sh
+
+metal: setup build ## a shell on virtual bare metal with KVM and weft (RUN=FOLDER: FOLDER/run is run there instead)
+	@$(CARGO) run --locked --quiet -p weft-testkit --example metal -- --kvm --with target/release/weft $(RUN)
 
 install: build    ## into ~/.local, or /usr/local as root (PREFIX changes it)
 	@scripts/install.sh target/release/weft

@@ -11,6 +11,7 @@ mod port;
 mod services;
 mod shaper;
 mod switch;
+mod vmm;
 mod wire;
 
 /// A target's name, which is also its corpus folder's, and its body.
@@ -23,6 +24,7 @@ pub fn targets() -> Vec<Target> {
         ("agent_message", agent::agent_message),
         ("agent_port", agent::agent_port),
         ("agent_session", agent::agent_session),
+        ("devices", vmm::devices),
         ("dhcp_message", services::dhcp_message),
         ("dns_answer", services::dns_answer),
         ("dns_query", services::dns_query),
@@ -40,6 +42,7 @@ pub fn targets() -> Vec<Target> {
         ("shaper_life", shaper::shaper_life),
         ("switch_file", model::switch_file),
         ("switch_life", switch::switch_life),
+        ("vmm_description", vmm::vmm_description),
         ("wire_arp", wire::wire_arp),
         ("wire_capture", wire::wire_capture),
         ("wire_frame", wire::wire_frame),

@@ -58,6 +58,7 @@ pub fn router(controller: Controller) -> Router {
     Router::new()
         .route("/v1", get(world::about))
         .route("/v1/world", get(world::world).put(world::apply))
+        .route("/v1/world/before", get(world::before))
         .route("/v1/plan", post(world::plan))
         .route("/v1/networks", get(world::networks))
         .route("/v1/ports", get(world::ports))

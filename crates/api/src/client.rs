@@ -15,13 +15,14 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::sync::Mutex;
+use weft_model::World;
 use weft_model::view::{
     AclView, ApplyRequest, EventView, ForwardRequest, HistoryView, ImageView, OperationView, PlanView, ProblemView,
     WorldView,
 };
 use weft_types::{Listen, VmName};
 
-use crate::message::{EventsQuery, LogQuery, StopQuery, WaitQuery};
+use crate::message::{EventsQuery, LogQuery, OwnerQuery, StopQuery, WaitQuery};
 use crate::tunnel::{CAPTURE, CONSOLE, EXEC, Tunnel};
 use crate::{About, CaptureBody, ExecBody, ExplainBody, ExplanationView, Problem};
 
@@ -154,6 +155,11 @@ impl Client {
     /// Makes the owner's objects become the request's world; the operation that does it.
     pub async fn apply(&self, request: &ApplyRequest) -> Result<OperationView> {
         self.send(Method::PUT, "/v1/world", request).await
+    }
+
+    /// What an owner's world was before it was changed last.
+    pub async fn world_before(&self, owner: &str) -> Result<World> {
+        self.get(&with_query("/v1/world/before", &OwnerQuery { owner: owner.to_owned() })?).await
     }
 
     /// Adds a port forward; the operation that does it.
@@ -340,9 +346,12 @@ async fn collect(answer: Response<Incoming>) -> Result<Bytes> {
 }
 
 fn with_query(path: &str, query: &impl Serialize) -> Result<String> {
-    // All our queries are flat, and their values numbers and truth values, which need no escapes.
+    // All our queries are flat; numbers and truth values need no escapes.
     let fields = serde_json::to_value(query).map_err(ClientError::nonsense)?;
-    let pairs = fields.as_object().into_iter().flatten().map(|(name, value)| format!("{name}={value}"));
+    let pairs = fields.as_object().into_iter().flatten().map(|(name, value)| match value.as_str() {
+        Some(text) => format!("{name}={}", segment(text)),
+        None => format!("{name}={value}"),
+    });
     Ok(format!("{path}?{}", pairs.collect::<Vec<_>>().join("&")))
 }
 

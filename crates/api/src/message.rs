@@ -156,6 +156,15 @@ pub(crate) struct EventsQuery {
     pub(crate) wait_ms: u64,
 }
 
+/// Whose world.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(crate) struct OwnerQuery {
+    /// The owner: a file's absolute path.
+    pub(crate) owner: String,
+}
+
 /// How to stop a machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]

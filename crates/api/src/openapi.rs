@@ -17,6 +17,7 @@ use crate::routes::{capture, events, forwards, images, operations, vms, world};
         world::about,
         world::world,
         world::apply,
+        world::before,
         world::plan,
         world::networks,
         world::ports,

@@ -49,6 +49,9 @@ const SWITCH_FILE: &str = r#"The file, with every key that there is:
   nic = "eth1"                    #   a network interface of the host, which becomes the uplink
   host = "10.9.0.1/24"            # tap: an adapter of the host, with this address and the port's `mac`;
                                   #   the switch lets nothing pass there that the host would forward
+  attach = "apart"                # nic: the host and the ports hear nothing of each other;
+                                  #   "shared": the host is one of those behind it;
+                                  #   "existing-bridge": `nic` is a bridge, which is joined
   connect = true                  # vhost, stream: the peer listens, not the switch
   peer = "peer.sock"              # dgram: where to send (to whoever sent last, if left out)
                                   # udp: who is listened to and sent to, as ADDRESS:PORT
@@ -94,6 +97,10 @@ pub(crate) enum Command {
     ///
     /// Shows the plan and carries it out. Run again, it changes nothing; after an edit, it changes the difference.
     Up(FileArg),
+    /// Make what a file made become what it was before it was changed last.
+    ///
+    /// Takes back the last `up` (or `down`) that changed something; the file itself stays. Run again, it takes back itself.
+    Undo(FileArg),
     /// Show what `up` would do, and what has drifted from the file. Changes nothing.
     Plan(FileArg),
     /// Remove everything that a file made.
@@ -202,6 +209,13 @@ pub(crate) enum Command {
     /// The role that looks after machines and networks; started when needed.
     #[command(hide = true)]
     Daemon,
+    /// The role that runs one machine on KVM (docs/VMM.md).
+    #[command(hide = true)]
+    Vmm {
+        /// What the machine is, in JSON.
+        #[arg(value_hint = ValueHint::FilePath)]
+        description: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -49,7 +49,14 @@ fn overlaps(current: &Desired, owner: &str, world: &World) -> Vec<ProblemView> {
     for (name, network) in &world.networks {
         for (other_name, other) in current.networks.iter().filter(|(_, other)| other.owner != owner) {
             let (a, b) = (network.subnet, other.spec.subnet);
-            if name != other_name && (a.contains(&b) || b.contains(&a)) {
+            let clash = network.uplink.as_ref().zip(other.spec.uplink.as_ref());
+            if let Some(clash) = clash.filter(|_| name != other_name).and_then(|(own, its)| own.clash(its, other_name))
+            {
+                let places = (&other.spec.provenance, &network.provenance);
+                problems.push(problem(clash.code, clash.message, places.0, clash.hint.unwrap_or_default(), places.1));
+            }
+            let are_ours = network.uplink.is_none() && other.spec.uplink.is_none();
+            if name != other_name && are_ours && (a.contains(&b) || b.contains(&a)) {
                 let title = format!("the subnet {a} of network `{name}` overlaps with {b} of network `{other_name}`");
                 let hint = "choose another `subnet`";
                 let places = (&other.spec.provenance, &network.provenance);

@@ -12,6 +12,7 @@ use rustix::fs::{FlockOperation, flock};
 use weft_dataplane_protocol::{CaptureRequest, ExplainRequest, Explanation};
 use weft_machine::guest::ExecRequest;
 use weft_machine::{Exit, Running};
+use weft_model::World;
 use weft_model::view::{
     AclView, ApplyRequest, EventView, ForwardRequest, HistoryView, ImageView, OperationView, PlanView, ProblemView,
     WorldView,
@@ -209,6 +210,14 @@ impl Controller {
     /// All problems at once; nothing was changed.
     pub fn apply(&self, request: ApplyRequest) -> Result<u64, Vec<ProblemView>> {
         self.inner.apply(&request)
+    }
+
+    /// The world that an owner had before it was changed last; an empty one where there was none.
+    ///
+    /// # Errors
+    /// When nothing of the owner has ever changed, or nobody remembers.
+    pub fn world_before(&self, owner: &str) -> Result<World, ProblemView> {
+        self.inner.world_before(owner)
     }
 
     /// Does something to one VM; the number of the operation that does it.

@@ -11,7 +11,8 @@ use weft_machine::{NicSetup, Process};
 use weft_model::{Forward, Image, Mode, Network, Nic, Problem, Vm, World};
 use weft_store::{Entry, Snapshot};
 use weft_types::{
-    ByteSize, ForwardHost, Ipv4Net, Label, Listen, MacAddr, NetworkName, PortName, PortRates, PortVlans, VmName,
+    ByteSize, ForwardHost, Ipv4Net, Label, Listen, MacAddr, Native, NetworkName, PortName, PortRates, PortVlans,
+    VlanSet, VmName,
 };
 
 use crate::access::{acl_config, known_addresses, mirror_configs};
@@ -235,7 +236,7 @@ impl Desired {
             let network = self.networks.get(&nic.network).map(|object| &object.spec);
             let meets_services = nic.port.vlans.meets_services();
             let setup = match (network, nic.ip) {
-                _ if self.leases(nic) => NicSetup::Dhcp,
+                _ if self.leases(nic) || self.is_bridged(nic) => NicSetup::Dhcp,
                 (Some(network), Some(address)) => NicSetup::Static {
                     address,
                     prefix_len: network.subnet.prefix_len(),
@@ -272,6 +273,11 @@ impl Desired {
         nic.port.vlans.meets_services() && network.is_some_and(|network| network.dhcp.is_some())
     }
 
+    /// Whether an adapter stands on the LAN, where addresses are given by others.
+    pub fn is_bridged(&self, nic: &Nic) -> bool {
+        self.networks.get(&nic.network).is_some_and(|object| object.spec.mode == Mode::Bridged)
+    }
+
     /// What the machines of `names` take together.
     pub fn memory_of<'a>(&self, names: impl IntoIterator<Item = &'a VmName>) -> ByteSize {
         let bytes = names.into_iter().filter_map(|name| self.vms.get(name)).map(|vm| vm.spec.memory.bytes());
@@ -303,6 +309,7 @@ pub fn dataplane_config(desired: &Desired, paths: &Paths) -> DataplaneConfig {
         })
         .collect();
     ports.extend(desired.networks.iter().flat_map(|(name, object)| adapter_ports(name, &object.spec)));
+    ports.extend(desired.networks.iter().filter_map(|(name, object)| uplink_config(desired, name, &object.spec)));
     ports.sort_by(|a, b| a.name.cmp(&b.name));
     DataplaneConfig { revision: desired.generation, networks, ports }
 }
@@ -331,6 +338,35 @@ fn adapter_ports(name: &NetworkName, network: &Network) -> impl Iterator<Item = 
     })
 }
 
+/// The port by which a bridged network reaches the LAN, which carries every VLAN that one of its adapters is in.
+fn uplink_config(desired: &Desired, name: &NetworkName, network: &Network) -> Option<PortConfig> {
+    let uplink = network.uplink.as_ref()?;
+    let adapters = desired.vms.values().flat_map(|vm| &vm.spec.nics).filter(|nic| nic.network == *name);
+    let mut allowed = VlanSet::none();
+    for vlan in adapters.flat_map(|nic| nic.port.vlans.tagged_elsewhere()) {
+        allowed.insert(vlan);
+    }
+    let vlans = match allowed.is_empty() {
+        true => PortVlans::Untagged,
+        false => PortVlans::Trunk { allowed, native: Some(Native::Untagged) },
+    };
+    Some(PortConfig {
+        name: PortName::of_uplink(name),
+        network: name.clone(),
+        kind: PortKind::Packet { name: uplink.nic.clone(), attach: uplink.attach },
+        macs: Vec::new(),
+        mac_ranges: Vec::new(),
+        vm: None,
+        uplink: true,
+        vlans,
+        learn: 0,
+        addresses: AddressConfig::Any,
+        access: AccessConfig::default(),
+        rates: PortRates::default(),
+        provenance: network.provenance.clone(),
+    })
+}
+
 /// The ports of a network that rules and mirrors mean by a name: a machine's, or the one that is called so.
 fn ports_of(desired: &Desired, network: &NetworkName, member: &PortName) -> Vec<PortName> {
     let adapters = |(vm, spec): (&VmName, &DesiredVm)| -> Vec<_> {
@@ -349,7 +385,7 @@ fn ports_of(desired: &Desired, network: &NetworkName, member: &PortName) -> Vec<
 /// Which IP addresses are an adapter's own: what its file says, and what Weft's DHCP server gives it.
 fn addresses(desired: &Desired, nic: &Nic) -> AddressConfig {
     let fixed: Vec<_> = nic.ip.map(|ip| IpAddr::V4(ip).into()).into_iter().chain(nic.port.addresses.clone()).collect();
-    known_addresses(&fixed, desired.leases(nic))
+    known_addresses(&fixed, desired.leases(nic) || desired.is_bridged(nic))
 }
 
 /// A forward as the switch is told of it; nothing where it leads nowhere.
@@ -391,9 +427,10 @@ fn network_config(desired: &Desired, name: &NetworkName, network: &Network) -> N
             Mode::Nat => NetworkMode::Nat,
             Mode::HostOnly => NetworkMode::HostOnly,
             Mode::Internal => NetworkMode::Internal,
+            Mode::Bridged => NetworkMode::Bridged,
         },
         mtu: network.mtu,
-        gateway: Some(GatewayConfig {
+        gateway: (network.mode != Mode::Bridged).then(|| GatewayConfig {
             mac: MacAddr::derive(&format!("gateway/{name}")),
             ip: network.gateway,
             subnet: network.subnet,

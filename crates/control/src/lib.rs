@@ -48,6 +48,7 @@ mod simulation_tests;
 mod state;
 mod supervise;
 mod switch_process;
+mod undo;
 mod view;
 mod watch;
 

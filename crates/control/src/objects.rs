@@ -10,6 +10,7 @@
 //! | `/weft/restarts/vms/NAME` | how often a command has asked for a restart |
 //! | `/weft/fates/vms/NAME` | [`Fate`]: what became of the machine since it was started |
 //! | `/weft/applied/dataplane` | the configuration that the switch has acknowledged last |
+//! | `/before/OWNER` | the [`weft_model::World`] that the owner had before it was changed last |
 //! | `/weft/operations/NUMBER` | [`OperationRecord`]: so that a later daemon finishes what an earlier one began |
 
 use serde::de::DeserializeOwned;

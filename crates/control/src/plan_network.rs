@@ -133,6 +133,7 @@ fn mode(mode: NetworkMode) -> &'static str {
         NetworkMode::Nat => "nat",
         NetworkMode::HostOnly => "host-only",
         NetworkMode::Internal => "internal",
+        NetworkMode::Bridged => "bridged",
     }
 }
 

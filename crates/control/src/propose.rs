@@ -19,6 +19,7 @@ use crate::objects::{
 };
 use crate::plan::{Plan, drift, plan};
 use crate::state::Operation;
+use crate::undo::remember;
 
 /// How many operations that have ended are remembered.
 const REMEMBERED: usize = 100;
@@ -52,10 +53,14 @@ impl Inner {
         self.propose(|records| {
             check_world(records, request)?;
             let verb = if request.world == World::default() { "down" } else { "up" };
+            let mut ops = world_ops(records, &request.owner, &request.world);
+            if !ops.is_empty() {
+                ops.extend(remember(&*self.store, records, &request.owner, &request.world).map_err(problems)?);
+            }
             Ok(Change {
                 title: format!("{verb} {}", request.owner),
                 goal: Goal::World { owner: request.owner.clone() },
-                ops: world_ops(records, &request.owner, &request.world),
+                ops,
                 next: records.desired.with_world(&request.owner, &request.world),
             })
         })

@@ -535,6 +535,34 @@ fn an_address_is_shown_where_no_lease_could_be() {
     controller.shutdown();
 }
 
+#[test]
+fn what_was_changed_can_be_taken_back() {
+    let bed = Bed::new();
+    let controller = bed.open();
+    assert_eq!(controller.world_before(OWNER).unwrap_err().code, "nothing-to-undo");
+    assert_done(&apply(&controller, THREE));
+    assert_eq!(controller.world_before(OWNER).unwrap(), weft_model::World::default());
+    assert_done(&apply(&controller, EDITED));
+    assert_eq!(controller.world_before(OWNER).unwrap(), world(THREE));
+    // What changes nothing, and what commands do, is nothing to take back.
+    assert_done(&apply(&controller, EDITED));
+    assert_done(&act(&controller, "web", VmAction::Stop { force: true }));
+    assert_done(&apply(&controller, EDITED));
+    assert_eq!(controller.world_before(OWNER).unwrap(), world(THREE));
+    controller.shutdown();
+    // A later daemon knows it too, and what was taken back can be taken back.
+    let controller = bed.open();
+    let before = controller.world_before(OWNER).unwrap();
+    let request = ApplyRequest { owner: OWNER.to_owned(), world: before, if_revision: None };
+    assert_done(&wait(&controller, controller.apply(request).unwrap()));
+    bed.assert_converged();
+    assert_eq!(controller.world_before(OWNER).unwrap(), world(EDITED));
+    assert_done(&apply(&controller, ""));
+    assert_eq!(controller.world_before(OWNER).unwrap(), world(THREE));
+    assert_eq!(controller.world_before("/else.toml").unwrap_err().code, "nothing-to-undo");
+    controller.shutdown();
+}
+
 /// A machine with a disk of its own.
 fn with_disk(dir: &Path) -> String {
     let disk = dir.join("disk");

@@ -1,6 +1,7 @@
 //! The state of the world as the API shows it.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use weft_dataplane_protocol::{
     AclStatus, AddressConfig, DroppedFrame, ForwardStatus, History, LeaseStatus, LoggedDecision, MirrorStatus,
@@ -41,7 +42,7 @@ impl Inner {
         let vms = {
             let state = self.state();
             let present = desired.vms.iter().filter(|(_, vm)| !vm.removed());
-            present.map(|(name, vm)| vm_view(&state, &desired, name, vm, leases)).collect()
+            present.map(|(name, vm)| vm_view(&state, &desired, name, vm, status.as_ref())).collect()
         };
         let mut leases: Vec<_> = leases.iter().map(lease_view).collect();
         leases.sort_by_key(|lease| lease.ip);
@@ -92,6 +93,7 @@ fn network_view(desired: &Desired, name: &NetworkName) -> NetworkView {
     NetworkView {
         name: name.clone(),
         mode: object.spec.mode,
+        uplink: object.spec.uplink.clone(),
         subnet: object.spec.subnet,
         gateway: object.spec.gateway,
         host_access: object.spec.host_access,
@@ -102,18 +104,25 @@ fn network_view(desired: &Desired, name: &NetworkName) -> NetworkView {
     }
 }
 
-fn vm_view(state: &State, desired: &Desired, name: &VmName, vm: &DesiredVm, leases: &[LeaseStatus]) -> VmView {
+fn vm_view(state: &State, desired: &Desired, name: &VmName, vm: &DesiredVm, status: Option<&SwitchStatus>) -> VmView {
     let (now, reason) = vm_state(state, name, vm);
     let life = state.lives.get(name).filter(|life| !matches!(life.phase, Phase::Dead(_)));
-    let ip = |nic: &weft_model::Nic| {
-        let lease = leases.iter().find(|lease| lease.network == nic.network && lease.mac == nic.mac);
-        lease.map(|lease| lease.ip).or(nic.ip.filter(|_| !desired.leases(nic)))
+    let ip = |port: &PortName, nic: &weft_model::Nic| {
+        let mut leases = status.into_iter().flat_map(|status| &status.leases);
+        let lease = leases.find(|lease| lease.network == nic.network && lease.mac == nic.mac);
+        // What a server of the LAN gave it, the switch has seen.
+        let seen = || {
+            let port = status?.ports.iter().find(|status| status.name == *port)?;
+            port.learned.iter().find_map(|ip| if let IpAddr::V4(ip) = ip { Some(*ip) } else { None })
+        };
+        let fixed = || nic.ip.filter(|_| !desired.leases(nic));
+        lease.map(|lease| lease.ip).or_else(fixed).or_else(|| seen().filter(|_| desired.is_bridged(nic)))
     };
     let nic = |(index, nic): (usize, &weft_model::Nic)| NicView {
         network: nic.network.clone(),
         port: PortName::of_vnic(name, index),
         mac: nic.mac,
-        ip: ip(nic),
+        ip: ip(&PortName::of_vnic(name, index), nic),
     };
     VmView {
         name: name.clone(),

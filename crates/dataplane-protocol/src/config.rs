@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use weft_types::{
-    Boot, ClientKey, DnsNames, ForwardTarget, Ipv4Net, Ipv4Run, Label, Listen, MacAddr, MacRange, NetworkName,
+    Attach, Boot, ClientKey, DnsNames, ForwardTarget, Ipv4Net, Ipv4Run, Label, Listen, MacAddr, MacRange, NetworkName,
     PortName, PortRates, PortVlans, Provenance, VmName,
 };
 
@@ -32,6 +32,8 @@ pub enum NetworkMode {
     HostOnly,
     /// Not at all.
     Internal,
+    /// By an uplink, and as part of the LAN behind it.
+    Bridged,
 }
 
 /// A network: one vSwitch and what stands behind its gateway.
@@ -243,10 +245,13 @@ pub enum PortKind {
         #[serde(default)]
         host: Option<Ipv4Net>,
     },
-    /// A pNIC of this name in the switch's network namespace, which exists: the vSwitch's uplink.
+    /// A pNIC (or a bridge) of this name in the switch's network namespace, which exists: the vSwitch's uplink.
     Packet {
         /// The interface's name.
         name: String,
+        /// How it is used.
+        #[serde(default)]
+        attach: Attach,
     },
     /// One peer that sends frames behind a 32-bit big-endian length (what QEMU's `-netdev stream` speaks).
     UnixStream {

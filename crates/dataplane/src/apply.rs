@@ -13,7 +13,7 @@ use weft_port::{
     HostAdapter, PacketPort, Port, PortError, Side, TapPort, UdpPort, UnixDatagramPort, UnixStreamPort, VhostUserPort,
 };
 use weft_services::{DhcpServer, Forward, NetworkId, NetworkServices, Reservation};
-use weft_types::{Instant, Ipv4Net, Ipv4Run, MacAddr, NetworkName, PortId, PortName};
+use weft_types::{Attach, Instant, Ipv4Net, Ipv4Run, MacAddr, NetworkName, PortId, PortName};
 
 use crate::forwards::StagedForwards;
 use crate::law;
@@ -218,6 +218,7 @@ impl Worker {
         self.commit_forwards(forwards);
         let unrestored = std::mem::take(&mut self.unrestored);
         self.delivery.services.restore_leases(now, unrestored);
+        self.addresses.restore(&mut self.switch, self.slots.iter().map(|slot| (slot.id, &slot.about.name)));
         self.note_leases(now);
         tracing::info!(target: "weft::dataplane", revision = config.revision, ports = self.slots.len(), "configured");
         self.start_notes.clear();
@@ -374,7 +375,9 @@ fn open(
         }),
         PortKind::UnixStream { socket, connect } => Box::new(UnixStreamPort::open(socket, side(*connect))?),
         PortKind::UnixDatagram { socket, peer } => Box::new(UnixDatagramPort::open(socket, peer.as_deref())?),
-        PortKind::Packet { name } => Box::new(PacketPort::open(name)?),
+        PortKind::Packet { name, attach: Attach::Apart } => Box::new(PacketPort::open(name)?),
+        PortKind::Packet { name, attach: Attach::Shared } => Box::new(PacketPort::open_shared(name)?),
+        PortKind::Packet { name, attach: Attach::ExistingBridge } => Box::new(TapPort::open_at_bridge(name)?),
         PortKind::Udp { local, peer } => Box::new(UdpPort::open(*local, *peer)?),
     })
 }
@@ -389,7 +392,7 @@ fn adapters(config: &DataplaneConfig) -> BTreeSet<&str> {
 }
 
 fn host_adapter(host: Ipv4Net, mac: MacAddr, mtu: u16) -> HostAdapter {
-    HostAdapter { mac: mac.octets(), ip: host.addr(), prefix_len: host.prefix_len(), mtu }
+    HostAdapter { mac, ip: host.addr(), prefix_len: host.prefix_len(), mtu }
 }
 
 /// An error and what caused it, in one line.

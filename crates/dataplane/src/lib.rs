@@ -8,6 +8,7 @@
 //! What the switch is, it keeps on its own disk: the configuration in force, and the leases. So a switch that
 //! was killed is complete again when it starts, with or without a daemon.
 
+mod address_book;
 mod apply;
 mod captures;
 mod clock;

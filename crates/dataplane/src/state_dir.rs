@@ -14,6 +14,7 @@ const LOCK: &str = "dataplane.lock";
 const SNAPSHOT: &str = "dataplane.json";
 const DAMAGED: &str = "dataplane.damaged";
 const LEASES: &str = "leases.jsonl";
+const ADDRESSES: &str = "addresses.json";
 
 /// What [`StateDir::load`] found.
 #[derive(Debug, PartialEq, Eq)]
@@ -51,6 +52,11 @@ impl StateDir {
         self.path.join(LEASES)
     }
 
+    /// The file of what ports were seen to get ([`crate::address_book`]).
+    pub(crate) fn addresses(&self) -> PathBuf {
+        self.path.join(ADDRESSES)
+    }
+
     /// The configuration that was in force when the last switch ended, or was killed.
     pub(crate) fn load(&self) -> Result<Snapshot, DataplaneError> {
         let path = self.path.join(SNAPSHOT);
@@ -77,7 +83,7 @@ impl StateDir {
 
     /// Forgets everything.
     pub(crate) fn forget(&self) -> io::Result<()> {
-        for name in [SNAPSHOT, DAMAGED, LEASES] {
+        for name in [SNAPSHOT, DAMAGED, LEASES, ADDRESSES] {
             match fs::remove_file(self.path.join(name)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
                 _ => {}

@@ -6,7 +6,7 @@ use weft_dataplane_protocol::{
 use weft_port::Link;
 use weft_services::{NetworkId, Services};
 use weft_switch::VSwitchId;
-use weft_types::Instant;
+use weft_types::{Attach, Instant};
 
 use crate::slot::{Counters, Plug, Slot};
 use crate::worker::Worker;
@@ -135,6 +135,7 @@ fn driver_of(kind: Option<&PortKind>) -> &'static str {
         Some(PortKind::UnixStream { .. }) => "unix-stream",
         Some(PortKind::UnixDatagram { .. }) => "unix-datagram",
         Some(PortKind::Udp { .. }) => "udp",
+        Some(PortKind::Packet { attach: Attach::ExistingBridge, .. }) => "tap",
         Some(PortKind::Packet { .. }) => "packet",
     }
 }

@@ -146,7 +146,9 @@ fn check_places(config: &DataplaneConfig, problems: &mut Problems) {
                 (format!("socket `{}`", socket.display()), sockets.insert(socket, &port.name))
             }
             PortKind::Tap { name, .. } => (format!("TAP device `{name}`"), interfaces.insert(name, &port.name)),
-            PortKind::Packet { name } => (format!("network interface `{name}`"), interfaces.insert(name, &port.name)),
+            PortKind::Packet { name, .. } => {
+                (format!("network interface `{name}`"), interfaces.insert(name, &port.name))
+            }
             PortKind::Udp { local, .. } => (format!("address {local}"), addresses.insert(local, &port.name)),
         };
         if let Some(other) = taken {

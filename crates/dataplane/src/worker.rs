@@ -15,6 +15,7 @@ use weft_services::{LeaseRecord, NetworkId, Services};
 use weft_switch::{DropReason, Foreseen, Switch, Verdict};
 use weft_types::{Instant, NetworkName, PortId};
 
+use crate::address_book::AddressBook;
 use crate::apply::Staged;
 use crate::forwards::Numbered;
 use crate::lease_log::{LeaseLog, Report};
@@ -79,6 +80,8 @@ pub(crate) struct Worker {
     pub(crate) rule_hits: BTreeMap<(NetworkName, String), u64>,
     /// Leases from before the restart that wait for the first configuration.
     pub(crate) unrestored: Vec<LeaseRecord>,
+    /// What ports were seen to get from servers of others.
+    pub(crate) addresses: AddressBook,
     /// What could not be taken up at the start, until the first configuration, in sentences.
     pub(crate) start_notes: Vec<String>,
     /// Why leases are not durable, if they are not.
@@ -127,6 +130,7 @@ impl Worker {
             next_capture_mirror: 0,
             rule_hits: BTreeMap::new(),
             unrestored,
+            addresses: AddressBook::open(state.addresses()),
             start_notes: Vec::new(),
             lease_note: None,
             epoll,
@@ -169,6 +173,7 @@ impl Worker {
                 self.trimmed = false;
                 rounds = rounds.wrapping_add(1);
                 if rounds.is_multiple_of(ROUNDS_PER_LOOK) {
+                    self.keep_addresses(now);
                     self.wait(Some(Duration::ZERO));
                 }
             } else if now.since(last_work) < SPIN {
@@ -332,6 +337,7 @@ impl Worker {
 
     /// Sleeps until there is work.
     fn sleep(&mut self, now: Instant, last_work: Instant) {
+        self.keep_addresses(now);
         if !self.trimmed && now.since(last_work) >= TRIM_AFTER {
             self.trimmed = true;
             self.ports().for_each(|port| port.trim());
@@ -342,8 +348,15 @@ impl Worker {
         }
         let trim = (!self.trimmed).then_some(last_work + TRIM_AFTER);
         let services = self.delivery.services.next_timeout();
-        let due = [services, self.host.next_timeout(), trim, self.next_release()].into_iter().flatten().min();
+        let addresses = self.addresses.due(&self.switch);
+        let due =
+            [services, self.host.next_timeout(), trim, self.next_release(), addresses].into_iter().flatten().min();
         self.wait(due.map(|due| due.since(now)));
+    }
+
+    fn keep_addresses(&mut self, now: Instant) {
+        let ports = self.slots.iter().map(|slot| (slot.id, &slot.about.name));
+        self.addresses.keep(now, &self.switch, ports);
     }
 
     fn ports(&mut self) -> impl Iterator<Item = &mut Box<dyn Port>> {

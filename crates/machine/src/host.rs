@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use weft_types::ByteSize;
@@ -86,16 +86,15 @@ const TOOLS: [(&str, &str, &str); 4] = [
     ("setsid", "detaches the machines from the terminal", "apt-get install util-linux"),
 ];
 
-/// Looks at the host. Takes up to half a second, the first time after a boot.
+/// Looks at the host. Takes some hundredths of a second.
 pub fn probe() -> HostReport {
-    let qemu = qemu();
-    let kvm = match &qemu {
-        Ok(qemu) => kvm_state(&qemu.path),
-        Err(_) if Path::new("/dev/kvm").exists() => KvmState::Unusable("without QEMU it cannot be tried".to_owned()),
-        Err(_) => KvmState::Absent,
-    };
     let tools = TOOLS.map(|(name, purpose, hint)| Tool { name, path: program(name), purpose, hint });
-    HostReport { qemu, kvm, tools: tools.into(), memory_available: memory_available().unwrap_or_default() }
+    HostReport {
+        qemu: qemu(),
+        kvm: kvm_state(),
+        tools: tools.into(),
+        memory_available: memory_available().unwrap_or_default(),
+    }
 }
 
 /// The QEMU of this host, and its version.

@@ -21,7 +21,7 @@ pub use engine::{
 };
 pub use error::{MAX_SOCKET_PATH_BYTES, MachineError};
 pub use host::{HostReport, KvmState, QemuReport, Tool, probe};
-pub use image::{Built, ImageInfo, Images, Progress};
+pub use image::{Built, CpioWriter, ImageInfo, Images, Parts, Progress};
 pub use process::{Exit, Process};
 pub use spec::{Boot, LaunchNic, LaunchSpec, NicSetup, Seed, SeedNic, Uuid};
 

@@ -75,6 +75,10 @@ pub(crate) fn check<'a>(
             let hint = "write `mode = \"host-only\"`, or remove `host`";
             return find(path, Problem::new("contradiction", message, hint));
         }
+        Mode::Bridged if !network.adapters.is_empty() => {
+            let message = format!("the host is on network `{name}` by the LAN's own addresses");
+            return find(path, Problem::new("contradiction", message, "remove `host`, or choose another `mode`"));
+        }
         Mode::HostOnly if network.adapters.is_empty() => {
             let message = format!("the host has no adapter on the host-only network `{name}`");
             let hint = "give it one, or write `mode = \"internal\"`";

@@ -61,6 +61,7 @@ pub fn findings(world: &World, facts: &HostFacts) -> Vec<Finding> {
     check.networks();
     check.adapters();
     check.overlaps();
+    check.uplinks();
     for (name, vm) in &world.vms {
         check.vm(name, vm);
     }
@@ -92,6 +93,13 @@ impl Check<'_> {
     fn networks(&mut self) {
         for (name, network) in &self.world.networks {
             let path = format!("network.{name}");
+            if let Some(problem) = uplink_problem(name, network) {
+                let rests_on = Some(format!("{path}.nic"));
+                self.findings.push(Finding { path: path.clone(), rests_on, problem });
+            }
+            if network.mode == Mode::Bridged {
+                continue; // its addresses are the LAN's
+            }
             if let Some(problem) = unusable_subnet(network.subnet) {
                 self.find(format!("{path}.subnet"), problem);
                 continue;
@@ -104,7 +112,7 @@ impl Check<'_> {
             }
             let no_access = match network.mode {
                 _ if !network.host_access => None,
-                Mode::Nat => None,
+                Mode::Nat | Mode::Bridged => None,
                 Mode::HostOnly => Some(format!("the host is on network `{name}` itself, at an address of its own")),
                 Mode::Internal => {
                     Some(format!("nobody but its VMs is on the internal network `{name}`, so it has no host access"))
@@ -147,7 +155,7 @@ impl Check<'_> {
                     .chain(network.adapters.keys().map(|adapter| PortName::of_adapter(adapter).to_string()))
                     .collect(),
                 place: format!("network `{name}`"),
-                gateway: true,
+                gateway: network.mode != Mode::Bridged,
             };
             let findings = &mut self.findings;
             let mut find = |path, problem| findings.push(Finding { path, rests_on: None, problem });
@@ -226,6 +234,9 @@ impl Check<'_> {
         for (index, (name, network)) in networks.iter().enumerate() {
             for (earlier_name, earlier) in &networks[..index] {
                 let (a, b) = (network.subnet, earlier.subnet);
+                if network.mode == Mode::Bridged || earlier.mode == Mode::Bridged {
+                    continue;
+                }
                 if a.contains(&b) || b.contains(&a) {
                     // The later one in the file is the one to move.
                     let (later, other, first_net) = match network.provenance.line >= earlier.provenance.line {
@@ -244,10 +255,29 @@ impl Check<'_> {
         }
     }
 
+    /// A pNIC has one network.
+    fn uplinks(&mut self) {
+        let mut networks: Vec<_> = self
+            .world
+            .networks
+            .iter()
+            .filter_map(|(name, network)| Some((name, network, network.uplink.as_ref()?)))
+            .collect();
+        networks.sort_by_key(|(_, network, _)| network.provenance.line); // the later one in the file is the one to change
+        for (index, (name, _, uplink)) in networks.iter().enumerate() {
+            let earlier = networks[..index].iter();
+            if let Some(problem) = earlier.clone().find_map(|(other, _, its)| uplink.clash(its, other)) {
+                self.find(format!("network.{name}.nic"), problem);
+            }
+        }
+    }
+
     fn free_subnet(&self) -> Option<Ipv4Net> {
         let nets = (20..=250).filter_map(|b| Ipv4Net::new(Ipv4Addr::new(10, b, 0, 0), 24).ok());
-        let taken =
-            |net: &Ipv4Net| self.world.networks.values().any(|n| n.subnet.contains(net) || net.contains(&n.subnet));
+        let taken = |net: &Ipv4Net| {
+            let mut networks = self.world.networks.values().filter(|network| network.mode != Mode::Bridged);
+            networks.any(|n| n.subnet.contains(net) || net.contains(&n.subnet))
+        };
         nets.into_iter().find(|net| !taken(net))
     }
 
@@ -335,6 +365,12 @@ impl Check<'_> {
             return;
         };
         let Some(ip) = nic.ip else { return };
+        if network.mode == Mode::Bridged {
+            let message = format!("network `{}` is bridged: addresses on it are given by the LAN", nic.network);
+            let hint = "set it in the guest, and write `addresses` here, so that the guest may use it";
+            let problem = Problem::new("contradiction", message, hint);
+            return self.find(format!("{path}.ip"), problem);
+        }
         let (code, message) = if !is_host(network.subnet, ip) {
             let subnet = network.subnet;
             ("outside-subnet", format!("{ip} is not an address for a host of network `{}` ({subnet})", nic.network))
@@ -433,6 +469,24 @@ fn ports_of(world: &World, network: &NetworkName, member: &PortName) -> Vec<Port
             None => vec![member.clone()],
         },
     }
+}
+
+/// What is wrong with a network that is bridged, or has what only bridged ones have.
+fn uplink_problem(name: &NetworkName, network: &Network) -> Option<Problem> {
+    let serves = network.dhcp.is_some() || network.dns || network.host_access;
+    let message = match (network.mode, &network.uplink) {
+        (Mode::Bridged, None) => format!("bridged network `{name}` has no uplink"),
+        (Mode::Bridged, Some(_)) if serves || network.subnet != Ipv4Net::default() => {
+            format!("bridged network `{name}` has addresses or services of its own")
+        }
+        (Mode::Bridged, Some(_)) | (_, None) => return None,
+        (_, Some(uplink)) => format!("network `{name}` is not bridged, and has the uplink `{}`", uplink.nic),
+    };
+    Some(Problem::new(
+        "contradiction",
+        message,
+        "bridged networks have an uplink and no services, all others the opposite",
+    ))
 }
 
 /// Why a network cannot have this subnet.

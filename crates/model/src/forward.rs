@@ -42,6 +42,10 @@ impl Forward {
         vm: impl Fn(&VmName) -> Option<&'a Vm>,
     ) -> Option<Problem> {
         let Self { listen, to, .. } = self;
+        if network.mode == Mode::Bridged {
+            let message = format!("the machines of `{name}` stand on the LAN, and are reached at their own addresses");
+            return Some(Problem::new("contradiction", message, "remove the forward"));
+        }
         if network.mode != Mode::Nat {
             let message = format!("nothing from outside reaches network `{name}`, so {listen} cannot lead there");
             return Some(Problem::new("contradiction", message, "write `mode = \"nat\"`, or remove the forward"));

@@ -18,6 +18,7 @@ mod read;
 mod rule;
 mod switch_file;
 mod team;
+mod uplink;
 pub mod view;
 mod world;
 
@@ -31,6 +32,7 @@ pub use problem::{Problem, Report};
 pub use rule::{End, Rule, RuleError, parse_filter, parse_traffic};
 pub use switch_file::{Plug, SwitchFile, SwitchMode, SwitchPort, load_switch, parse_switch};
 pub use team::{Team, TeamMode};
+pub use uplink::Uplink;
 pub use world::{Dhcp, DiskFormat, EngineKind, Image, ImageSource, Mode, Network, Nic, PortRules, Ready, Vm, World};
 
 /// The name of the image that Weft builds itself.

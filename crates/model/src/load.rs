@@ -23,7 +23,10 @@ use crate::names;
 use crate::port_keys;
 use crate::problem::{Problem, Report};
 use crate::read::{Lines, Notes, Section, items, list, nearest, parse, subtables, wrong_type};
-use crate::{Acl, DiskFormat, EngineKind, Image, ImageSource, MICRO, Mode, Network, Nic, PortRules, Ready, Vm, World};
+use crate::uplink;
+use crate::{
+    Acl, DiskFormat, EngineKind, Image, ImageSource, MICRO, Mode, Network, Nic, PortRules, Ready, Uplink, Vm, World,
+};
 
 /// A world that a person writes has a few hundred lines; this many bytes are no such file.
 const MAX_FILE_BYTES: u64 = 4 << 20;
@@ -212,6 +215,7 @@ impl<'a> Loader<'a> {
         let subnet = Ipv4Net::default(); // not chosen yet
         let network = Network {
             mode,
+            uplink: None,
             subnet,
             gateway: first_host(subnet),
             host_access: false,
@@ -262,6 +266,7 @@ impl<'a> Loader<'a> {
         let mut section = Section::new(table, &path, "a network");
         let mode = section.string(notes, "mode", "nat");
         let mode = mode.and_then(|text| one_of(notes, &format!("{path}.mode"), text, MODES)).unwrap_or(Mode::Nat);
+        let uplink = uplink::read(notes, &mut section, mode == Mode::Bridged);
         let subnet_text = section.string(notes, "subnet", "10.20.0.0/24");
         let written = subnet_text.and_then(|text| read_subnet(notes, &format!("{path}.subnet"), text));
         let subnet = written.unwrap_or_default();
@@ -269,16 +274,26 @@ impl<'a> Loader<'a> {
         let host_access = section.boolean(notes, "host_access").unwrap_or(false);
         let adapters = adapters::read(notes, &mut section, name);
         let (dns, names) = names::read(notes, &mut section);
-        let mtu = section.integer(notes, "mtu", 576..=9000).unwrap_or(DEFAULT_MTU) as u16;
+        let inherited =
+            || uplink.as_ref().and_then(Uplink::mtu).map_or(DEFAULT_MTU, |mtu| i64::from(mtu).clamp(576, 9000));
+        let mtu = section.integer(notes, "mtu", 576..=9000).unwrap_or_else(inherited) as u16;
         let (dhcp, kept) = dhcp::read(notes, &mut section, subnet);
         let acl = acl::read(notes, &mut section, self.source, &self.lines);
         let forwards = forward::read(notes, &mut section, &self.lines);
+        let is_bridged = mode == Mode::Bridged;
+        if is_bridged {
+            uplink::refuse_others(notes, &section);
+        }
         section.finish(notes);
-        let gateway = gateway.unwrap_or_else(|| first_host(subnet));
+        let (dhcp, dns) = if is_bridged { (None, false) } else { (dhcp, dns) };
+        let subnet = if is_bridged { Ipv4Net::default() } else { subnet };
+        let first = if is_bridged { Ipv4Addr::UNSPECIFIED } else { first_host(subnet) };
+        let gateway = gateway.filter(|_| !is_bridged).unwrap_or(first);
         self.kept.extend(kept.into_iter().map(|kept| (name.clone(), kept)));
         let mirrors = BTreeMap::new(); // they stand beside the networks
         let network = Network {
             mode,
+            uplink,
             subnet,
             gateway,
             host_access,
@@ -293,7 +308,7 @@ impl<'a> Loader<'a> {
             provenance,
         };
         self.world.networks.insert(name.clone(), network);
-        written.is_some()
+        written.is_some() || is_bridged
     }
 
     /// Gives a network whose file names no subnet the first 10.x.0.0/24 that is free.
@@ -459,7 +474,8 @@ impl<'a> Loader<'a> {
     }
 }
 
-const MODES: &[(&str, Mode)] = &[("nat", Mode::Nat), ("host-only", Mode::HostOnly), ("internal", Mode::Internal)];
+const MODES: &[(&str, Mode)] =
+    &[("nat", Mode::Nat), ("host-only", Mode::HostOnly), ("internal", Mode::Internal), ("bridged", Mode::Bridged)];
 const FORMATS: &[(&str, DiskFormat)] = &[("raw", DiskFormat::Raw), ("qcow2", DiskFormat::Qcow2)];
 const ENGINES: &[(&str, EngineKind)] = &[("qemu", EngineKind::Qemu)];
 const READY: &[(&str, Ready)] = &[("agent", Ready::Agent), ("lease", Ready::Lease), ("running", Ready::Running)];

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use toml::de::DeTable;
-use weft_types::{Allowance, Ipv4Net, Label, MacAddr, NetworkName, PortName, PortVlans, Provenance};
+use weft_types::{Allowance, Attach, Ipv4Net, Label, MacAddr, NetworkName, PortName, PortVlans, Provenance};
 
 use crate::acl::{self, Cast, check_groups, check_rules};
 use crate::load::{parse_toml, read_file};
@@ -14,7 +14,7 @@ use crate::port_keys::{self, Run, meetings};
 use crate::problem::{Problem, Report};
 use crate::read::{Lines, Notes, Section, list, parse, subtables, wrong_type};
 use crate::team::{self, Team};
-use crate::{Acl, Mirror, PortRules, mirror};
+use crate::{Acl, Mirror, PortRules, mirror, uplink};
 
 const DEFAULT_NAME: &str = "switch";
 const DEFAULT_MTU: i64 = 1500;
@@ -100,6 +100,8 @@ pub enum Plug {
     Nic {
         /// The interface's name.
         name: String,
+        /// How it is used.
+        attach: Attach,
     },
     /// Frames behind their lengths on a Unix stream socket.
     Stream {
@@ -323,6 +325,7 @@ impl<'a> Loader<'a> {
         let host = self.host(section);
         let connect = section.boolean(&mut self.notes, "connect");
         let peer = section.string(&mut self.notes, "peer", "the peer's address");
+        let attach = uplink::read_attach(&mut self.notes, section);
         let given: Vec<_> = KINDS.into_iter().filter(|kind| section.has(kind)).collect();
         let kind = match given[..] {
             [kind] => kind,
@@ -342,12 +345,13 @@ impl<'a> Loader<'a> {
         self.only_for(section, "connect", kind, &["vhost", "stream"]);
         self.only_for(section, "peer", kind, &["dgram", "udp"]);
         self.only_for(section, "host", kind, &["tap"]);
+        self.only_for(section, "attach", kind, &["nic"]);
         let connect = connect.unwrap_or(false);
         match kind {
             "vhost" => Some(Plug::Vhost { socket: vhost?, connect }),
             "stream" => Some(Plug::Stream { socket: stream?, connect }),
             "tap" => Some(Plug::Tap { name: tap?, host }),
-            "nic" => Some(Plug::Nic { name: nic? }),
+            "nic" => Some(Plug::Nic { name: nic?, attach: attach.unwrap_or_default() }),
             "dgram" => {
                 let path = section.path_of("peer");
                 let peer = peer.and_then(|peer| self.socket_path(&path, peer));

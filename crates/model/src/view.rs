@@ -10,7 +10,7 @@ use weft_types::{
     PortName, PortRates, PortVlans, Provenance, VlanSet, VmName,
 };
 
-use crate::{EngineKind, Mode, World};
+use crate::{EngineKind, Mode, Uplink, World};
 
 /// Ask for a file's objects to become this world.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -152,10 +152,13 @@ pub struct NetworkView {
     pub name: NetworkName,
     /// How it reaches the outside.
     pub mode: Mode,
-    /// Its addresses.
+    /// By what it reaches the LAN; bridged networks only.
+    #[serde(default)]
+    pub uplink: Option<Uplink>,
+    /// Its addresses; those of a bridged network are the LAN's, any that there are: `0.0.0.0/0`.
     #[schema(value_type = String, example = "10.20.0.0/24")]
     pub subnet: Ipv4Net,
-    /// The gateway's address.
+    /// The gateway's address; `0.0.0.0` where the LAN has its own.
     #[schema(value_type = String, format = "ipv4")]
     pub gateway: Ipv4Addr,
     /// Whether the host's services are reachable at the gateway's address.

@@ -12,7 +12,7 @@ use weft_types::{
     PortRates, PortVlans, Provenance, VmName,
 };
 
-use crate::{Acl, Forward, Mirror};
+use crate::{Acl, Forward, Mirror, Uplink};
 
 /// Everything that one file declares.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -36,6 +36,8 @@ pub enum Mode {
     HostOnly,
     /// Not at all: its VMs only, not even the host.
     Internal,
+    /// By an interface of the host: its VMs stand on the LAN behind that.
+    Bridged,
 }
 
 /// A network.
@@ -44,10 +46,14 @@ pub enum Mode {
 pub struct Network {
     /// How it reaches the outside.
     pub mode: Mode,
-    /// Its addresses. Where the file names none, validation has chosen one that clashes with no other.
+    /// By what it reaches the LAN; bridged networks only.
+    #[serde(default)]
+    pub uplink: Option<Uplink>,
+    /// Its addresses. Where the file names none, validation has chosen one that clashes with no other. Those of a bridged
+    /// network are the LAN's, any that there are: `0.0.0.0/0`.
     #[schema(value_type = String, example = "10.20.0.0/24")]
     pub subnet: Ipv4Net,
-    /// The gateway's address: the file's, or the subnet's first.
+    /// The gateway's address: the file's, or the subnet's first; `0.0.0.0` where the LAN has its own.
     #[schema(value_type = String, format = "ipv4")]
     pub gateway: Ipv4Addr,
     /// Whether the host's own services are reachable at the gateway's address.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use expect_test::{Expect, expect};
 use weft_model::{Plug, SwitchFile, parse_switch};
-use weft_types::Allowance;
+use weft_types::{Allowance, Attach};
 
 fn load(source: &str) -> Result<SwitchFile, String> {
     parse_switch(source, Path::new("/lab/lab.toml"), "lab.toml").map_err(|report| report.to_string())
@@ -44,7 +44,7 @@ fn ports_of_every_kind() {
             Plug::Dgram { socket: path("e.sock"), peer: Some(path("f.sock")) },
             Plug::Dgram { socket: path("g.sock"), peer: None },
             Plug::Udp { local: "127.0.0.1:4000".parse().unwrap(), peer: "127.0.0.1:4001".parse().unwrap() },
-            Plug::Nic { name: "eth1".to_owned() },
+            Plug::Nic { name: "eth1".to_owned(), attach: Attach::Apart },
         ]
     );
     let port = |name: &str| &switch.ports[&name.parse().unwrap()];

@@ -5,6 +5,8 @@ use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
 
+use weft_types::MacAddr;
+
 use crate::PortError;
 use crate::interface::Interface;
 
@@ -12,7 +14,7 @@ use crate::interface::Interface;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HostAdapter {
     /// The adapter's MAC address.
-    pub mac: [u8; 6],
+    pub mac: MacAddr,
     /// The host's address.
     pub ip: Ipv4Addr,
     /// How many bits of it name the network.
@@ -35,8 +37,8 @@ impl HostAdapter {
             }
         };
         let mut interface = Interface::find(name).map_err(failed("find"))?;
-        if interface.mtu().ok() != Some(self.mtu) {
-            interface.set_mtu(self.mtu).map_err(failed("set the MTU of"))?;
+        if interface.mtu().ok() != Some(self.mtu.into()) {
+            interface.set_mtu(self.mtu.into()).map_err(failed("set the MTU of"))?;
         }
         if interface.mac().ok() != Some(self.mac) {
             interface.set_mac(self.mac).map_err(failed("set the MAC address of"))?;
@@ -67,12 +69,11 @@ impl HostAdapter {
     pub(crate) fn check(&self, name: &str) -> Result<(), PortError> {
         let failed = |source| PortError::Tap { name: name.into(), action: "look at", source };
         let interface = Interface::find(name).map_err(failed)?;
-        let mac = interface.mac().map_err(failed)?;
-        let found = if mac != self.mac {
-            format!("its MAC address is {}", written(mac))
+        let found = if interface.mac().ok() != Some(self.mac) {
+            interface.mac().map_or("it is no Ethernet interface".into(), |mac| format!("its MAC address is {mac}"))
         } else if interface.ipv4().ok() != Some((self.ip, self.prefix_len)) {
             interface.ipv4().map_or("it has no address".into(), |(ip, len)| format!("its address is {ip}/{len}"))
-        } else if interface.mtu().ok() != Some(self.mtu) {
+        } else if interface.mtu().ok() != Some(self.mtu.into()) {
             "its MTU is another".into()
         } else if !interface.is_up() {
             "it is down".into()
@@ -95,7 +96,7 @@ impl HostAdapter {
     /// The line by which root makes it for us.
     fn setup(&self, name: &str) -> String {
         let Self { mac, ip, prefix_len, mtu } = *self;
-        let (mac, user) = (written(mac), rustix::process::geteuid().as_raw());
+        let user = rustix::process::geteuid().as_raw();
         format!(
             "`ip tuntap add {name} mode tap user {user} && ip addr add {ip}/{prefix_len} dev {name} && \
              ip link set {name} address {mac} mtu {mtu} up`"
@@ -114,10 +115,6 @@ fn ways(routes: &str, ip: Ipv4Addr, prefix_len: u8) -> impl Iterator<Item = &str
         let is_inside = (address(to)? ^ u32::from(ip)) & mask == 0;
         (is_inside && address(of)? >= mask).then_some(interface)
     })
-}
-
-fn written(mac: [u8; 6]) -> String {
-    mac.map(|octet| format!("{octet:02x}")).join(":")
 }
 
 /// Keeps the host from being a router for what comes in by `name`, from taking what comes in for a router of its own, and
@@ -162,8 +159,12 @@ broken 00
 
     #[test]
     fn who_may_not_is_told_how() {
-        let host =
-            HostAdapter { mac: [2, 0, 0, 0, 0, 9], ip: Ipv4Addr::new(10, 20, 0, 254), prefix_len: 24, mtu: 1400 };
+        let host = HostAdapter {
+            mac: MacAddr::new([2, 0, 0, 0, 0, 9]),
+            ip: Ipv4Addr::new(10, 20, 0, 254),
+            prefix_len: 24,
+            mtu: 1400,
+        };
         let error = host.forbidden("weft-lab");
         assert_eq!(error.to_string(), "not allowed to make `weft-lab`, an adapter of the host");
         let user = rustix::process::geteuid().as_raw();
@@ -173,10 +174,7 @@ broken 00
         );
         assert!(error.hint().contains("CAP_NET_ADMIN") && error.hint().ends_with(&line), "{}", error.hint());
         let other = host.check("lo").unwrap_err();
-        assert_eq!(
-            other.to_string(),
-            "`lo` exists, and is not this adapter of the host: its MAC address is 00:00:00:00:00:00"
-        );
+        assert_eq!(other.to_string(), "`lo` exists, and is not this adapter of the host: it is no Ethernet interface");
         let line = line.replace("weft-lab", "lo");
         assert!(other.hint().contains("choose another name") && other.hint().ends_with(&line), "{}", other.hint());
     }

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::ioctl::{Opcode, Updater, ioctl};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+use weft_types::MacAddr;
 
 const SIOCGIFFLAGS: Opcode = 0x8913;
 const SIOCSIFFLAGS: Opcode = 0x8914;
@@ -19,6 +20,7 @@ const SIOCSIFMTU: Opcode = 0x8922;
 const SIOCGIFHWADDR: Opcode = 0x8927;
 const SIOCSIFHWADDR: Opcode = 0x8924;
 const SIOCGIFINDEX: Opcode = 0x8933;
+const SIOCBRADDIF: Opcode = 0x89a2;
 const IFF_UP: u16 = 0x0001;
 const IFF_RUNNING: u16 = 0x0040;
 const AF_INET: u16 = 2;
@@ -131,6 +133,37 @@ impl Interface {
         Ok(self.answer::<SIOCGIFINDEX>()?.number())
     }
 
+    /// The largest IP packet that it takes.
+    pub(crate) fn mtu(&self) -> io::Result<i32> {
+        Ok(self.answer::<SIOCGIFMTU>()?.number())
+    }
+
+    /// Makes the interface with this number a port of it, which is a bridge.
+    pub(crate) fn add_port(&self, index: i32) -> io::Result<()> {
+        Ok(self.request.with_number(index).update::<SIOCBRADDIF>(&self.socket)?)
+    }
+
+    /// Keeps the host's own words (neighbour discovery and such) away from it.
+    pub(crate) fn silence(&self) {
+        let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", self.name()), "1");
+    }
+
+    /// Its name.
+    pub(crate) fn name(&self) -> String {
+        let end = self.request.name.iter().position(|&byte| byte == 0).unwrap_or(self.request.name.len());
+        String::from_utf8_lossy(&self.request.name[..end]).into_owned()
+    }
+
+    /// Its MAC address, if it is one of Ethernet's.
+    pub(crate) fn mac(&self) -> io::Result<MacAddr> {
+        let request = self.answer::<SIOCGIFHWADDR>()?;
+        // `struct sockaddr`: the kind of hardware, where the flags are, and the address.
+        match (request.flags, request.rest) {
+            (ARPHRD_ETHER, [a, b, c, d, e, f, ..]) => Ok(MacAddr::new([a, b, c, d, e, f])),
+            _ => Err(io::Error::new(io::ErrorKind::Unsupported, "it is no Ethernet interface")),
+        }
+    }
+
     /// Sets it up, if it is not.
     pub(crate) fn bring_up(&mut self) -> io::Result<()> {
         if !self.is_up() {
@@ -149,17 +182,6 @@ impl Interface {
         Ok(())
     }
 
-    /// The largest IP packet that it takes.
-    pub(crate) fn mtu(&self) -> io::Result<u16> {
-        Ok(u16::try_from(self.answer::<SIOCGIFMTU>()?.number()).unwrap_or(u16::MAX))
-    }
-
-    /// Its MAC address.
-    pub(crate) fn mac(&self) -> io::Result<[u8; 6]> {
-        let [a, b, c, d, e, f, ..] = self.answer::<SIOCGIFHWADDR>()?.rest;
-        Ok([a, b, c, d, e, f])
-    }
-
     /// The host's address here, and how many bits of it name the network.
     pub(crate) fn ipv4(&self) -> io::Result<(Ipv4Addr, u8)> {
         let mask: u32 = self.answer::<SIOCGIFNETMASK>()?.ipv4().into();
@@ -167,13 +189,13 @@ impl Interface {
     }
 
     /// Sets the largest IP packet that it takes.
-    pub(crate) fn set_mtu(&self, mtu: u16) -> io::Result<()> {
-        Ok(self.request.with_number(mtu.into()).update::<SIOCSIFMTU>(&self.socket)?)
+    pub(crate) fn set_mtu(&self, mtu: i32) -> io::Result<()> {
+        Ok(self.request.with_number(mtu).update::<SIOCSIFMTU>(&self.socket)?)
     }
 
     /// Sets its MAC address.
-    pub(crate) fn set_mac(&self, mac: [u8; 6]) -> io::Result<()> {
-        Ok(self.request.with_address(ARPHRD_ETHER, &mac).update::<SIOCSIFHWADDR>(&self.socket)?)
+    pub(crate) fn set_mac(&self, mac: MacAddr) -> io::Result<()> {
+        Ok(self.request.with_address(ARPHRD_ETHER, &mac.octets()).update::<SIOCSIFHWADDR>(&self.socket)?)
     }
 
     /// Gives the host an address here, and the way to what else is in that prefix.

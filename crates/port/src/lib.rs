@@ -8,6 +8,7 @@
 //!
 //! Peers are hostile: a peer that breaks its protocol loses its own connection and nothing else.
 
+mod claim;
 mod egress;
 mod epoll;
 mod frame;

@@ -232,6 +232,14 @@ pub enum PortError {
         /// What the system said.
         source: io::Error,
     },
+    /// The host cannot share its pNIC with a switch.
+    #[error("cannot let this host talk through the switch on its network interface `{name}`")]
+    Share {
+        /// The interface's name.
+        name: String,
+        /// What the system said.
+        source: io::Error,
+    },
     /// A pNIC belongs to another switch.
     #[error("another switch has the network interface `{name}`")]
     NicInUse {
@@ -266,6 +274,12 @@ impl PortError {
                 "run as root or grant CAP_NET_RAW (`setcap cap_net_raw+ep` on the program)"
             }
             Self::Nic { .. } => "see `ip link` for the interfaces that this host has",
+            Self::Share { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                "run as root or grant CAP_NET_ADMIN and CAP_BPF, or do without the host: its own connectivity stays"
+            }
+            Self::Share { .. } => {
+                "the kernel needs tun, BPF and traffic control (`modprobe -a tun sch_ingress cls_bpf`); or do without the host"
+            }
             Self::NicInUse { .. } => "end that switch, or use another interface: a pNIC has one vSwitch",
             Self::System(_) => "see whether the limit of open files (`ulimit -n`) or memory is used up",
         }

@@ -12,6 +12,7 @@ use rustix::ioctl::{IntegerSetter, Opcode, Setter, ioctl, opcode};
 use weft_wire::virtio_net::{Author, HEADER_BYTES};
 
 use crate::HostAdapter;
+use crate::claim::Claim;
 use crate::epoll::Epoll;
 use crate::interface::{Interface, InterfaceRequest};
 use crate::vnet::{read_header, write_header};
@@ -53,6 +54,8 @@ pub struct TapPort {
     burst: Box<[u8]>,
     lent: Vec<LentFrame>,
     scratch: Vec<u8>,
+    /// Held as long as it is the port of a bridge.
+    _claim: Option<Claim>,
 }
 
 struct LentFrame {
@@ -73,7 +76,7 @@ impl TapPort {
         let device = Self::create(name)?;
         if is_new {
             let failed = |source| PortError::Tap { name: name.into(), action: "set the MTU of", source };
-            Interface::find(name).and_then(|interface| interface.set_mtu(mtu)).map_err(failed)?;
+            Interface::find(name).and_then(|interface| interface.set_mtu(mtu.into())).map_err(failed)?;
         }
         Self::with_device(name, device)
     }
@@ -100,6 +103,30 @@ impl TapPort {
             Err(error) => return Err(error),
         };
         Self::with_device(name, device)
+    }
+
+    /// Joins a bridge of the host's kernel by a TAP device of its own, which is the bridge's port as long as this lives.
+    ///
+    /// # Errors
+    /// When there is no bridge of that name, another switch has joined it, or we may not.
+    pub fn open_at_bridge(bridge: &str) -> Result<Self, PortError> {
+        let failed = |action| move |source: io::Error| PortError::Nic { name: bridge.into(), action, source };
+        let interface = Interface::find(bridge).map_err(failed("find"))?;
+        let index = interface.index().map_err(failed("find"))?;
+        let claim = Claim::of(index).map_err(|error| match error {
+            Errno::ADDRINUSE => PortError::NicInUse { name: bridge.into() },
+            error => failed("claim")(error.into()),
+        })?;
+        let name = format!("weft-br-{index}");
+        let device = Self::create(&name)?;
+        let own = Interface::find(&name).map_err(failed("join"))?;
+        own.silence();
+        interface.mtu().and_then(|mtu| own.set_mtu(mtu)).map_err(failed("take the MTU of"))?;
+        own.index().and_then(|own| interface.add_port(own)).map_err(|error| match error.raw_os_error() {
+            Some(libc::EOPNOTSUPP | libc::EINVAL) => failed("join")(io::Error::other("it is no bridge")),
+            _ => failed("join")(error),
+        })?;
+        Ok(Self { _claim: Some(claim), ..Self::with_device(&name, device)? })
     }
 
     /// Opens the device only, to hand it over to a process with fewer privileges ([`Self::from_device`]).
@@ -148,10 +175,7 @@ impl TapPort {
 
     fn with_device(name: &str, device: OwnedFd) -> Result<Self, PortError> {
         let failed = |action| move |error: Errno| PortError::Tap { name: name.into(), action, source: error.into() };
-        set::<TUNSETVNETHDRSZ>(&device, HEADER_BYTES as i32).map_err(failed("set the header size of"))?;
-        set::<TUNSETVNETLE>(&device, 1).map_err(failed("set the byte order of"))?;
-        set_offload(&device, TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN)
-            .map_err(failed("set the offloads of"))?;
+        Self::set_headers(&device).map_err(failed("set the headers and offloads of"))?;
         let epoll = Epoll::new()?;
         epoll.add(&device, EventFlags::IN)?;
         let up = Interface::find(name).and_then(|mut interface| interface.bring_up());
@@ -164,7 +188,15 @@ impl TapPort {
             burst: vec![0; BURST_BYTES].into(),
             lent: Vec::with_capacity(BURST_FRAMES),
             scratch: Vec::new(),
+            _claim: None,
         })
+    }
+
+    /// Has frames come and go with a virtio-net header as we write it, whatever is left to do on them.
+    pub(crate) fn set_headers(device: &OwnedFd) -> rustix::io::Result<()> {
+        set::<TUNSETVNETHDRSZ>(device, HEADER_BYTES as i32)?;
+        set::<TUNSETVNETLE>(device, 1)?;
+        set_offload(device, TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN)
     }
 
     /// The interface's name.

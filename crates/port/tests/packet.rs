@@ -1,12 +1,13 @@
 //! pNICs: a cable between two of them, which a kernel plays.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use weft_port::{Frame, Link, PacketPort, Port, PortError, SendError};
-use weft_testkit::{ethernet, in_netns, mac, tcp4};
+use weft_testkit::{arp_request, ethernet, in_netns, in_netns_of_root, mac, tcp4, udp4};
+use weft_types::MacAddr;
 use weft_wire::{Csum, Gso, GsoKind, Offload};
 
 fn ip(arguments: &str) {
@@ -180,4 +181,92 @@ fn a_pnic_has_one_switch() {
             );
         }
     });
+}
+
+/// The pNIC's own address.
+fn hardware_address(name: &str) -> MacAddr {
+    let said = Command::new("ip").args(["-br", "link", "show", name]).output().unwrap();
+    let said = String::from_utf8(said.stdout).unwrap(); // near@far UP 02:… <flags>
+    said.split_whitespace().find_map(|word| word.parse().ok()).expect("an address")
+}
+
+/// The frames that come until there are `count`.
+fn received_at_least(port: &mut dyn Port, count: usize) -> Vec<Vec<u8>> {
+    let mut frames = Vec::new();
+    while frames.len() < count {
+        let more = received(port);
+        assert!(!more.is_empty(), "{frames:02x?}");
+        frames.extend(more.into_iter().map(|(bytes, _)| bytes));
+    }
+    frames
+}
+
+/// The host is one of the stations behind its own pNIC, and keeps what it does with it.
+#[test]
+fn the_host_shares_its_pnic() {
+    in_netns_of_root("the_host_shares_its_pnic", || {
+        cable();
+        ip("addr add 10.9.0.1/24 dev near");
+        // `far` is in the same namespace: it would answer for `near`.
+        std::fs::write("/proc/sys/net/ipv4/conf/all/arp_ignore", "1").unwrap();
+        let mut port = PacketPort::open_shared("near").unwrap();
+        let mut far = PacketPort::open("far").unwrap();
+        wait_for(&mut port, true);
+        let (host, guest) = (hardware_address("near"), mac(7));
+        let send = |port: &mut PacketPort, frame: &[u8]| port.send(&Frame::new(frame, Offload::default())).unwrap();
+
+        // What is for all, all hear, and nobody twice: the host answers.
+        let question = arp_request(guest, Ipv4Addr::new(10, 9, 0, 7), Ipv4Addr::new(10, 9, 0, 1));
+        send(&mut port, &question);
+        let answers = received_at_least(&mut port, 1);
+        assert_eq!((answers.len(), &answers[0][..12]), (1, &[guest.octets(), host.octets()].concat()[..]));
+        // The answer left by the cable too, as all does that the host sends; a switch there knows better.
+        assert_eq!(received_at_least(&mut far, 2), [question, answers[0].clone()]);
+
+        // What is for the host, it alone hears; what it sends to a guest, the port does.
+        let server = UdpSocket::bind("10.9.0.1:7").unwrap();
+        server.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let (from, to) = ("10.9.0.7:1007".parse().unwrap(), "10.9.0.1:7".parse().unwrap());
+        send(&mut port, &udp4(host, guest, from, to, b"are you there?"));
+        let mut said = [0; 64];
+        let (count, who) = server.recv_from(&mut said).unwrap();
+        assert_eq!((&said[..count], who), (&b"are you there?"[..], SocketAddrV4::into(from)));
+        server.send_to(b"I am", who).unwrap();
+        let heard = received_at_least(&mut port, 1);
+        assert!(heard.iter().all(|frame| frame[..6] == guest.octets()) && heard[0].ends_with(b"I am"), "{heard:02x?}");
+        let left = received_at_least(&mut far, 1);
+        assert!(left.iter().all(|frame| frame[..6] == guest.octets()), "no word for the host left: {left:02x?}");
+
+        // The host has its own connectivity, of which the port hears nothing that is for the host alone.
+        let lan = mac(9);
+        send_far(&mut far, &udp4(host, lan, "10.9.0.9:1009".parse().unwrap(), to, b"from the LAN"));
+        let (count, _) = server.recv_from(&mut said).unwrap();
+        assert_eq!(&said[..count], b"from the LAN");
+        send_far(&mut far, &ethernet(guest, lan, 0x88b5, b"for a guest, and long enough to be a frame.."));
+        let heard = received_at_least(&mut port, 1);
+        assert!(heard.iter().all(|frame| frame[..6] == guest.octets()), "{heard:02x?}");
+
+        // An address that changes is followed.
+        ip("link set near address 02:00:00:00:00:aa");
+        let start = Instant::now();
+        loop {
+            sleep_until_something_comes(&mut port);
+            port.recv();
+            port.release();
+            send(&mut port, &udp4(mac(0xaa), guest, from, to, b"still there?"));
+            server.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+            if server.recv_from(&mut said).is_ok() {
+                break;
+            }
+            assert!(start.elapsed() < Duration::from_secs(5));
+        }
+        drop(port);
+        let left = Command::new("ip").args(["-br", "link"]).output().unwrap();
+        let left = String::from_utf8(left.stdout).unwrap();
+        assert!(!left.contains("weft"), "nothing stays behind: {left}");
+    });
+}
+
+fn send_far(far: &mut PacketPort, frame: &[u8]) {
+    far.send(&Frame::new(frame, Offload::default())).unwrap();
 }

@@ -31,6 +31,8 @@ pub(crate) struct Bindings {
     owners: HashMap<Place, PortId, FixedState>,
     /// Oldest first.
     places: HashMap<PortId, Vec<Place>, FixedState>,
+    /// How often something has changed.
+    changes: u64,
 }
 
 impl Bindings {
@@ -39,12 +41,18 @@ impl Bindings {
         Self {
             owners: HashMap::with_hasher(FixedState::with_seed(seed)),
             places: HashMap::with_hasher(FixedState::with_seed(seed)),
+            changes: 0,
         }
     }
 
     /// Whose address it is.
     pub(crate) fn owner(&self, place: &Place) -> Option<PortId> {
         self.owners.get(place).copied()
+    }
+
+    /// How often something has changed.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes
     }
 
     /// The addresses of a port, oldest first.
@@ -59,6 +67,7 @@ impl Bindings {
         if before == Some(port) {
             return false;
         }
+        self.changes += 1;
         if let Some(places) = before.and_then(|before| self.places.get_mut(&before)) {
             places.retain(|known| *known != place);
         }
@@ -80,7 +89,8 @@ impl Bindings {
             places.drain(..places.len().saturating_sub(limit(*port) as usize));
             !places.is_empty()
         });
-        let places = &self.places;
+        let (places, before) = (&self.places, owners.len());
         owners.retain(|place, port| places.get(port).is_some_and(|places| places.contains(place)));
+        self.changes += u64::from(owners.len() != before);
     }
 }

@@ -2,7 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use weft_switch::{Addresses, Config, DropReason, PortConfig, Role, Switch, VSwitchConfig, VSwitchId, Verdict};
+use weft_switch::{
+    Addresses, Config, DropReason, PortConfig, Role, Segment, Switch, VSwitchConfig, VSwitchId, Verdict,
+};
 use weft_types::{Instant, MacAddr, PortId, Provenance};
 
 const GATEWAY: PortId = PortId(0);
@@ -86,4 +88,29 @@ fn a_lease_is_the_ports_own_unless_it_is_fixed_elsewhere() {
         switch.note_lease(GATEWAY, mac(DB), ip(last));
     }
     assert_eq!(switch.learned_addresses(DB).collect::<Vec<_>>(), [ip(31), ip(32)], "the oldest gave way");
+}
+
+/// What a port had before the switch began is its own again, unless it is somebody else's now.
+#[test]
+fn addresses_from_before() {
+    let mut before = switch();
+    before.note_lease(GATEWAY, mac(WEB), ip(7));
+    before.note_lease(GATEWAY, mac(WEB), ip(8));
+    assert!(passes(&mut before, WEB, 7) && before.address_changes() == 2);
+    let known: Vec<_> = before.learned_in_segments(WEB).collect();
+    assert_eq!(known, [(Segment::Untagged, ip(7)), (Segment::Untagged, ip(8))]);
+
+    let mut after = switch();
+    assert!(!passes(&mut after, WEB, 7));
+    for (segment, address) in known {
+        after.restore_address(WEB, segment, address);
+    }
+    assert!(passes(&mut after, WEB, 7) && passes(&mut after, WEB, 8));
+    after.restore_address(DB, Segment::Untagged, ip(7)); // `web` has it
+    after.restore_address(WEB, Segment::Untagged, ip(20)); // configured for `db`
+    after.restore_address(GATEWAY, Segment::Untagged, ip(9)); // which learns none
+    after.restore_address(WEB, Segment::Vlan(7u16.try_into().unwrap()), ip(9)); // where it is not
+    after.restore_address(PortId(99), Segment::Untagged, ip(9));
+    assert!(!passes(&mut after, DB, 7) && !passes(&mut after, WEB, 20) && !passes(&mut after, WEB, 9));
+    assert_eq!(after.address_changes(), 2);
 }

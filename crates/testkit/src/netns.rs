@@ -14,12 +14,33 @@ const INSIDE: &str = "WEFT_TEST_NETNS";
 /// # Panics
 /// When the test fails inside.
 pub fn in_netns(test: &str, body: impl FnOnce()) {
-    if env::var_os(INSIDE).is_some() {
+    unshared(test, &["--user", "--map-root-user", "--net"], body);
+}
+
+/// The same for what only the host's own root may do, like loading programs into the kernel; for others the test is
+/// skipped, loudly.
+///
+/// # Panics
+/// When the test fails inside.
+pub fn in_netns_of_root(test: &str, body: impl FnOnce()) {
+    if !rustix::process::geteuid().is_root() {
+        return skipped(test, "we are not root");
+    }
+    unshared(test, &["--net"], body);
+}
+
+/// Whether this process is the one that was started again inside of its namespaces.
+pub fn is_in_netns() -> bool {
+    env::var_os(INSIDE).is_some()
+}
+
+fn unshared(test: &str, namespaces: &[&str], body: impl FnOnce()) {
+    if is_in_netns() {
         return body();
     }
     let unshared = || {
         let mut command = Command::new("unshare");
-        command.args(["--user", "--map-root-user", "--net", "--kill-child", "--fork", "--"]);
+        command.args(namespaces).args(["--kill-child", "--fork", "--"]);
         command
     };
     match unshared().arg("true").output() {
@@ -54,7 +75,7 @@ impl Netns {
     #[expect(clippy::new_without_default, reason = "it starts a process")]
     pub fn new() -> Self {
         let mut keeper = Command::new("unshare")
-            .args(["--net", "--", "sh", "-c", "echo ready; exec cat"])
+            .args(["--net", "--", "sh", "-c", "echo ready; exec cat >/dev/null"])
             .stdin(Stdio::piped()) // the keeper ends with us, however we end
             .stdout(Stdio::piped())
             .spawn()

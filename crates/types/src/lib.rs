@@ -4,6 +4,7 @@
 //! names the value and the legal range. Nothing here does I/O or reads a clock.
 
 mod allowance;
+mod attach;
 mod bytes;
 mod dhcp;
 mod domain;
@@ -24,6 +25,7 @@ mod vlan;
 mod vlan_set;
 
 pub use allowance::{Allowance, AllowanceError};
+pub use attach::Attach;
 pub use bytes::{ByteSize, ByteSizeError};
 pub use dhcp::{Boot, ClientKey, ClientKeyError, Ipv4Run, Ipv4RunError, parse_hex};
 pub use domain::{DnsNames, DomainName, DomainNameError};

@@ -172,6 +172,11 @@ impl PortName {
         Self(format!("{adapter}-host").into())
     }
 
+    /// The port by which a bridged network reaches the LAN.
+    pub fn of_uplink(network: &NetworkName) -> Self {
+        Self(format!("{network}-uplink").into())
+    }
+
     /// The name's text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -234,7 +239,7 @@ mod tests {
     #[test]
     fn the_longest_names_have_ports() {
         let (vm, network) = ("v".repeat(63).parse().unwrap(), "n".repeat(63).parse().unwrap());
-        for name in [PortName::of_vnic(&vm, 999), PortName::of_gateway(&network)] {
+        for name in [PortName::of_vnic(&vm, 999), PortName::of_gateway(&network), PortName::of_uplink(&network)] {
             let json = serde_json::to_string(&name).unwrap();
             assert_eq!(serde_json::from_str::<PortName>(&json).unwrap(), name);
         }

@@ -57,6 +57,18 @@ impl PortVlans {
         }
     }
 
+    /// The VLANs that it carries, which an uplink that carries them all has to tag.
+    pub fn tagged_elsewhere(&self) -> Vec<VlanId> {
+        match self {
+            Self::Untagged => Vec::new(),
+            Self::Access { vlan } => vec![*vlan],
+            Self::Trunk { allowed, native } => {
+                let native = native.and_then(|native| if let Native::Vlan(vlan) = native { Some(vlan) } else { None });
+                allowed.iter().chain(native).collect()
+            }
+        }
+    }
+
     /// Whether frames without a tag are in the segment that has no VLAN, where a network's services stand.
     pub fn meets_services(&self) -> bool {
         matches!(self, Self::Untagged | Self::Trunk { native: Some(Native::Untagged), .. })

@@ -5,14 +5,15 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::IntoResponse;
 use weft_dataplane_protocol::ExplainRequest;
+use weft_model::World;
 use weft_model::view::{
     AclView, ApplyRequest, HistoryView, LeaseView, NetworkView, OperationView, PlanView, PortView, WorldView,
 };
 
 use crate::Problem;
 use crate::app::App;
-use crate::extract::Body;
-use crate::message::{About, ExplainBody, ExplanationView};
+use crate::extract::{Asked, Body};
+use crate::message::{About, ExplainBody, ExplanationView, OwnerQuery};
 use crate::routes::operations::Accepted;
 
 /// Who answers.
@@ -55,6 +56,13 @@ pub(crate) async fn apply(
     request.if_revision = if_match(&headers)?.or(request.if_revision);
     let begun = app.call(move |controller| controller.apply(request)).await?;
     Accepted::of(&app, begun).await
+}
+
+/// What an owner's world was before it was changed last; an empty one where there was none. Applied again, it undoes that.
+#[utoipa::path(get, path = "/v1/world/before", tag = "world", params(OwnerQuery),
+    responses((status = 200, body = World), (status = 404, body = Problem)))]
+pub(crate) async fn before(State(app): State<App>, Asked(query): Asked<OwnerQuery>) -> Result<Json<World>, Problem> {
+    Ok(Json(app.call(move |controller| controller.world_before(&query.owner)).await??))
 }
 
 /// The networks.

@@ -62,7 +62,7 @@ impl Check {
 pub(crate) fn run(context: &Context) -> Result<ExitCode> {
     let report = weft_machine::probe();
     let mut checks = machines(&report);
-    checks.extend([memory(&report), tun(), host_only(), user_namespaces(), ping(), cgroups(), descriptors()]);
+    checks.extend([memory(&report), tun(), host_only(), lan(), user_namespaces(), ping(), cgroups(), descriptors()]);
     let paths = &context.paths;
     checks.extend([("state", &paths.state), ("cache", &paths.cache), ("run", &paths.run)].map(|(n, p)| folder(n, p)));
     match context.json {
@@ -150,6 +150,41 @@ fn may_administer_networks() -> bool {
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     let effective = effective.and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
     effective.is_some_and(|set| set & CAP_NET_ADMIN != 0)
+}
+
+/// Whether machines can stand on the LAN.
+fn lan() -> Check {
+    const NAME: &str = "LAN";
+    // linux/capability.h
+    const NEEDED: [(&str, u32); 3] = [("CAP_NET_RAW", 13), ("CAP_NET_ADMIN", 12), ("CAP_BPF", 39)];
+    let status = read("/proc/self/status").unwrap_or_default();
+    let held = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok());
+    let held = held.unwrap_or(0);
+    let lacking: Vec<_> = NEEDED.iter().filter(|(_, bit)| held >> bit & 1 == 0).map(|(name, _)| *name).collect();
+    if !lacking.is_empty() {
+        let hint = "run `weft` as root for `bridged` networks; `nat` needs nothing";
+        return Check::limited(NAME, format!("`bridged` networks need {}", lacking.join(", ")), hint);
+    }
+    let (mut wired, mut wireless) = (Vec::new(), Vec::new());
+    for entry in fs::read_dir("/sys/class/net").into_iter().flatten().flatten() {
+        let (name, path) = (entry.file_name().to_string_lossy().into_owned(), entry.path());
+        match (path.join("wireless").exists() || path.join("phy80211").exists(), path.join("device").exists()) {
+            (true, _) => wireless.push(name),
+            (false, true) => wired.push(name),
+            (false, false) => {}
+        }
+    }
+    wired.sort_unstable();
+    wireless.sort_unstable();
+    match (&wired[..], &wireless[..]) {
+        ([], []) => Check::ok(NAME, "`bridged` networks can be made, but this host shows no network card"),
+        ([], names) => Check::limited(
+            NAME,
+            format!("{} is wireless, and access points take frames from one address only", names.join(", ")),
+            "use networks of mode `nat`",
+        ),
+        (names, _) => Check::ok(NAME, format!("`bridged` networks can use {}", names.join(", "))),
+    }
 }
 
 fn user_namespaces() -> Check {

@@ -90,6 +90,15 @@ pub(crate) fn mode(mode: Mode) -> &'static str {
         Mode::Nat => "nat",
         Mode::HostOnly => "host-only",
         Mode::Internal => "internal",
+        Mode::Bridged => "bridged",
+    }
+}
+
+/// A network's addresses, or by what it reaches those who give them.
+fn subnet(network: &weft_model::view::NetworkView) -> String {
+    match &network.uplink {
+        Some(uplink) => format!("LAN by {}", uplink.nic),
+        None => network.subnet.to_string(),
     }
 }
 
@@ -99,8 +108,8 @@ fn network_table(world: &WorldView) -> Table {
         table.row([
             network.name.to_string(),
             mode(network.mode).to_owned(),
-            network.subnet.to_string(),
-            network.gateway.to_string(),
+            subnet(network),
+            if network.uplink.is_some() { "-".to_owned() } else { network.gateway.to_string() },
             if network.host_access { "yes" } else { "no" }.to_owned(),
             output::list(&network.vms),
             network.provenance.to_string(),

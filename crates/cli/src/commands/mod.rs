@@ -23,6 +23,7 @@ mod roles;
 mod scratch;
 mod switch;
 mod switch_talk;
+mod undo;
 mod up;
 mod vm;
 mod why;
@@ -90,6 +91,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Completions { shell } => return done(generate::completions(shell)),
         Command::Man { dir } => return done(generate::man(dir.as_deref())),
         Command::Switch(SwitchCommand::Serve { control, state }) => return done(roles::switch(control, state)),
+        Command::Vmm { description } => return roles::vmm(&description),
         _ => {}
     }
     let context = Context { paths: Paths::discover()?, json: cli.json };
@@ -108,6 +110,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
 async fn talk(context: &Context, command: Command) -> Result {
     match command {
         Command::Up(file) => up::run(context, file).await,
+        Command::Undo(file) => undo::run(context, file).await,
         Command::Plan(file) => plan::run(context, file).await,
         Command::Down { file, all } => down::run(context, file, all).await,
         Command::Ls => ls::everything(context).await,
@@ -129,6 +132,7 @@ async fn talk(context: &Context, command: Command) -> Result {
         | Command::Man { .. }
         | Command::Switch(_)
         | Command::Daemon
+        | Command::Vmm { .. }
         | Command::Doctor
         | Command::Exec(_)
         | Command::Console { .. }

@@ -41,12 +41,17 @@ async fn show(context: &Context, name: &NetworkName) -> Result {
     let mut row = |name: &str, value: String| table.row([Style::Dim.paint(name), value]);
     row("network", network.name.to_string());
     row("mode", ls::mode(network.mode).to_owned());
-    row("subnet", network.subnet.to_string());
-    row("gateway", network.gateway.to_string());
-    for (adapter, ip) in &network.adapters {
-        row("host", format!("{ip} by {adapter}"));
+    match &network.uplink {
+        Some(uplink) => row("uplink", format!("{} ({})", uplink.nic, uplink.attach.as_str())),
+        None => {
+            row("subnet", network.subnet.to_string());
+            row("gateway", network.gateway.to_string());
+            for (adapter, ip) in &network.adapters {
+                row("host", format!("{ip} by {adapter}"));
+            }
+            row("host access", if network.host_access { "yes" } else { "no" }.to_owned());
+        }
     }
-    row("host access", if network.host_access { "yes" } else { "no" }.to_owned());
     row("machines", output::list(&network.vms));
     row("from", network.provenance.to_string());
     let rules = acl

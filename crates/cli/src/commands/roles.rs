@@ -1,6 +1,7 @@
 //! The hidden roles: processes that Weft starts for itself.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit, setsid};
 use tracing_subscriber::EnvFilter;
@@ -24,6 +25,17 @@ pub(crate) fn switch(control_socket: PathBuf, state_dir: PathBuf) -> Result {
     log("info");
     let run = weft_dataplane::run(&weft_dataplane::Options { control_socket, state_dir });
     run.map_err(|error| Failure::of("switch", &error, error.hint()))
+}
+
+/// `weft vmm`
+pub(crate) fn vmm(description: &Path) -> Result<ExitCode> {
+    weft_vmm::abort_on_panic();
+    let unreadable = |error| Failure::of("vmm", &error, format!("look at {}", description.display()));
+    let text = std::fs::read_to_string(description).map_err(unreadable)?;
+    let failed = |error: weft_vmm::RunError| Failure::of("vmm", &error, error.hint());
+    let config = weft_vmm::Config::parse(&text).map_err(|error| failed(error.into()))?;
+    let ending = weft_vmm::run(config).map_err(failed)?;
+    Ok(ExitCode::from(ending.exit_code()))
 }
 
 /// Every port, session and flow to the host's network costs a descriptor: use as many as we may.

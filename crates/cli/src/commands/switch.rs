@@ -115,7 +115,7 @@ fn config(switch: &SwitchFile, revision: u64) -> DataplaneConfig {
             Plug::Stream { socket, connect } => PortKind::UnixStream { socket, connect },
             Plug::Dgram { socket, peer } => PortKind::UnixDatagram { socket, peer },
             Plug::Udp { local, peer } => PortKind::Udp { local, peer },
-            Plug::Nic { name } => PortKind::Packet { name },
+            Plug::Nic { name, attach } => PortKind::Packet { name, attach },
         },
         macs: port.rules.macs.clone(),
         mac_ranges: port.rules.mac_ranges.clone(),

@@ -1,5 +1,7 @@
 //! `weft up`: from a file to machines that are ready.
 
+use std::path::Path;
+
 use serde_json::json;
 use weft_model::MICRO;
 use weft_model::view::{ApplyRequest, OperationView, PlanView, VmState, WorldView};
@@ -19,7 +21,12 @@ const MAX_RACES: usize = 5;
 pub(crate) async fn run(context: &Context, arg: FileArg) -> Result {
     let path = file::meant(arg.file);
     let request = ApplyRequest { owner: file::owner(&path), world: file::load(&path)?, if_revision: None };
-    let mut link = Link::open(&context.paths).await?;
+    let link = Link::open(&context.paths).await?;
+    become_world(context, link, request, &path).await
+}
+
+/// Has the request carried out, and waits until every machine is ready.
+pub(crate) async fn become_world(context: &Context, mut link: Link, request: ApplyRequest, path: &Path) -> Result {
     let (plan, operation) = propose(&mut link, request.clone()).await?;
     let undo = format!("weft down {}", path.display());
     let course = progress::watch(&mut link, operation, &undo).await?;

@@ -4,4 +4,5 @@ mod bed;
 mod console;
 mod exec;
 mod generated;
+mod metal;
 mod transcripts;

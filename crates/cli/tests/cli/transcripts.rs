@@ -26,6 +26,7 @@ fn help() {
 
             Commands:
               up           Make the world what a file says, and wait until every machine is ready
+              undo         Make what a file made become what it was before it was changed last
               plan         Show what `up` would do, and what has drifted from the file. Changes nothing
               down         Remove everything that a file made
               ls           Show everything

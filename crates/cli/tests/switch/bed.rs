@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+/// How long anything may take, on a host that is busy, or emulated.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where a switch runs, and the switch.
 pub(crate) struct Bed {

@@ -12,3 +12,4 @@ mod openvswitch;
 mod rates;
 mod resume;
 mod uplinks;
+mod vlans;

@@ -63,6 +63,12 @@ fn a_machine_that_runs_follows_its_network_to_other_addresses() {
         home.exec("b", &["ping", "-c", "1", "-W", "5", "a"]).ok();
         assert_eq!(home.json(&["plan"])["steps"], serde_json::json!([]), "nothing is left to do");
     }
+    // And back, without the file; `undo` takes itself back too.
+    for address in ["inet 10.50.0.99/24", "inet 10.51.0.7/24"] {
+        home.weft(&["undo"]).ok();
+        let addresses = home.exec("a", &["ip", "-4", "addr", "show", "dev", "eth0"]).ok();
+        assert!(addresses.contains(address), "{addresses}");
+    }
     assert_eq!((home.pid("a"), home.pid("b")), pids);
     home.weft(&["down"]).ok();
     home.assert_gone();

@@ -23,6 +23,14 @@ pub(crate) struct Home {
     _turn: MutexGuard<'static, ()>,
 }
 
+/// Runs `body` as [`weft_testkit::in_netns_of_root`] does, while nobody else boots machines.
+pub(crate) fn in_netns_of_root(test: &str, body: impl FnOnce()) {
+    // Inside, where the home takes its turn, this is another process.
+    let is_outside = !weft_testkit::is_in_netns();
+    let _turn = is_outside.then(|| TURN.lock().unwrap_or_else(PoisonError::into_inner));
+    weft_testkit::in_netns_of_root(test, body);
+}
+
 /// What a command said and how it ended.
 pub(crate) struct Said {
     pub(crate) code: i32,

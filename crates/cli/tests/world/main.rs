@@ -2,6 +2,7 @@
 //!
 //! `make setup` installs what these need. `WEFT_KEEP=1` keeps a test's folder for a look.
 
+mod bridged;
 mod faults;
 mod files;
 mod forwards;

@@ -37,7 +37,7 @@ pub(crate) use self::listeners::{Entrance, Place, open as open_listener};
 const EVENTS: usize = 256;
 /// Open files that the rest of the process may need.
 const RESERVED_FILES: u64 = 256;
-/// More flows are never allowed: each may take 8 KiB of memory, whatever the limits of the host.
+/// More flows are never allowed: each may take some KiB of memory, whatever the limits of the host.
 const MAX_FLOWS: u64 = 32_768;
 /// What every guest leaves to the others: one flow in so many.
 const OTHERS_SHARE: usize = 4;
@@ -142,7 +142,7 @@ impl HostSockets {
             match op {
                 HostOp::TcpConnect { flow, to } => match TcpSocket::connect(&self.epoll, flow, to) {
                     Ok(mut socket) => {
-                        socket.progress(now, nat, flow);
+                        socket.progress(now, nat, flow, &mut self.buffer);
                         self.keep(flow, socket);
                     }
                     Err(errno) => nat.tcp_failed(now, flow, error::of(errno)),
@@ -176,7 +176,7 @@ impl HostSockets {
 
     fn progress(&mut self, now: Instant, nat: &mut Nat, flow: FlowId) {
         if let Some(socket) = self.tcp.get_mut(&flow) {
-            socket.progress(now, nat, flow);
+            socket.progress(now, nat, flow, &mut self.buffer);
             if socket.is_broken() {
                 self.tcp.remove(&flow);
             }

@@ -78,15 +78,15 @@ impl TcpSocket {
         self.state == State::Broken
     }
 
-    /// Moves what can be moved, in both directions.
-    pub(super) fn progress(&mut self, now: Instant, nat: &mut Nat, flow: FlowId) {
+    /// Moves what can be moved, in both directions; `scratch` is for what comes while the flow holds no memory.
+    pub(super) fn progress(&mut self, now: Instant, nat: &mut Nat, flow: FlowId, scratch: &mut [u8]) {
         let result = match self.state {
             State::Connecting if !self.is_writable => Ok(()),
             State::Connecting => self.conclude_connect(now, nat, flow),
             State::Connected | State::Finished | State::Broken => Ok(()),
         };
         let result = result.and_then(|()| match self.state {
-            State::Connected => self.write(now, nat, flow).and_then(|()| self.read(now, nat, flow)),
+            State::Connected => self.write(now, nat, flow).and_then(|()| self.read(now, nat, flow, scratch)),
             State::Finished => self.check_error().and_then(|()| self.write(now, nat, flow)),
             State::Connecting | State::Broken => Ok(()),
         });
@@ -134,16 +134,22 @@ impl TcpSocket {
     }
 
     /// Reads as much as the guest has room for.
-    fn read(&mut self, now: Instant, nat: &mut Nat, flow: FlowId) -> Result<(), Errno> {
+    fn read(&mut self, now: Instant, nat: &mut Nat, flow: FlowId, scratch: &mut [u8]) -> Result<(), Errno> {
         while self.is_readable {
-            let room = nat.tcp_room(now, flow);
-            let room_bytes = room[0].len() + room[1].len();
-            if room_bytes == 0 {
-                // Whom nobody has answered yet may leave; what he left behind is for nobody.
-                return if self.is_waiting { self.check_error() } else { Ok(()) };
-            }
+            let fits = nat.tcp_fits(flow).min(scratch.len());
+            let (room_bytes, result) = if fits > 0 {
+                (fits, rustix::io::read(&self.fd, &mut scratch[..fits]))
+            } else {
+                let room = nat.tcp_room(now, flow);
+                let room_bytes = room[0].len() + room[1].len();
+                if room_bytes == 0 {
+                    // Whom nobody has answered yet may leave; what he left behind is for nobody.
+                    return if self.is_waiting { self.check_error() } else { Ok(()) };
+                }
+                (room_bytes, rustix::io::readv(&self.fd, &mut room.map(IoSliceMut::new)))
+            };
             self.is_waiting = false;
-            match rustix::io::readv(&self.fd, &mut room.map(IoSliceMut::new)) {
+            match result {
                 Ok(0) => {
                     self.is_readable = false;
                     self.state = State::Finished;
@@ -152,7 +158,11 @@ impl TcpSocket {
                 Ok(count) => {
                     // Less than there was room for: the socket is empty, and the next byte is another event.
                     self.is_readable = count == room_bytes || self.is_ending;
-                    nat.tcp_read(now, flow, count);
+                    if fits > 0 {
+                        nat.tcp_take(now, flow, &scratch[..count]);
+                    } else {
+                        nat.tcp_read(now, flow, count);
+                    }
                 }
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => self.is_readable = false,

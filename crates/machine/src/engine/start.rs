@@ -60,7 +60,7 @@ pub fn start(spec: &LaunchSpec) -> Result<Running, MachineError> {
     let qemu = host::qemu()?;
     enough_memory(spec)?;
     record::bury(&spec.run_dir);
-    let accelerator = match super::kvm_state(&qemu.path) {
+    let accelerator = match super::kvm_state() {
         KvmState::Usable => Accelerator::Kvm,
         _ => Accelerator::Tcg,
     };

@@ -11,39 +11,39 @@ const CHARACTER_DEVICE: u32 = 0o020_000;
 /// Writes an archive, entry by entry. Everything belongs to root and is of the same age, so that the same contents give
 /// the same bytes.
 #[derive(Debug)]
-pub(super) struct Writer<W: Write> {
+pub struct Writer<W: Write> {
     inner: W,
     inode: u32,
 }
 
 impl<W: Write> Writer<W> {
     /// An empty archive.
-    pub(super) fn new(inner: W) -> Self {
+    pub fn new(inner: W) -> Self {
         Self { inner, inode: 0 }
     }
 
     /// A folder; its parent must have been written before.
-    pub(super) fn directory(&mut self, path: &str, permissions: u32) -> io::Result<()> {
+    pub fn directory(&mut self, path: &str, permissions: u32) -> io::Result<()> {
         self.entry(path, DIRECTORY | permissions, (0, 0), &[])
     }
 
     /// A file.
-    pub(super) fn file(&mut self, path: &str, permissions: u32, contents: &[u8]) -> io::Result<()> {
+    pub fn file(&mut self, path: &str, permissions: u32, contents: &[u8]) -> io::Result<()> {
         self.entry(path, FILE | permissions, (0, 0), contents)
     }
 
     /// A symbolic link to `target`.
-    pub(super) fn link(&mut self, path: &str, target: &str) -> io::Result<()> {
+    pub fn link(&mut self, path: &str, target: &str) -> io::Result<()> {
         self.entry(path, LINK | 0o777, (0, 0), target.as_bytes())
     }
 
     /// A character device with these two numbers.
-    pub(super) fn device(&mut self, path: &str, permissions: u32, major: u32, minor: u32) -> io::Result<()> {
+    pub fn device(&mut self, path: &str, permissions: u32, major: u32, minor: u32) -> io::Result<()> {
         self.entry(path, CHARACTER_DEVICE | permissions, (major, minor), &[])
     }
 
     /// Writes the end and gives back what was written to.
-    pub(super) fn finish(mut self) -> io::Result<W> {
+    pub fn finish(mut self) -> io::Result<W> {
         self.entry("TRAILER!!!", 0, (0, 0), &[])?;
         self.inner.flush()?;
         Ok(self.inner)

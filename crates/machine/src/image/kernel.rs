@@ -1,4 +1,4 @@
-//! A kernel and the few modules that a micro guest needs, taken out of Debian's kernel package.
+//! A kernel and a few of its modules, taken out of one of Debian's kernel packages.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,12 +9,23 @@ use super::elf::{module_depends, module_name};
 use super::modules::{Needs, load_order};
 use crate::MachineError;
 
-/// The modules that a micro guest loads, besides those that they need.
+/// Which kernel, and which of its modules.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Choice<'a> {
+    /// The package that stands for Debian's newest kernel of a kind.
+    pub(super) package: &'a str,
+    /// The modules, in the order in which they are loaded; those that they need come along.
+    pub(super) modules: &'a [&'a str],
+}
+
+/// The micro guest's: of Debian's kernel for virtual machines.
 ///
 /// Panics are reported first, so that a guest that goes wrong is noticed; then the devices of the engine's machine, and
 /// the power button.
-pub(super) const WANTED: [&str; 7] =
-    ["pvpanic_pci", "virtio_pci", "virtio_console", "virtio_net", "virtio_rng", "evdev", "button"];
+pub(super) const MICRO: Choice<'static> = Choice {
+    package: "linux-image-cloud-amd64",
+    modules: &["pvpanic_pci", "virtio_pci", "virtio_console", "virtio_net", "virtio_rng", "evdev", "button"],
+};
 /// The largest kernel module that is believed to be one, in bytes.
 const MAX_MODULE_BYTES: u64 = 32 << 20;
 
@@ -43,9 +54,15 @@ impl Kernel {
         dir.join(KERNEL).is_file().then(|| Self { dir: dir.to_owned(), release })
     }
 
-    /// Takes kernel and modules out of a package into `dir`, which is empty; `scratch` is for what is not kept, and
-    /// `busybox` decompresses where there is need.
-    pub(super) fn extract(deb: &Path, dir: &Path, scratch: &Path, busybox: &Path) -> Result<Self, MachineError> {
+    /// Takes the kernel and these modules out of a package into `dir`, which is empty; `scratch` is for what is not kept,
+    /// and `busybox` decompresses where there is need.
+    pub(super) fn extract(
+        deb: &Path,
+        wanted: &[&str],
+        dir: &Path,
+        scratch: &Path,
+        busybox: &Path,
+    ) -> Result<Self, MachineError> {
         let damaged = |why: String| MachineError::Package {
             package: deb.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             why,
@@ -65,8 +82,8 @@ impl Kernel {
         if !dir.join(KERNEL).is_file() {
             return Err(damaged("it has no kernel".to_owned()));
         }
-        let needs = needs_of(&all, busybox)?;
-        let order = load_order(&needs, &WANTED).map_err(|error| damaged(error.to_string()))?;
+        let needs = needs_of(&all, wanted, busybox)?;
+        let order = load_order(&needs, wanted).map_err(|error| damaged(error.to_string()))?;
         let mut table = String::new();
         for name in &order {
             let file = format!("{name}.ko");
@@ -113,21 +130,25 @@ fn module_file(path: &str) -> Option<(&str, String)> {
         .then(|| (release, format!("{}.ko{suffix}", module_name(name))))
 }
 
-/// What each module of the folder needs; compressed ones are decompressed.
-fn needs_of(dir: &Path, busybox: &Path) -> Result<Needs, MachineError> {
+/// What each of the wanted modules needs, and each that these need; compressed ones are decompressed.
+fn needs_of(dir: &Path, wanted: &[&str], busybox: &Path) -> Result<Needs, MachineError> {
     let mut needs = Needs::new();
-    for entry in fs::read_dir(dir).map_err(MachineError::io("read", dir))?.flatten() {
-        let (path, name) = (entry.path(), entry.file_name());
-        let Some((name, suffix)) = name.to_str().and_then(|name| name.split_once(".ko")) else { continue };
-        let small = entry.metadata().is_ok_and(|metadata| metadata.len() <= MAX_MODULE_BYTES);
+    let mut open: Vec<String> = wanted.iter().map(|name| (*name).to_owned()).collect();
+    while let Some(name) = open.pop() {
         let plain = dir.join(format!("{name}.ko"));
-        if suffix == ".xz" && small {
-            decompress(busybox, &path, &plain)?;
+        let packed = dir.join(format!("{name}.ko.xz"));
+        let small = |path: &Path| path.metadata().is_ok_and(|metadata| metadata.len() <= MAX_MODULE_BYTES);
+        if !needs.contains_key(&name) && small(&packed) {
+            decompress(busybox, &packed, &plain)?;
         }
-        let bytes = if small { fs::read(&plain).map_err(MachineError::io("read", &plain))? } else { Vec::new() };
-        // What is no module is as good as missing: that is noticed if it is needed.
+        if needs.contains_key(&name) || !small(&plain) {
+            continue;
+        }
+        let bytes = fs::read(&plain).map_err(MachineError::io("read", &plain))?;
+        // What is no module is as good as missing: that is noticed when they are put in order.
         if let Some(depends) = module_depends(&bytes) {
-            needs.insert(name.to_owned(), depends);
+            open.extend(depends.iter().cloned());
+            needs.insert(name, depends);
         }
     }
     Ok(needs)
@@ -196,7 +217,7 @@ pub(super) mod tests {
         let [to, scratch] = ["to", "scratch"].map(|name| dir.path().join(name));
         fs::create_dir(&to).unwrap();
         let deb = fake_deb(dir.path(), modules);
-        match (Kernel::extract(&deb, &to, &scratch, Path::new("/nonexistent")), expected) {
+        match (Kernel::extract(&deb, MICRO.modules, &to, &scratch, Path::new("/nonexistent")), expected) {
             (Ok(kernel), Ok(order)) => {
                 assert_eq!(kernel.release, "6.1.0-0-test");
                 assert_eq!(fs::read(kernel.path()).unwrap(), b"kernel");

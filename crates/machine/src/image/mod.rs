@@ -13,6 +13,7 @@ mod elf;
 mod initrd;
 mod kernel;
 mod modules;
+mod parts;
 
 use std::fmt;
 use std::fs::{self, File};
@@ -26,17 +27,17 @@ use weft_types::ByteSize;
 
 use self::apt::Apt;
 use self::busybox::Busybox;
-use self::kernel::Kernel;
+use self::kernel::{Choice, Kernel, MICRO as MICRO_KERNEL};
 use crate::MachineError;
 use crate::guest::AGENT;
 use crate::whole::draft_beside;
 
+pub use cpio::Writer as CpioWriter;
 pub use deb::fuzz as fuzz_tar;
 pub use elf::fuzz as fuzz_elf;
+pub use parts::Parts;
 
-/// The package that stands for Debian's newest kernel for virtual machines.
-const KERNEL_PACKAGE: &str = "linux-image-cloud-amd64";
-/// How the name of the package begins that it stands for.
+/// How the name of a kernel's package begins.
 const KERNEL_PREFIX: &str = "linux-image-";
 /// The micro guest's kernel command line. The kernel's tests of its own ciphers, and its look for a timer that QEMU is
 /// known to have, would take a third of the time that an emulated guest needs to start.
@@ -124,7 +125,7 @@ impl Images {
 
     /// The images that are built.
     pub fn list(&self) -> Result<Vec<ImageInfo>, MachineError> {
-        let Some(kernel) = Kernel::open(&self.kernel_dir()) else { return Ok(Vec::new()) };
+        let Some(kernel) = Kernel::open(&self.kernel_dir(&MICRO_KERNEL)) else { return Ok(Vec::new()) };
         let size = ByteSize::from_bytes(bytes_in(&self.micro).map_err(MachineError::io("read", &self.micro))?);
         let detail = format!("linux {}", kernel.release);
         Ok(vec![ImageInfo { name: MICRO.to_owned(), detail, size, path: self.micro.clone() }])
@@ -141,7 +142,7 @@ impl Images {
 
     /// What is in the cache already, if it is all there.
     fn built(&self) -> Option<Built> {
-        let kernel = Kernel::open(&self.kernel_dir())?;
+        let kernel = Kernel::open(&self.kernel_dir(&MICRO_KERNEL))?;
         let initrd = self.initrd(&kernel, &Busybox::find(&self.micro)?);
         initrd.is_file().then(|| Built { kernel: kernel.path(), initrd, cmdline: CMDLINE.to_owned() })
     }
@@ -152,6 +153,15 @@ impl Images {
         if let Some(built) = self.built() {
             return Ok(built); // by whoever had the lock before
         }
+        let (kernel, busybox) = self.ingredients(&MICRO_KERNEL, progress)?;
+        progress(Progress::Writing);
+        let initrd = self.write_initrd(&kernel, &busybox)?;
+        progress(Progress::Done);
+        Ok(Built { kernel: kernel.path(), initrd, cmdline: CMDLINE.to_owned() })
+    }
+
+    /// A kernel and a busybox, fetched if they are not in the cache yet. The caller has the lock.
+    fn ingredients(&self, choice: &Choice<'_>, progress: &dyn Fn(Progress)) -> Result<(Kernel, Busybox), MachineError> {
         self.sweep();
         let scratch = tempfile::Builder::new().prefix(SCRATCH).tempdir_in(&self.micro);
         let scratch = scratch.map_err(MachineError::io("create a folder in", &self.micro))?;
@@ -160,31 +170,29 @@ impl Images {
             Some(busybox) => busybox,
             None => Busybox::download(&mut apt, &self.micro, scratch.path())?,
         };
-        let kernel = match Kernel::open(&self.kernel_dir()) {
+        let kernel = match Kernel::open(&self.kernel_dir(choice)) {
             Some(kernel) => kernel,
             None => {
-                let deb = apt.download_newest(KERNEL_PACKAGE, KERNEL_PREFIX, scratch.path())?;
-                self.unpack_kernel(&deb, scratch.path(), &busybox, progress)?
+                let deb = apt.download_newest(choice.package, KERNEL_PREFIX, scratch.path())?;
+                self.unpack_kernel(&deb, choice, scratch.path(), &busybox, progress)?
             }
         };
-        progress(Progress::Writing);
-        let initrd = self.write_initrd(&kernel, &busybox)?;
-        progress(Progress::Done);
-        Ok(Built { kernel: kernel.path(), initrd, cmdline: CMDLINE.to_owned() })
+        Ok((kernel, busybox))
     }
 
     fn unpack_kernel(
         &self,
         deb: &Path,
+        choice: &Choice<'_>,
         scratch: &Path,
         busybox: &Busybox,
         progress: &dyn Fn(Progress),
     ) -> Result<Kernel, MachineError> {
         let name = deb.file_name().unwrap_or_default().to_string_lossy();
         progress(Progress::Unpacking(name.split('_').next().unwrap_or_default().to_owned()));
-        let (draft, done) = (scratch.join("kernel"), self.kernel_dir());
+        let (draft, done) = (scratch.join("kernel"), self.kernel_dir(choice));
         fs::create_dir(&draft).map_err(MachineError::io("create", &draft))?;
-        let kernel = Kernel::extract(deb, &draft, scratch, &busybox.path)?;
+        let kernel = Kernel::extract(deb, choice.modules, &draft, scratch, &busybox.path)?;
         fs::rename(&draft, &done).map_err(MachineError::io("write", &done))?;
         Kernel::open(&done).ok_or(MachineError::NoSuchImage(kernel.release))
     }
@@ -197,7 +205,7 @@ impl Images {
             release: &kernel.release,
             modules: &modules,
             modules_dep: &modules_dep,
-            load: &kernel::WANTED,
+            load: MICRO_KERNEL.modules,
             busybox: &program,
             wget,
             applets: &busybox.applets,
@@ -211,9 +219,11 @@ impl Images {
         Ok(path)
     }
 
-    /// The kernel's folder: one for each choice of modules.
-    fn kernel_dir(&self) -> PathBuf {
-        self.micro.join(format!("kernel-{}", digest(&kernel::WANTED.map(str::as_bytes))))
+    /// The kernel's folder: one for each choice.
+    fn kernel_dir(&self, choice: &Choice<'_>) -> PathBuf {
+        let mut inputs = vec![choice.package.as_bytes()];
+        inputs.extend(choice.modules.iter().map(|module| module.as_bytes()));
+        self.micro.join(format!("kernel-{}", digest(&inputs)))
     }
 
     /// The archive's path: one for each kernel, busybox, agent and recipe.
@@ -291,7 +301,7 @@ mod tests {
         fs::create_dir_all(&images.micro).unwrap();
         let work = tempfile::Builder::new().prefix(SCRATCH).tempdir_in(&images.micro).unwrap();
         let deb = kernel::tests::fake_deb(scratch.path(), &kernel::tests::MODULES);
-        images.unpack_kernel(&deb, work.path(), &busybox, &|_| {}).unwrap();
+        images.unpack_kernel(&deb, &MICRO_KERNEL, work.path(), &busybox, &|_| {}).unwrap();
         Some(images)
     }
 

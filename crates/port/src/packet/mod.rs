@@ -1,6 +1,9 @@
 //! A pNIC of the host by a packet socket: a vSwitch's uplink.
 
+mod bpf;
+mod host_side;
 mod socket;
+mod traffic_control;
 
 use std::borrow::Cow;
 use std::io;
@@ -9,11 +12,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::event::epoll::EventFlags;
 use rustix::io::Errno;
 use rustix::net::netlink::SocketAddrNetlink;
-use rustix::net::{AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType, bind, recv, socket_with};
+use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, bind, recv, socket_with};
 use weft_wire::virtio_net::{Author, HEADER_BYTES};
 use weft_wire::{Offload, TagEdit};
 
+use self::host_side::{Ear, HostSide};
 use self::socket::{Burst, PacketSocket};
+use crate::claim::Claim;
 use crate::epoll::Epoll;
 use crate::interface::Interface;
 use crate::vnet::{read_header, write_header};
@@ -39,14 +44,31 @@ pub struct PacketPort {
     scratch: Vec<u8>,
     /// Held as long as the interface is ours: law 2 says that no two vSwitches share a pNIC.
     claim: Claim,
+    is_shared: bool,
+    /// The host, where it shares the interface.
+    host: Option<HostSide>,
 }
 
 impl PacketPort {
-    /// Opens the interface `name` of our network namespace.
+    /// Opens the interface `name` of our network namespace. The host keeps what it does with it, but it and those at our
+    /// vSwitch hear nothing of each other.
     ///
     /// # Errors
     /// When there is none of that name, another switch has it, or it may not be opened.
     pub fn open(name: &str) -> Result<Self, PortError> {
+        Self::open_as(name, false)
+    }
+
+    /// The same, and the host is one of the stations behind it: what it sends by the interface comes in here too, and
+    /// what is sent here for the host, or for everybody, comes in at the host.
+    ///
+    /// # Errors
+    /// As [`Self::open`], and when no way to the host can be made.
+    pub fn open_shared(name: &str) -> Result<Self, PortError> {
+        Self::open_as(name, true)
+    }
+
+    fn open_as(name: &str, is_shared: bool) -> Result<Self, PortError> {
         let failed = |action| move |source: io::Error| PortError::Nic { name: name.into(), action, source };
         let interface = Interface::find(name).map_err(failed("find"))?;
         let index = interface.index().map_err(failed("find"))?;
@@ -54,7 +76,8 @@ impl PacketPort {
             Errno::ADDRINUSE => PortError::NicInUse { name: name.into() },
             error => failed("claim")(error.into()),
         })?;
-        let socket = PacketSocket::open(index).map_err(failed("open"))?;
+        let socket = PacketSocket::open(index, is_shared).map_err(failed("open"))?;
+        let host = if is_shared { Some(HostSide::open(&interface, index)?) } else { None };
         let news = link_news()?;
         let epoll = Epoll::new()?;
         epoll.add(&socket, EventFlags::IN)?;
@@ -69,6 +92,8 @@ impl PacketPort {
             lent: Vec::with_capacity(BURST_FRAMES),
             scratch: Vec::new(),
             claim,
+            is_shared,
+            host,
         };
         port.look();
         Ok(port)
@@ -87,6 +112,9 @@ impl PacketPort {
                 Ok(()) => None,
             },
         };
+        if let Some(host) = &mut self.host {
+            host.look(&self.interface);
+        }
     }
 
     /// Moves to the interface with this number, which has our name now. One that was deleted and made again, or went to
@@ -95,29 +123,18 @@ impl PacketPort {
         if self.socket.interface()? == index {
             return Ok(());
         }
-        if self.claim.index != index {
+        if self.claim.index() != index {
             self.claim = Claim::of(index)?;
         }
-        let socket = PacketSocket::open(index)?;
+        let socket = PacketSocket::open(index, self.is_shared)?;
+        if self.is_shared {
+            self.host = None; // its device has the same name as the next one's, if the number is the same
+            self.host = Some(HostSide::open(&self.interface, index).map_err(io::Error::other)?);
+        }
         self.epoll.remove(&self.socket);
         self.epoll.add(&socket, EventFlags::IN)?;
         self.socket = socket;
         Ok(())
-    }
-}
-
-/// An interface that is claimed among all of Weft's switches in this network namespace, until this is dropped.
-struct Claim {
-    index: i32,
-    _name: OwnedFd,
-}
-
-impl Claim {
-    fn of(index: i32) -> rustix::io::Result<Self> {
-        let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
-        // Abstract names live in the network namespace, as interfaces do, and end with their socket.
-        bind(&socket, &SocketAddrUnix::new_abstract_name(format!("weft/nic/{index}").as_bytes())?)?;
-        Ok(Self { index, _name: socket })
     }
 }
 
@@ -166,12 +183,21 @@ impl Port for PacketPort {
 
     fn send(&mut self, frame: &Frame<'_>) -> Result<(), SendError> {
         let header = write_header(frame.offload(), frame.head(), 0);
-        let sent = match frame.slices() {
-            Some([head, tail]) => self.socket.send(&header, head, tail),
+        let [head, tail] = match frame.slices() {
+            Some(slices) => slices,
             None => {
                 self.scratch.clear();
                 frame.append_to(&mut self.scratch);
-                self.socket.send(&header, &self.scratch, &[])
+                [&self.scratch[..], &[]]
+            }
+        };
+        let sent = match self.host.as_ref().map(|host| (host, host.ear(frame))) {
+            None | Some((_, Ear::Cable)) => self.socket.send(&header, head, tail),
+            Some((host, Ear::Host)) => host.send(&header, head, tail),
+            Some((host, Ear::Both)) => {
+                let left = self.socket.send(&header, head, tail); // first, or the host's answer would overtake it
+                let heard = host.send(&header, head, tail);
+                left.or(heard)
             }
         };
         sent.map_err(|error| match error {

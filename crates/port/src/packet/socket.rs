@@ -14,6 +14,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use weft_wire::EtherType;
 use weft_wire::ethernet::{TAG_BYTES, Tag};
 
+use super::bpf;
 use crate::{BURST_FRAMES, MAX_FRAME_BYTES};
 
 /// `PACKET_IGNORE_OUTGOING` of linux/if_packet.h (Linux 4.20).
@@ -70,15 +71,19 @@ pub(super) struct Received {
 
 impl PacketSocket {
     /// Opens it on the interface with this number: all that comes in by it, whoever it is for, and nothing that we or
-    /// the host send.
-    pub(super) fn open(interface: i32) -> io::Result<Self> {
+    /// the host send. Where the host shares it with us: what it sends, and nothing that is for it alone.
+    pub(super) fn open(interface: i32, is_shared: bool) -> io::Result<Self> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         // Without a protocol, until it is bound: it would hear all interfaces.
         let fd = socket_with(AddressFamily::PACKET, SocketType::RAW, flags, None)?;
         let socket = Self { fd };
         socket.set(SOL_PACKET, PACKET_VNET_HDR, &1)?;
         socket.set(SOL_PACKET, PACKET_AUXDATA, &1)?;
-        socket.set(SOL_PACKET, PACKET_IGNORE_OUTGOING, &1)?;
+        if is_shared {
+            bpf::hear_what_is_not_the_hosts(socket.as_fd())?;
+        } else {
+            socket.set(SOL_PACKET, PACKET_IGNORE_OUTGOING, &1)?;
+        }
         let promiscuous =
             packet_mreq { mr_ifindex: interface, mr_type: PACKET_MR_PROMISC as u16, mr_alen: 0, mr_address: [0; 8] };
         socket.set(SOL_PACKET, PACKET_ADD_MEMBERSHIP, &promiscuous)?;

@@ -2,13 +2,15 @@
 
 /// The largest a ring gets: the socket is read, and the guest may send, while a good part is under way.
 pub(super) const RING_BYTES: usize = 1024 * 1024;
-/// What a ring starts with.
-const FIRST_BYTES: usize = 4 * 1024;
+/// What a ring takes at least: most flows carry a few short messages, and thousands of them may be idle.
+const FIRST_BYTES: usize = 512;
+/// What a ring may take however little is left: two or three segments.
+pub(super) const GRANTED_BYTES: usize = 4 * 1024;
 /// How much a ring grows at a time.
 const GROWTH: usize = 4;
 
-/// What all rings together may take. Every ring may take its first bytes; only growth is refused, so the number of
-/// flows is a bound too.
+/// What all rings together may take. Every ring may take [`GRANTED_BYTES`]; only more is refused, so the number of flows is
+/// a bound too.
 #[derive(Debug)]
 pub(super) struct Memory {
     used: usize,
@@ -67,7 +69,7 @@ impl Ring {
 
     /// How many bytes it may hold, given what all rings use.
     pub(super) fn limit(&self, memory: &Memory) -> usize {
-        if memory.is_ample() { RING_BYTES } else { self.buffer.len().max(FIRST_BYTES) }
+        if memory.is_ample() { RING_BYTES } else { self.buffer.len().max(GRANTED_BYTES) }
     }
 
     /// Grows, if it may, until there is room for `more` bytes.
@@ -75,8 +77,11 @@ impl Ring {
         let wanted = self.len + more;
         let mut capacity = self.buffer.len();
         while capacity < wanted.min(RING_BYTES) {
-            let next = (capacity * GROWTH).clamp(FIRST_BYTES, RING_BYTES);
-            if capacity > 0 && memory.used + (next - self.buffer.len()) > memory.limit {
+            let next = match (capacity * GROWTH).clamp(FIRST_BYTES, RING_BYTES) {
+                over if capacity < GRANTED_BYTES && over > GRANTED_BYTES => GRANTED_BYTES,
+                next => next,
+            };
+            if next > GRANTED_BYTES && memory.used + (next - self.buffer.len()) > memory.limit {
                 break;
             }
             capacity = next;

@@ -27,7 +27,7 @@ use crate::rejection::MAX_ANSWER_BYTES;
 use crate::table::{PortIndex, Tables};
 use crate::{
     Config, Denial, DropReason, DroppedFrame, FilterReport, MAX_MIRRORS, Mirror, MirrorCopy, Output, ReceiveFilter,
-    RuleLog, VSwitchId, Verdict,
+    RuleLog, Segment, VSwitchId, Verdict,
 };
 
 /// Flows that there is room for at first: about 2 MiB.
@@ -427,6 +427,31 @@ impl Switch {
         if self.knowledge.bindings.insert(Claim { place, port, limit }) {
             self.forget(vswitch);
         }
+    }
+
+    /// Gives a port an address that it had before this switch began, if nobody else has it.
+    pub fn restore_address(&mut self, port: PortId, segment: Segment, address: IpAddr) {
+        let Some(index) = self.tables.index(port) else { return };
+        let port = self.tables.port(index);
+        let (limit, place) = (port.config.addresses.learn(), Place { vswitch: port.config.vswitch, segment, address });
+        let is_others = self.tables.is_fixed(port.vswitch, segment, address, index)
+            || self.knowledge.bindings.owner(&place).is_some();
+        if limit == 0 || !port.carries(segment) || is_others {
+            return;
+        }
+        let (vswitch, port) = (port.vswitch.number(), port.config.id);
+        self.knowledge.bindings.insert(Claim { place, port, limit });
+        self.forget(vswitch);
+    }
+
+    /// Counts the changes of what ports got.
+    pub fn address_changes(&self) -> u64 {
+        self.knowledge.bindings.changes()
+    }
+
+    /// What `port` got, with the segment in which each address is its own, oldest first.
+    pub fn learned_in_segments(&self, port: PortId) -> impl Iterator<Item = (Segment, IpAddr)> {
+        self.knowledge.bindings.of(port).iter().map(|place| (place.segment, place.address))
     }
 
     /// The addresses that `port` got from DHCP servers and by duplicate address detection, oldest first.

@@ -253,6 +253,24 @@ impl Nat {
         self.connection(flow).map_or([&mut [], &mut []], Connection::room)
     }
 
+    /// How many bytes the flow takes by [`Self::tcp_take`]: some as long as it holds no memory for what comes from the socket.
+    /// Read elsewhere and handed over, a few bytes take no more memory than they need.
+    pub fn tcp_fits(&self, flow: FlowId) -> usize {
+        match self.flows.get(flow).map(|flow| &flow.kind) {
+            Some(Kind::Tcp(connection)) => connection.fits(&self.memory),
+            _ => 0,
+        }
+    }
+
+    /// The socket gave `bytes`, at most as many as [`Self::tcp_fits`] said.
+    pub fn tcp_take(&mut self, now: Instant, flow: FlowId, bytes: &[u8]) {
+        self.now = now;
+        if let Some(Flow { kind: Kind::Tcp(connection), .. }) = self.flows.get_mut(flow) {
+            connection.take(now, bytes, &mut self.memory);
+            self.settle(flow);
+        }
+    }
+
     /// The socket filled the first `count` bytes of [`Self::tcp_room`].
     pub fn tcp_read(&mut self, now: Instant, flow: FlowId, count: usize) {
         self.now = now;

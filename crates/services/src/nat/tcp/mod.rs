@@ -16,7 +16,7 @@ use weft_wire::tcp::{Flags, Options, Segment};
 use self::receiver::Receiver;
 use self::segment::{Numbers, Outgoing};
 use self::transmitter::{GuestSilent, Transmitter};
-use super::ring::Memory;
+use super::ring::{GRANTED_BYTES, Memory};
 use super::{Cause, ForwardId};
 
 use self::seq::Seq;
@@ -394,9 +394,22 @@ impl Connection {
     /// Sees to it that there is room for bytes from the host's socket, if there may be.
     pub(super) fn make_room(&mut self, now: Instant, memory: &mut Memory) {
         if self.takes_bytes() && self.transmitter.ring.space()[0].is_empty() {
-            self.transmitter.ring.reserve(1, memory);
+            self.transmitter.ring.reserve(GRANTED_BYTES, memory);
             self.tidy_at = Some(now + IDLE_BUFFER); // even if nothing comes
         }
+    }
+
+    /// How many bytes may come from the host's socket by [`Self::take`]: some as long as no memory is held for them.
+    pub(super) fn fits(&self, memory: &Memory) -> usize {
+        let is_bare = self.takes_bytes() && !self.transmitter.ring.has_buffer();
+        if is_bare { self.transmitter.ring.limit(memory) } else { 0 }
+    }
+
+    /// The host's socket gave `bytes`, at most as many as [`Self::fits`] says.
+    pub(super) fn take(&mut self, now: Instant, bytes: &[u8], memory: &mut Memory) {
+        self.transmitter.ring.reserve(bytes.len(), memory);
+        self.transmitter.ring.push(bytes);
+        self.note_buffers(now);
     }
 
     /// Where bytes from the host's socket go; nowhere when there is no room.

@@ -218,7 +218,13 @@ impl Bench {
             busy = true;
         }
         let mut given = 0;
-        let has_bytes = !self.host.to_send.is_empty();
+        let bare = self.nat.tcp_fits(flow).min(most).min(self.host.to_send.len());
+        if bare > 0 {
+            let bytes: Vec<u8> = self.host.to_send.drain(..bare).collect();
+            self.nat.tcp_take(self.now, flow, &bytes);
+            busy = true;
+        }
+        let has_bytes = bare == 0 && !self.host.to_send.is_empty();
         for space in has_bytes.then(|| self.nat.tcp_room(self.now, flow)).into_iter().flatten() {
             let count = space.len().min(self.host.to_send.len()).min(most - given);
             for (place, byte) in space.iter_mut().zip(self.host.to_send.drain(..count)) {

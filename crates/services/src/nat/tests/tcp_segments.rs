@@ -330,6 +330,18 @@ fn gaps_ask_for_what_is_missing() {
 }
 
 #[test]
+fn short_messages_take_little_memory() {
+    let mut bench = Bench::open();
+    assert_eq!(bench.nat.buffer_bytes(), 0);
+    assert!(bench.nat.tcp_fits(bench.flow) >= 4096);
+    bench.nat.tcp_take(NOW, bench.flow, b"hello");
+    bench.take(Flags::ACK, 0, 0, b"hello yourself");
+    assert!(bench.nat.buffer_bytes() <= 1024, "{}", bench.nat.buffer_bytes());
+    assert_eq!(bench.nat.tcp_fits(bench.flow), 0, "what follows goes where the first bytes are");
+    assert!(bench.nat.tcp_room(NOW, bench.flow)[0].len() > 400);
+}
+
+#[test]
 fn keepalives_are_answered() {
     let mut bench = Bench::open();
     bench.take(Flags::ACK, u32::MAX, 0, b"");
