@@ -47,6 +47,8 @@ const SWITCH_FILE: &str = r#"The file, with every key that there is:
   dgram = "web.sock"              #   QEMU's `-netdev dgram` on a Unix socket
   udp = "127.0.0.1:4000"          #   the same on UDP
   nic = "eth1"                    #   a network interface of the host, which becomes the uplink
+  host = "10.9.0.1/24"            # tap: an adapter of the host, with this address and the port's `mac`;
+                                  #   the switch lets nothing pass there that the host would forward
   attach = "apart"                # nic: the host and the ports hear nothing of each other;
                                   #   "shared": the host is one of those behind it;
                                   #   "existing-bridge": `nic` is a bridge, which is joined

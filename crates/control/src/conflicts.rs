@@ -21,6 +21,13 @@ pub(crate) fn conflicts(current: &Desired, owner: &str, world: &World) -> Vec<Pr
             taken("network", name.as_str(), &other.owner, &other.spec.provenance, &network.provenance);
         }
     }
+    for (name, network) in &world.networks {
+        for (_, other) in current.networks.iter().filter(|(other_name, _)| *other_name != name) {
+            for adapter in network.adapters.keys().filter(|adapter| other.spec.adapters.contains_key(*adapter)) {
+                taken("adapter", adapter.as_str(), &other.owner, &other.spec.provenance, &network.provenance);
+            }
+        }
+    }
     for (name, image) in &world.images {
         if let Some(other) = current.images.get(name) {
             taken("image", name.as_str(), &other.owner, &other.spec.provenance, &image.provenance);

@@ -11,8 +11,8 @@ use weft_machine::{NicSetup, Process};
 use weft_model::{Forward, Image, Mode, Network, Nic, Problem, Vm, World};
 use weft_store::{Entry, Snapshot};
 use weft_types::{
-    ByteSize, ForwardHost, Label, Listen, MacAddr, Native, NetworkName, NicDriver, PortName, PortRates, PortVlans,
-    VlanSet, VmName,
+    ByteSize, ForwardHost, Ipv4Net, Label, Listen, MacAddr, Native, NetworkName, NicDriver, PortName, PortRates,
+    PortVlans, VlanSet, VmName,
 };
 
 use crate::access::{acl_config, known_addresses, mirror_configs};
@@ -22,6 +22,8 @@ use crate::{ControlError, Paths};
 
 /// The name under which a network's gateway is found in DNS.
 const GATEWAY: &str = "gateway";
+/// The name under which the host is found there, where it has an adapter.
+const HOST: &str = "host";
 
 /// Everything that the store holds, at one revision.
 #[derive(Clone, Debug, Default)]
@@ -306,9 +308,34 @@ pub fn dataplane_config(desired: &Desired, paths: &Paths) -> DataplaneConfig {
             })
         })
         .collect();
+    ports.extend(desired.networks.iter().flat_map(|(name, object)| adapter_ports(name, &object.spec)));
     ports.extend(desired.networks.iter().filter_map(|(name, object)| uplink_config(desired, name, &object.spec)));
     ports.sort_by(|a, b| a.name.cmp(&b.name));
     DataplaneConfig { revision: desired.generation, networks, ports }
+}
+
+/// The ports of the host's own adapters on a network.
+fn adapter_ports(name: &NetworkName, network: &Network) -> impl Iterator<Item = PortConfig> {
+    // Which of several the host answers by is its kernel's choice.
+    let own: Vec<_> = network.adapters.values().map(|ip| IpAddr::V4(*ip).into()).collect();
+    network.adapters.iter().filter_map(move |(adapter, ip)| {
+        let host = Ipv4Net::new(*ip, network.subnet.prefix_len()).ok()?;
+        Some(PortConfig {
+            name: PortName::of_adapter(adapter),
+            network: name.clone(),
+            kind: PortKind::Tap { name: adapter.to_string(), host: Some(host) },
+            macs: vec![MacAddr::derive(&format!("host/{adapter}"))],
+            mac_ranges: Vec::new(),
+            vm: None,
+            uplink: false,
+            vlans: PortVlans::default(),
+            learn: 0,
+            addresses: AddressConfig::Known { fixed: own.clone(), learn: 0 },
+            access: AccessConfig::default(),
+            rates: PortRates::default(),
+            provenance: network.provenance.clone(),
+        })
+    })
 }
 
 /// The port by which a bridged network reaches the LAN, which carries every VLAN that one of its adapters is in.
@@ -348,7 +375,10 @@ fn ports_of(desired: &Desired, network: &NetworkName, member: &PortName) -> Vec<
     };
     match member.as_str().parse::<VmName>().ok().and_then(|vm| desired.vms.get_key_value(&vm)) {
         Some(vm) => adapters(vm),
-        None => vec![member.clone()],
+        None => match desired.networks.get(network).filter(|_| member.as_str() == HOST) {
+            Some(network) => network.spec.adapters.keys().map(PortName::of_adapter).collect(),
+            None => vec![member.clone()],
+        },
     }
 }
 
@@ -389,11 +419,13 @@ fn network_config(desired: &Desired, name: &NetworkName, network: &Network) -> N
         boot: dhcp.boot.clone(),
     });
     let fixed = adapters().filter_map(|(vm, nic)| Some((vm.as_str(), nic.ip?)));
-    let names = std::iter::once((GATEWAY, network.gateway)).chain(fixed);
+    let host = network.adapters.values().next().map(|ip| (HOST, *ip));
+    let names = std::iter::once((GATEWAY, network.gateway)).chain(host).chain(fixed);
     NetworkConfig {
         name: name.clone(),
         mode: match network.mode {
             Mode::Nat => NetworkMode::Nat,
+            Mode::HostOnly => NetworkMode::HostOnly,
             Mode::Internal => NetworkMode::Internal,
             Mode::Bridged => NetworkMode::Bridged,
         },

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use weft_dataplane_protocol::{
     AclConfig, AddressConfig, DataplaneConfig, ForwardConfig, GatewayConfig, MirrorConfig, NetworkConfig, NetworkMode,
-    PortConfig, Reservation,
+    PortConfig, PortKind, Reservation,
 };
 use weft_model::view::{Impact, StepAction, StepView};
 use weft_types::{IpNet, Listen, MacAddr, NetworkName, Provenance};
@@ -24,6 +24,7 @@ pub(crate) fn network_steps(desired: &Desired, old: Option<&DataplaneConfig>, ne
     };
     let port_steps = old.map_or_else(Vec::new, |old| port_steps(desired, old, new));
     let forward_steps = forward_steps(old, new);
+    let adapter_steps = adapter_steps(old, new);
     let (old, new) = (old.map(by_name).unwrap_or_default(), by_name(new));
     let mut steps = Vec::new();
     let mut moves = Vec::new();
@@ -49,6 +50,37 @@ pub(crate) fn network_steps(desired: &Desired, old: Option<&DataplaneConfig>, ne
     steps.append(&mut moves);
     steps.extend(port_steps);
     steps.extend(forward_steps);
+    steps.extend(adapter_steps);
+    steps
+}
+
+/// A step for each adapter of the host that comes, goes or is another.
+fn adapter_steps(old: Option<&DataplaneConfig>, new: &DataplaneConfig) -> Vec<StepView> {
+    let all = |config: &DataplaneConfig| -> BTreeMap<String, (String, Provenance)> {
+        let adapters = config.ports.iter().filter_map(|port| match &port.kind {
+            PortKind::Tap { name, host: Some(host) } => {
+                Some((name.clone(), (format!("{host} of the host on {}", port.network), port.provenance.clone())))
+            }
+            _ => None,
+        });
+        adapters.collect()
+    };
+    let (old, new) = (old.map(all).unwrap_or_default(), all(new));
+    let make = |action, name: &str, detail, provenance: &Provenance| {
+        step(action, "adapter", name, detail, Impact::Hitless, Some(provenance.clone()))
+    };
+    let mut steps = Vec::new();
+    for (name, (what, place)) in &new {
+        match old.get(name) {
+            None => steps.push(make(StepAction::Create, name, what.clone(), place)),
+            Some((before, _)) if before != what => {
+                steps.push(make(StepAction::Update, name, format!("{before} -> {what}"), place));
+            }
+            Some(_) => {}
+        }
+    }
+    let gone = old.iter().filter(|(name, _)| !new.contains_key(*name));
+    steps.extend(gone.map(|(name, (what, place))| make(StepAction::Remove, name, what.clone(), place)));
     steps
 }
 
@@ -99,6 +131,7 @@ fn describe(network: &NetworkConfig) -> String {
 fn mode(mode: NetworkMode) -> &'static str {
     match mode {
         NetworkMode::Nat => "nat",
+        NetworkMode::HostOnly => "host-only",
         NetworkMode::Internal => "internal",
         NetworkMode::Bridged => "bridged",
     }

@@ -54,6 +54,35 @@ fn a_first_up() {
 }
 
 #[test]
+fn modes_change_and_ports_stay() {
+    let with = |mode: &str| THREE.replace("mode = \"internal\"", mode);
+    check_edit(
+        &with("mode = 'nat'"),
+        &with("mode = 'host-only'"),
+        expect![[r#"
+            update network backstage: mode nat -> host-only (hitless) @4
+            create adapter weft-backstage: 10.30.0.254/24 of the host on backstage (hitless) @4
+        "#]],
+    );
+    check_edit(
+        &with("mode = 'host-only'"),
+        &with("mode = 'internal'"),
+        expect![[r#"
+            update network backstage: mode host-only -> internal (hitless) @4
+            remove adapter weft-backstage: 10.30.0.254/24 of the host on backstage (hitless) @4
+        "#]],
+    );
+    check_edit(
+        &with("mode = 'host-only'"),
+        &with("mode = 'host-only'\nhost = { weft-backstage = '10.30.0.9', mgmt = '10.30.0.8' }"),
+        expect![[r#"
+            create adapter mgmt: 10.30.0.8/24 of the host on backstage (hitless) @4
+            update adapter weft-backstage: 10.30.0.254/24 of the host on backstage -> 10.30.0.9/24 of the host on backstage (hitless) @4
+        "#]],
+    );
+}
+
+#[test]
 fn forwards_come_and_go() {
     let with =
         |forwards: &str| THREE.replace("[network.backstage]", &format!("forwards = {forwards}\n[network.backstage]"));

@@ -97,6 +97,7 @@ fn network_view(desired: &Desired, name: &NetworkName) -> NetworkView {
         subnet: object.spec.subnet,
         gateway: object.spec.gateway,
         host_access: object.spec.host_access,
+        adapters: object.spec.adapters.clone(),
         vms: desired.vms.iter().filter(|(_, vm)| on_it(vm)).map(|(name, _)| name.clone()).collect(),
         owner: object.owner.clone(),
         provenance: object.spec.provenance.clone(),

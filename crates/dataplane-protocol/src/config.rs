@@ -28,6 +28,8 @@ pub struct DataplaneConfig {
 pub enum NetworkMode {
     /// Through the NAT device, on the host's sockets.
     Nat,
+    /// Not at all, but the host stands on it by an adapter of its own.
+    HostOnly,
     /// Not at all.
     Internal,
     /// By an uplink, and as part of the LAN behind it.
@@ -238,6 +240,10 @@ pub enum PortKind {
     Tap {
         /// The interface's name.
         name: String,
+        /// The host's address there, and the network's prefix: the device is an adapter of the host, with the port's first
+        /// MAC address, and is made for it.
+        #[serde(default)]
+        host: Option<Ipv4Net>,
     },
     /// A pNIC (or a bridge) of this name in the switch's network namespace, which exists: the vSwitch's uplink.
     Packet {

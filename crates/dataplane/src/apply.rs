@@ -3,17 +3,18 @@
 //! In two steps, with the disk between them: first everything that can fail ([`Worker::prepare`]), then what
 //! cannot ([`Worker::commit`]).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 
 use weft_dataplane_protocol::{
     AddressConfig, DataplaneConfig, ErrorCode, NetworkConfig, NetworkMode, PortConfig, PortKind, Refusal,
 };
 use weft_port::{
-    PacketPort, Port, PortError, Side, TapPort, UdpPort, UnixDatagramPort, UnixStreamPort, VhostUserPort, open_nic,
+    HostAdapter, PacketPort, Port, PortError, Side, TapPort, UdpPort, UnixDatagramPort, UnixStreamPort, VhostUserPort,
+    open_nic,
 };
 use weft_services::{DhcpServer, Forward, NetworkId, NetworkServices, Reservation};
-use weft_types::{Attach, Instant, NetworkName, PortId, PortName};
+use weft_types::{Attach, Instant, Ipv4Net, Ipv4Run, MacAddr, NetworkName, PortId, PortName};
 
 use crate::forwards::StagedForwards;
 use crate::law;
@@ -119,6 +120,7 @@ impl Worker {
     fn open_ports(&self, staged: &mut Staged, mut taps: BTreeMap<String, OwnedFd>) -> Problems {
         let mut problems = Problems::default();
         let mtus: BTreeMap<_, _> = staged.config.networks.iter().map(|network| (&network.name, network.mtu)).collect();
+        let adapters = adapters(&staged.config);
         for (id, about, plug) in &mut staged.ports {
             let stays = self.slot(*id).is_some_and(|slot| !matches!(slot.plug, Plug::Broken(_)));
             if stays {
@@ -126,18 +128,44 @@ impl Worker {
             }
             *plug = Some(match &about.kind {
                 None => Plug::Gateway,
-                Some(kind) => match open(kind, mtus[&about.network], &mut taps) {
+                Some(kind) => match open(kind, &about.macs, mtus[&about.network], &mut taps, &adapters) {
                     Ok(port) => Plug::Port(port),
                     Err(error) => {
                         let why = with_sources(&error);
-                        problems.push(format!("port `{}` ({}): {why}", about.name, about.provenance), error.hint());
+                        problems.push(
+                            format!("port `{}` ({}): {why}", about.name, about.provenance),
+                            error.hint().to_owned(),
+                        );
                         Plug::Broken(format!("{why}; {}", error.hint()))
                     }
                 },
             });
         }
         staged.outlets = self.delivery.mirrors.open(&staged.config, &mut problems);
+        if problems.is_empty() {
+            self.move_adapters(staged, &mut problems);
+        }
         problems
+    }
+
+    /// Gives the adapters of the host that stay what is new about them, when nothing else can fail.
+    fn move_adapters(&self, staged: &Staged, problems: &mut Problems) {
+        let mtus: BTreeMap<_, _> = staged.config.networks.iter().map(|network| (&network.name, network.mtu)).collect();
+        let staying = staged.ports.iter().filter(|(.., plug)| plug.is_none());
+        for (about, slot) in staying.filter_map(|(id, about, _)| Some((about, self.slot(*id)?))) {
+            let (Some(PortKind::Tap { name, host: Some(host) }), Some(mac)) = (&about.kind, about.macs.first()) else {
+                continue;
+            };
+            let mtu = mtus[&about.network];
+            let old_mtu = self.config.networks.iter().find(|it| it.name == slot.about.network).map(|it| it.mtu);
+            if about.kind == slot.about.kind && Some(mtu) == old_mtu {
+                continue;
+            }
+            if let Err(error) = host_adapter(*host, *mac, mtu).settle(name, &adapters(&staged.config)) {
+                let why = with_sources(&error);
+                problems.push(format!("port `{}` ({}): {why}", about.name, about.provenance), error.hint().to_owned());
+            }
+        }
     }
 
     /// Becomes what was prepared, if anything was.
@@ -182,7 +210,10 @@ impl Worker {
         self.note_leases(now);
         let services = |network: &NetworkConfig| {
             let strangers = config.ports.iter().any(|port| port.network == network.name && may_have_strangers(port));
-            services_of(network, networks[&network.name], forwards.of(&network.name), strangers)
+            let mut services = services_of(network, networks[&network.name], forwards.of(&network.name), strangers)?;
+            let dhcp = services.dhcp.iter_mut();
+            dhcp.for_each(|dhcp| dhcp.excluded.extend(host_addresses(&config, &network.name)));
+            Some(services)
         };
         let services = config.networks.iter().filter_map(services);
         self.delivery.services.configure(now, services.collect());
@@ -235,9 +266,17 @@ impl Worker {
         self.slots.get(index?)
     }
 
-    /// The number of a port that stays, or a new one. A port stays with its name and its driver.
+    /// The number of a port that stays, or a new one. A port stays with its name and its driver; an adapter of the host
+    /// also with another address.
     fn number_for(&mut self, known: &Known, about: &About) -> PortId {
-        let stays = |id: &PortId| self.slot(*id).is_some_and(|slot| slot.about.kind == about.kind);
+        let stays = |id: &PortId| {
+            self.slot(*id).is_some_and(|slot| match (&slot.about.kind, &about.kind) {
+                (Some(PortKind::Tap { name, host: Some(_) }), Some(PortKind::Tap { name: new, host: Some(_) })) => {
+                    name == new && slot.about.macs == about.macs
+                }
+                (old, new) => old == new,
+            })
+        };
         if let Some(id) = known.ports.get(&about.name).copied().filter(stays) {
             return id;
         }
@@ -253,6 +292,15 @@ impl Worker {
         self.next_network += 1;
         NetworkId(self.next_network - 1)
     }
+}
+
+/// The host's own addresses on a network, which nobody else gets.
+fn host_addresses<'a>(config: &'a DataplaneConfig, network: &'a NetworkName) -> impl Iterator<Item = Ipv4Run> + 'a {
+    let ports = config.ports.iter().filter(move |port| port.network == *network);
+    ports.filter_map(|port| match port.kind {
+        PortKind::Tap { host: Some(host), .. } => Some(Ipv4Run::from(host.addr())),
+        _ => None,
+    })
 }
 
 /// Whether a port may have stations with addresses that neither the file names nor a DHCP server of ours gave.
@@ -310,13 +358,22 @@ fn services_of(network: &NetworkConfig, id: NetworkId, forwards: Vec<Forward>, p
 }
 
 /// Opens a port of any kind; a TAP device that was handed over is used instead of opening one.
-fn open(kind: &PortKind, mtu: u16, taps: &mut BTreeMap<String, OwnedFd>) -> Result<Box<dyn Port>, PortError> {
+fn open(
+    kind: &PortKind,
+    macs: &[MacAddr],
+    mtu: u16,
+    taps: &mut BTreeMap<String, OwnedFd>,
+    adapters: &BTreeSet<&str>,
+) -> Result<Box<dyn Port>, PortError> {
     let side = |connect: bool| if connect { Side::Connect } else { Side::Listen };
     Ok(match kind {
         PortKind::VhostUser { socket, connect } => Box::new(VhostUserPort::open(socket, side(*connect))?),
-        PortKind::Tap { name } => Box::new(match taps.remove(name) {
-            Some(device) => TapPort::from_device(device)?,
-            None => TapPort::open(name, mtu)?,
+        PortKind::Tap { name, host } => Box::new(match (taps.remove(name), host, macs.first()) {
+            (Some(device), ..) => TapPort::from_device(device)?,
+            (None, Some(host), Some(mac)) => {
+                TapPort::open_host_adapter(name, host_adapter(*host, *mac, mtu), adapters)?
+            }
+            (None, ..) => TapPort::open(name, mtu)?,
         }),
         PortKind::UnixStream { socket, connect } => Box::new(UnixStreamPort::open(socket, side(*connect))?),
         PortKind::UnixDatagram { socket, peer } => Box::new(UnixDatagramPort::open(socket, peer.as_deref())?),
@@ -325,6 +382,19 @@ fn open(kind: &PortKind, mtu: u16, taps: &mut BTreeMap<String, OwnedFd>) -> Resu
         PortKind::Packet { name, attach: Attach::ExistingBridge, .. } => Box::new(TapPort::open_at_bridge(name)?),
         PortKind::Udp { local, peer } => Box::new(UdpPort::open(*local, *peer)?),
     })
+}
+
+/// The names of the host's own adapters.
+fn adapters(config: &DataplaneConfig) -> BTreeSet<&str> {
+    let names = config.ports.iter().filter_map(|port| match &port.kind {
+        PortKind::Tap { name, host: Some(_) } => Some(name.as_str()),
+        _ => None,
+    });
+    names.collect()
+}
+
+fn host_adapter(host: Ipv4Net, mac: MacAddr, mtu: u16) -> HostAdapter {
+    HostAdapter { mac, ip: host.addr(), prefix_len: host.prefix_len(), mtu }
 }
 
 /// An error and what caused it, in one line.

@@ -30,7 +30,7 @@ pub enum DataplaneError {
 
 impl DataplaneError {
     /// How to fix it.
-    pub fn hint(&self) -> &'static str {
+    pub fn hint(&self) -> &str {
         match self {
             Self::State { .. } => "check that the folder is yours and that its disk is not full",
             Self::AlreadyRunning { .. } => "use that one, or end it first",

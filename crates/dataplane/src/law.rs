@@ -1,6 +1,7 @@
 //! What the daemon says about networks and ports, in the words of the switch's law.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use weft_dataplane_protocol::{
@@ -12,7 +13,7 @@ use weft_switch::{
     Acl, Addresses, Config, Endpoint, Mirror, MirrorFilter, MirrorId, MirrorTarget, Mode, Policy, PortConfig, Rate,
     Rates, Role, Rule, Segment, Team, VSwitchConfig, VSwitchId, Vlans,
 };
-use weft_types::{BitRate, Direction, Native, NetworkName, PortId, PortName, PortRates, PortVlans, Traffic};
+use weft_types::{BitRate, Direction, IpNet, Native, NetworkName, PortId, PortName, PortRates, PortVlans, Traffic};
 use weft_wire::Protocol;
 
 use crate::slot::About;
@@ -72,7 +73,7 @@ fn port(id: PortId, about: &About) -> PortConfig {
     let role = match &about.kind {
         None => Role::Gateway,
         Some(_) if about.uplink => Role::Uplink,
-        Some(PortKind::Tap { .. }) if about.vm.is_none() => Role::HostAdapter,
+        Some(PortKind::Tap { host: Some(_), .. }) => Role::HostAdapter,
         Some(_) => Role::Vnic,
     };
     let vswitch = VSwitchId(about.network_id.0);
@@ -81,13 +82,27 @@ fn port(id: PortId, about: &About) -> PortConfig {
         mac_ranges: about.mac_ranges.clone(),
         vlans: vlans(&about.vlans),
         learn: about.learn,
-        addresses: match &about.addresses {
-            AddressConfig::Any => Addresses::Any,
-            AddressConfig::Known { fixed, learn } => Addresses::Known { fixed: fixed.clone(), learn: *learn },
-        },
+        addresses: addresses(about),
         policy: policy(about.access),
         rates: rates(&about.rates),
         ..PortConfig::new(id, about.name.clone(), vswitch, role, about.provenance.clone())
+    }
+}
+
+/// Which IP addresses are a port's own. The host has at its adapter what it was given, and gets no more.
+fn addresses(about: &About) -> Addresses {
+    let (fixed, learn) = match &about.addresses {
+        AddressConfig::Any => (&[][..], None),
+        AddressConfig::Known { fixed, learn } => (&fixed[..], Some(*learn)),
+    };
+    match (&about.kind, learn) {
+        (Some(PortKind::Tap { host: Some(host), .. }), _) => {
+            let host = IpNet::from(IpAddr::V4(host.addr()));
+            let others = fixed.iter().copied().filter(|own| *own != host);
+            Addresses::Known { fixed: others.chain([host]).collect(), learn: 0 }
+        }
+        (_, Some(learn)) => Addresses::Known { fixed: fixed.to_vec(), learn },
+        (_, None) => Addresses::Any,
     }
 }
 

@@ -29,6 +29,10 @@ impl Problems {
         self.0.push((message, hint.into()));
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// One refusal for all of them; `Ok` when there are none.
     pub(crate) fn refuse(self, code: ErrorCode) -> Result<(), Refusal> {
         let Some((_, first_hint)) = self.0.first() else { return Ok(()) };
@@ -110,6 +114,17 @@ fn check_port(port: &PortConfig, problems: &mut Problems) {
     {
         problems.push(format!("trunk port `{name}` ({provenance}) carries no VLAN"), "name the VLANs that it allows");
     }
+    if let PortKind::Tap { host: Some(host), .. } = &port.kind {
+        if !is_host(*host, host.addr()) {
+            let message =
+                format!("port `{name}` ({provenance}): {} is no host address of {}", host.addr(), host.trunc());
+            problems.push(message, "choose an address inside of the network, neither its first nor its last");
+        }
+        if port.macs.is_empty() {
+            let message = format!("port `{name}` ({provenance}): the host's adapter has no MAC address");
+            problems.push(message, "give the port one");
+        }
+    }
 }
 
 /// Whether a station of `subnet` can have this address.
@@ -130,7 +145,7 @@ fn check_places(config: &DataplaneConfig, problems: &mut Problems) {
             | PortKind::UnixDatagram { socket, .. } => {
                 (format!("socket `{}`", socket.display()), sockets.insert(socket, &port.name))
             }
-            PortKind::Tap { name } => (format!("TAP device `{name}`"), interfaces.insert(name, &port.name)),
+            PortKind::Tap { name, .. } => (format!("TAP device `{name}`"), interfaces.insert(name, &port.name)),
             PortKind::Packet { name, .. } => {
                 (format!("network interface `{name}`"), interfaces.insert(name, &port.name))
             }
@@ -272,8 +287,8 @@ mod tests {
             ports: vec![
                 port("a", PortKind::VhostUser { socket: "/run/x".into(), connect: false }),
                 port("b", PortKind::UnixStream { socket: "/run/x".into(), connect: true }),
-                port("c", PortKind::Tap { name: "tap0".into() }),
-                port("d", PortKind::Tap { name: "tap0".into() }),
+                port("c", PortKind::Tap { name: "tap0".into(), host: None }),
+                port("d", PortKind::Tap { name: "tap0".into(), host: None }),
             ],
             ..DataplaneConfig::default()
         };

@@ -32,7 +32,7 @@ impl Bench {
         let network = network_with_gateway("office", 20);
         let gateway = network.gateway.map(|gateway| GatewayConfig { host_access: true, ..gateway });
         let network = NetworkConfig { mode: NetworkMode::Nat, gateway, ..network };
-        let tap = port("tap1", "office", mac(1), PortKind::Tap { name: "tap1".into() });
+        let tap = port("tap1", "office", mac(1), PortKind::Tap { name: "tap1".into(), host: None });
         let config = DataplaneConfig { revision: 1, networks: vec![network], ports: vec![tap] };
         world.apply(&config);
         let guest = Netns::new();

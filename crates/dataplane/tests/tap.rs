@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::process::Command;
 
 use common::{World, bare_network, port, vhost_user};
-use weft_dataplane_protocol::{DataplaneConfig, PortKind, Request, Response};
+use weft_dataplane_protocol::{DataplaneConfig, NetworkConfig, PortKind, Request, Response};
 use weft_port::TapPort;
 use weft_testkit::{FakeVm, Netns, in_netns, mac, skipped};
 
@@ -40,7 +40,7 @@ fn two_kernels_ping_each_other() {
             return;
         }
         let world = World::new();
-        let tap = |name: &str, last| port(name, "left", mac(last), PortKind::Tap { name: name.into() });
+        let tap = |name: &str, last| port(name, "left", mac(last), PortKind::Tap { name: name.into(), host: None });
         let config = DataplaneConfig {
             revision: 1,
             networks: vec![bare_network("left")],
@@ -81,7 +81,7 @@ fn a_kernel_talks_to_a_vm() {
             revision: 1,
             networks: vec![bare_network("left")],
             ports: vec![
-                port("tap1", "left", mac(1), PortKind::Tap { name: "tap1".into() }),
+                port("tap1", "left", mac(1), PortKind::Tap { name: "tap1".into(), host: None }),
                 vhost_user(world.directory.path(), "vm-0", "left", mac(2)),
             ],
         };
@@ -116,7 +116,7 @@ fn a_tap_is_handed_over() {
         let taken = TapPort::open("handed", 1500).err().expect("one cannot open it twice");
         assert!(!taken.hint().is_empty());
         let world = World::new();
-        let tap = port("handed", "left", mac(1), PortKind::Tap { name: "handed".into() });
+        let tap = port("handed", "left", mac(1), PortKind::Tap { name: "handed".into(), host: None });
         let config = DataplaneConfig { revision: 1, networks: vec![bare_network("left")], ports: vec![tap] };
         assert!(world.refused(&config).starts_with("PortFailed"), "the device is busy");
         let request = Request::Apply(config.clone());
@@ -129,10 +129,45 @@ fn a_tap_is_handed_over() {
     });
 }
 
+/// The host's own adapter gets another address and MTU where it stands, and goes with its port.
+#[test]
+fn an_adapter_of_the_host_moves() {
+    in_netns("an_adapter_of_the_host_moves", || {
+        if !taps_work("an_adapter_of_the_host_moves") {
+            return;
+        }
+        let world = World::new();
+        let config = |revision, host: &str, mtu| {
+            let kind = PortKind::Tap { name: "weft-left".into(), host: Some(host.parse().unwrap()) };
+            let network = NetworkConfig { mtu, ..bare_network("left") };
+            let ports = vec![port("weft-left-host", "left", mac(1), kind)];
+            DataplaneConfig { revision, networks: vec![network], ports }
+        };
+        let index = || ip("-o link show weft-left").split(':').next().unwrap().to_owned();
+        world.apply(&config(1, "10.9.0.1/24", 1500));
+        let (first, shown) = (index(), ip("addr show weft-left"));
+        assert!(shown.contains("inet 10.9.0.1/24 brd 10.9.0.255") && shown.contains(",UP"), "{shown}");
+        assert!(shown.contains("02:00:00:00:00:01") && shown.contains("mtu 1500"), "{shown}");
+
+        world.apply(&config(2, "10.9.1.7/28", 1400));
+        let shown = ip("addr show weft-left");
+        assert!(shown.contains("inet 10.9.1.7/28 brd 10.9.1.15") && shown.contains("mtu 1400"), "{shown}");
+        assert!(!shown.contains("10.9.0.1") && shown.contains(",UP"), "{shown}");
+        assert_eq!(index(), first, "it is the same adapter");
+        assert!(ip("route").contains("10.9.1.0/28 dev weft-left") && !ip("route").contains("10.0.0.0/8"));
+
+        let refused = world.refused(&config(3, "10.9.1.0/28", 1400));
+        assert!(refused.contains("10.9.1.0 is no host address of 10.9.1.0/28"), "{refused}");
+        assert!(ip("addr show weft-left").contains("inet 10.9.1.7/28"), "nothing has changed");
+        world.apply(&DataplaneConfig { ports: vec![], ..config(4, "10.9.1.7/28", 1400) });
+        assert!(!ip("link").contains("weft-left"));
+    });
+}
+
 #[test]
 fn a_tap_that_is_not_ours_is_refused_with_a_way_out() {
     let world = World::new();
-    let tap = port("t", "left", mac(1), PortKind::Tap { name: "no/such".into() });
+    let tap = port("t", "left", mac(1), PortKind::Tap { name: "no/such".into(), host: None });
     let config = DataplaneConfig { revision: 1, networks: vec![bare_network("left")], ports: vec![tap] };
     match world.ask(&Request::Apply(config)) {
         Response::Refused(refusal) => {

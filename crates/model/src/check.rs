@@ -6,6 +6,7 @@ use std::net::Ipv4Addr;
 use weft_types::{ByteSize, ForwardHost, Ipv4Net, MacAddr, NetworkName, PortName, VmName};
 
 use crate::acl::{Cast, check_groups, check_rules};
+use crate::adapters;
 use crate::mirror;
 use crate::names;
 use crate::port_keys::{self, MAX_LEARNED, Run, meetings};
@@ -20,6 +21,9 @@ const MAX_NICS: usize = 24;
 /// What no VM can be called, and who is called so (RFC 6761, section 6.3).
 const RESERVED_NAMES: [(&str, &str); 2] =
     [("gateway", "each network's gateway"), ("localhost", "every machine itself")];
+
+/// What the host is called on a network where it has an adapter.
+pub(crate) const HOST: &str = "host";
 
 /// What must be known about the host to judge a world.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,6 +59,7 @@ pub struct Finding {
 pub fn findings(world: &World, facts: &HostFacts) -> Vec<Finding> {
     let mut check = Check { world, facts, findings: Vec::new() };
     check.networks();
+    check.adapters();
     check.overlaps();
     check.uplinks();
     for (name, vm) in &world.vms {
@@ -105,13 +110,32 @@ impl Check<'_> {
                 let hint = hosts_hint(network.subnet);
                 self.find_in_subnet(name, format!("{path}.gateway"), Problem::new("outside-subnet", message, hint));
             }
-            if network.host_access && network.mode == Mode::Internal {
-                let message =
-                    format!("nobody but its VMs is on the internal network `{name}`, so it has no host access");
+            let no_access = match network.mode {
+                _ if !network.host_access => None,
+                Mode::Nat | Mode::Bridged => None,
+                Mode::HostOnly => Some(format!("the host is on network `{name}` itself, at an address of its own")),
+                Mode::Internal => {
+                    Some(format!("nobody but its VMs is on the internal network `{name}`, so it has no host access"))
+                }
+            };
+            if let Some(message) = no_access {
                 let hint = "write `mode = \"nat\"`, or remove `host_access`";
                 self.find(format!("{path}.host_access"), Problem::new("contradiction", message, hint));
             }
             self.dhcp(name, network);
+        }
+    }
+
+    fn adapters(&mut self) {
+        let mut taken = BTreeMap::new();
+        for (name, network) in &self.world.networks {
+            let mut in_subnet = Vec::new();
+            let findings = &mut self.findings;
+            let mut find = |path, problem| findings.push(Finding { path, rests_on: None, problem });
+            adapters::check(name, network, &mut taken, &mut find, &mut |path, problem| in_subnet.push((path, problem)));
+            for (path, problem) in in_subnet {
+                self.find_in_subnet(name, path, problem);
+            }
         }
     }
 
@@ -127,6 +151,8 @@ impl Check<'_> {
                 what: "a VM",
                 here: here
                     .flat_map(|(vm, index, _)| [vm.to_string(), PortName::of_vnic(vm, index).to_string()])
+                    .chain((!network.adapters.is_empty()).then(|| HOST.to_owned()))
+                    .chain(network.adapters.keys().map(|adapter| PortName::of_adapter(adapter).to_string()))
                     .collect(),
                 place: format!("network `{name}`"),
                 gateway: network.mode != Mode::Bridged,
@@ -164,10 +190,11 @@ impl Check<'_> {
     fn names(&mut self) {
         for (name, network) in &self.world.networks {
             let is_here = |vm: &&VmName| self.world.vms[*vm].nics.iter().any(|nic| nic.network == *name);
-            let vms: BTreeSet<_> = self.world.vms.keys().filter(is_here).map(VmName::as_str).collect();
+            let host = (!network.adapters.is_empty()).then_some(HOST);
+            let members: BTreeSet<_> = self.world.vms.keys().filter(is_here).map(VmName::as_str).chain(host).collect();
             let findings = &mut self.findings;
             let mut find = |path, problem| findings.push(Finding { path, rests_on: None, problem });
-            names::check(name, network, &vms, &mut find);
+            names::check(name, network, &members, &mut find);
         }
     }
 
@@ -191,6 +218,8 @@ impl Check<'_> {
                 ("outside-subnet", format!("{ip} is not an address for a host of {}", network.subnet))
             } else if *ip == network.gateway {
                 ("duplicate-ip", format!("{ip} is the gateway of network `{name}`"))
+            } else if network.is_of_host(*ip) {
+                ("duplicate-ip", format!("{ip} is the host's on network `{name}`"))
             } else if !taken.insert(*ip) {
                 ("duplicate-ip", format!("{ip} is kept for somebody else already"))
             } else {
@@ -293,6 +322,11 @@ impl Check<'_> {
             let message = format!("a VM has at most {MAX_NICS} adapters, not {}", vm.nics.len());
             self.find(format!("{path}.nics"), Problem::new("out-of-range", message, "use fewer networks for one VM"));
         }
+        let meets_host = |nic: &&Nic| self.world.networks.get(&nic.network).is_some_and(|it| !it.adapters.is_empty());
+        if let Some(nic) = vm.nics.iter().find(meets_host).filter(|_| name.as_str() == HOST) {
+            let message = format!("`{HOST}` is the name of the host itself on network `{}`", nic.network);
+            self.find(&path, Problem::new("reserved-name", message, "call the VM something else"));
+        }
         for (index, nic) in vm.nics.iter().enumerate() {
             self.nic(&format!("{path}.nics[{index}]"), nic);
         }
@@ -342,6 +376,8 @@ impl Check<'_> {
             ("outside-subnet", format!("{ip} is not an address for a host of network `{}` ({subnet})", nic.network))
         } else if ip == network.gateway {
             ("duplicate-ip", format!("{ip} is the gateway of network `{}`", nic.network))
+        } else if network.is_of_host(ip) {
+            ("duplicate-ip", format!("{ip} is the host's on network `{}`", nic.network))
         } else {
             return;
         };
@@ -428,7 +464,10 @@ fn ports_of(world: &World, network: &NetworkName, member: &PortName) -> Vec<Port
             let here = spec.nics.iter().enumerate().filter(|(_, nic)| nic.network == *network);
             here.map(|(index, _)| PortName::of_vnic(vm, index)).collect()
         }
-        None => vec![member.clone()],
+        None => match world.networks.get(network).filter(|_| member.as_str() == HOST) {
+            Some(network) => network.adapters.keys().map(PortName::of_adapter).collect(),
+            None => vec![member.clone()],
+        },
     }
 }
 
@@ -476,11 +515,11 @@ fn unusable_subnet(subnet: Ipv4Net) -> Option<Problem> {
 }
 
 /// Whether a host of `subnet` may have `ip`: inside, and neither the network's own nor the broadcast address.
-fn is_host(subnet: Ipv4Net, ip: Ipv4Addr) -> bool {
+pub(crate) fn is_host(subnet: Ipv4Net, ip: Ipv4Addr) -> bool {
     subnet.contains(&ip) && ip != subnet.network() && ip != subnet.broadcast()
 }
 
-fn hosts_hint(subnet: Ipv4Net) -> String {
+pub(crate) fn hosts_hint(subnet: Ipv4Net) -> String {
     let (first, last) =
         (u32::from(subnet.network()).saturating_add(2), u32::from(subnet.broadcast()).saturating_sub(1));
     format!("choose from {} to {}", Ipv4Addr::from(first), Ipv4Addr::from(last))

@@ -1,6 +1,7 @@
 //! What a user may ask for (file, API): plain data, validated once, every problem reported with its place.
 
 mod acl;
+mod adapters;
 mod check;
 mod dhcp;
 mod dhcp_options;

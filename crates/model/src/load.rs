@@ -12,6 +12,7 @@ use toml::de::{DeTable, DeValue};
 use weft_types::{ByteSize, DnsNames, Ipv4Net, Label, MacAddr, NetworkName, Provenance, VmName};
 
 use crate::acl;
+use crate::adapters;
 use crate::check::{self, HostFacts};
 use crate::dhcp::{self, KeptForVm};
 use crate::disk::Disk;
@@ -30,8 +31,8 @@ use crate::{
 /// A world that a person writes has a few hundred lines; this many bytes are no such file.
 const MAX_FILE_BYTES: u64 = 4 << 20;
 const DEFAULT_MTU: i64 = 1500;
-/// The network that an adapter can be on without a block for it.
-const IMPLIED: &str = "nat";
+/// The networks that an adapter can be on without a block for them, named after their modes.
+const IMPLIED: [(&str, Mode); 2] = [("nat", Mode::Nat), ("host-only", Mode::HostOnly)];
 const KERNEL_MEMORY: ByteSize = ByteSize::from_mib(256);
 const DISK_MEMORY: ByteSize = ByteSize::from_mib(1024);
 /// Room to spare below what QEMU takes, so that a size which is refused is refused here.
@@ -169,7 +170,14 @@ impl<'a> Loader<'a> {
             }
         }
         self.keep_for_vms();
-        self.imply_nat();
+        for (name, mode) in IMPLIED {
+            self.imply(name, mode);
+        }
+        for (name, network) in &mut self.world.networks {
+            if network.mode == Mode::HostOnly && network.adapters.is_empty() {
+                network.adapters = adapters::by_default(name, network.subnet);
+            }
+        }
     }
 
     /// Gives machines the addresses that their networks keep for them.
@@ -195,9 +203,10 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// An adapter on `nat` needs no network block: without one, the network is there with everything as it is by default.
-    fn imply_nat(&mut self) {
-        let nics = self.world.vms.values().flat_map(|vm| &vm.nics).filter(|nic| nic.network.as_str() == IMPLIED);
+    /// An adapter on the network called `name` needs no block for it: without one, it is there with everything as it is
+    /// by default.
+    fn imply(&mut self, name: &str, mode: Mode) {
+        let nics = self.world.vms.values().flat_map(|vm| &vm.nics).filter(|nic| nic.network.as_str() == name);
         let Some(first) = nics.min_by_key(|nic| nic.provenance.line) else { return };
         let (name, provenance) = (first.network.clone(), first.provenance.clone());
         if self.world.networks.contains_key(&name) {
@@ -205,11 +214,12 @@ impl<'a> Loader<'a> {
         }
         let subnet = Ipv4Net::default(); // not chosen yet
         let network = Network {
-            mode: Mode::Nat,
+            mode,
             uplink: None,
             subnet,
             gateway: first_host(subnet),
             host_access: false,
+            adapters: BTreeMap::new(),
             dhcp: Some(dhcp::whole_subnet(subnet)),
             dns: true,
             names: DnsNames::default(),
@@ -262,6 +272,7 @@ impl<'a> Loader<'a> {
         let subnet = written.unwrap_or_default();
         let gateway = section.parsed::<Ipv4Addr>(notes, "gateway", "10.20.0.1");
         let host_access = section.boolean(notes, "host_access").unwrap_or(false);
+        let adapters = adapters::read(notes, &mut section, name);
         let (dns, names) = names::read(notes, &mut section);
         let inherited =
             || uplink.as_ref().and_then(Uplink::mtu).map_or(DEFAULT_MTU, |mtu| i64::from(mtu).clamp(576, 9000));
@@ -286,6 +297,7 @@ impl<'a> Loader<'a> {
             subnet,
             gateway,
             host_access,
+            adapters,
             dhcp,
             dns,
             names,
@@ -462,7 +474,8 @@ impl<'a> Loader<'a> {
     }
 }
 
-const MODES: &[(&str, Mode)] = &[("nat", Mode::Nat), ("internal", Mode::Internal), ("bridged", Mode::Bridged)];
+const MODES: &[(&str, Mode)] =
+    &[("nat", Mode::Nat), ("host-only", Mode::HostOnly), ("internal", Mode::Internal), ("bridged", Mode::Bridged)];
 const FORMATS: &[(&str, DiskFormat)] = &[("raw", DiskFormat::Raw), ("qcow2", DiskFormat::Qcow2)];
 const ENGINES: &[(&str, EngineKind)] = &[("qemu", EngineKind::Qemu)];
 const READY: &[(&str, Ready)] = &[("agent", Ready::Agent), ("lease", Ready::Lease), ("running", Ready::Running)];

@@ -7,6 +7,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 use weft_types::{DnsNames, DomainName, NetworkName};
 
+use crate::check::HOST;
 use crate::problem::Problem;
 use crate::read::{Notes, Section, list, nearest, parse, wrong_type};
 use crate::{Mode, Network};
@@ -128,7 +129,7 @@ fn read_server(notes: &mut Notes, path: &str, text: &str) -> Option<SocketAddr> 
     server.ok()
 }
 
-/// Finds what does not hold about the names of a network on which these machines are.
+/// Finds what does not hold about the names of a network on which these machines are, and maybe the host.
 pub(crate) fn check(
     network: &NetworkName,
     spec: &Network,
@@ -179,6 +180,10 @@ fn is_under_weft(name: &DomainName) -> bool {
 
 /// Why nobody else can have this name.
 fn name_problem(network: &NetworkName, name: &DomainName, vms: &BTreeSet<&str>) -> Option<Problem> {
+    if vms.contains(name.as_str()) && name.as_str() == HOST {
+        let message = format!("`{name}` is the name of the host itself on network `{network}`");
+        return Some(Problem::new("reserved-name", message, "choose another name"));
+    }
     if vms.contains(name.as_str()) {
         let message = format!("`{name}` is the name of a VM on network `{network}`");
         return Some(Problem::new("taken", message, "choose another name, or remove this one"));

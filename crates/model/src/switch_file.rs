@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use toml::de::{DeTable, DeValue};
-use weft_types::{Allowance, Attach, Label, MacAddr, NetworkName, NicDriver, PortName, PortVlans, Provenance};
+use weft_types::{Allowance, Attach, Ipv4Net, Label, MacAddr, NetworkName, NicDriver, PortName, PortVlans, Provenance};
 
 use crate::acl::{self, Cast, check_groups, check_rules};
 use crate::load::{parse_toml, read_file};
@@ -104,6 +104,8 @@ pub enum Plug {
     Tap {
         /// The interface's name.
         name: String,
+        /// The host's address there, and the network's prefix: the device is an adapter of the host, made for it.
+        host: Option<Ipv4Net>,
     },
     /// A network interface of the host, which exists: the switch's uplink.
     Nic {
@@ -334,6 +336,7 @@ impl<'a> Loader<'a> {
         if let Some(local) = udp {
             self.take(name, &section.path_of("udp"), format!("address {local}"));
         }
+        let host = self.host(section);
         let connect = section.boolean(&mut self.notes, "connect");
         let peer = section.string(&mut self.notes, "peer", "the peer's address");
         let attach = uplink::read_attach(&mut self.notes, section);
@@ -357,6 +360,7 @@ impl<'a> Loader<'a> {
         self.only_for(section, "connect", kind, &["vhost", "stream"]);
         self.only_for(section, "peer", kind, &["dgram", "udp"]);
         self.only_for(section, "qmp", kind, &["vhost", "tap", "stream", "dgram", "udp"]);
+        self.only_for(section, "host", kind, &["tap"]);
         self.only_for(section, "attach", kind, &["nic"]);
         self.only_for(section, "driver", kind, &["nic"]);
         if driver == Some(NicDriver::Xdp) && attach.is_some_and(|attach| attach != Attach::Apart) {
@@ -368,7 +372,7 @@ impl<'a> Loader<'a> {
         match kind {
             "vhost" => Some(Plug::Vhost { socket: vhost?, connect }),
             "stream" => Some(Plug::Stream { socket: stream?, connect }),
-            "tap" => Some(Plug::Tap { name: tap? }),
+            "tap" => Some(Plug::Tap { name: tap?, host }),
             "nic" => {
                 Some(Plug::Nic { name: nic?, attach: attach.unwrap_or_default(), driver: driver.unwrap_or_default() })
             }
@@ -388,6 +392,24 @@ impl<'a> Loader<'a> {
                 Some(Plug::Udp { local: udp?, peer: peer? })
             }
         }
+    }
+
+    /// The host's address at its adapter.
+    fn host(&mut self, section: &mut Section<'a>) -> Option<Ipv4Net> {
+        let host = section.parsed::<Ipv4Net>(&mut self.notes, "host", "10.9.0.1/24")?;
+        let path = section.path_of("host");
+        let ip = host.addr();
+        let edge = host.prefix_len() < 31 && (ip == host.network() || ip == host.broadcast());
+        if edge || ip.is_unspecified() || ip.is_multicast() || ip.is_loopback() || ip.is_broadcast() {
+            let message = format!("{host} is no address that the host can have on a network");
+            let hint = "write one of the network's addresses, neither its first nor its last, like `10.9.0.1/24`";
+            self.notes.complain(&path, Problem::new("bad-value", message, hint));
+        }
+        if !section.has("mac") && !section.has("macs") {
+            let message = "the host's adapter needs a MAC address".to_owned();
+            self.notes.complain(&path, Problem::new("missing-mac", message, "write `mac = \"02:00:5e:10:00:01\"`"));
+        }
+        Some(host)
     }
 
     /// Complains about a key that says nothing about a port of this kind.

@@ -1,12 +1,13 @@
 //! What the API shows: the state of the world as plain data.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use weft_types::{
-    Allowance, ByteSize, ForwardTarget, IpNet, Ipv4Net, Listen, MacAddr, MacRange, NetworkName, Permission, PortName,
-    PortRates, PortVlans, Provenance, VlanSet, VmName,
+    Allowance, ByteSize, ForwardTarget, IpNet, Ipv4Net, Label, Listen, MacAddr, MacRange, NetworkName, Permission,
+    PortName, PortRates, PortVlans, Provenance, VlanSet, VmName,
 };
 
 use crate::{EngineKind, Mode, Uplink, World};
@@ -162,6 +163,10 @@ pub struct NetworkView {
     pub gateway: Ipv4Addr,
     /// Whether the host's services are reachable at the gateway's address.
     pub host_access: bool,
+    /// The adapters by which the host itself stands on it, with its addresses there.
+    #[serde(default)]
+    #[schema(value_type = BTreeMap<String, String>, example = json!({"weft-lab": "10.20.0.254"}))]
+    pub adapters: BTreeMap<Label, Ipv4Addr>,
     /// The machines on it.
     pub vms: Vec<VmName>,
     /// Who made it.

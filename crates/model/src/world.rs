@@ -32,6 +32,8 @@ pub struct World {
 pub enum Mode {
     /// Through Weft's NAT device.
     Nat,
+    /// Not at all: its VMs and the host only.
+    HostOnly,
     /// Not at all: its VMs only, not even the host.
     Internal,
     /// By an interface of the host: its VMs stand on the LAN behind that.
@@ -56,6 +58,10 @@ pub struct Network {
     pub gateway: Ipv4Addr,
     /// Whether the host's own services are reachable at the gateway's address.
     pub host_access: bool,
+    /// The adapters by which the host itself stands on it, with its addresses there.
+    #[serde(default)]
+    #[schema(value_type = BTreeMap<String, String>, example = json!({"weft-lab": "10.20.0.254"}))]
+    pub adapters: BTreeMap<Label, Ipv4Addr>,
     /// The DHCP server; `None` when the file turns it off.
     pub dhcp: Option<Dhcp>,
     /// Whether the gateway answers names.
@@ -77,6 +83,13 @@ pub struct Network {
     pub forwards: Vec<Forward>,
     /// Where it is declared.
     pub provenance: Provenance,
+}
+
+impl Network {
+    /// Whether the host has this address there.
+    pub fn is_of_host(&self, ip: Ipv4Addr) -> bool {
+        self.adapters.values().any(|own| *own == ip)
+    }
 }
 
 /// A network's DHCP server.

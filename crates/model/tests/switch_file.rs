@@ -39,7 +39,7 @@ fn ports_of_every_kind() {
         [
             Plug::Vhost { socket: path("a.sock"), connect: false },
             Plug::Vhost { socket: path("/run/b.sock"), connect: true },
-            Plug::Tap { name: "tap0".to_owned() },
+            Plug::Tap { name: "tap0".to_owned(), host: None },
             Plug::Stream { socket: path("d.sock"), connect: false },
             Plug::Dgram { socket: path("e.sock"), peer: Some(path("f.sock")) },
             Plug::Dgram { socket: path("g.sock"), peer: None },
@@ -231,6 +231,50 @@ fn every_problem_in_one_go() {
             hint: write `peer = "ADDRESS:PORT"`: from everybody else, nothing is taken
 
             16 problems in lab.toml; nothing was changed
+        "#]],
+    );
+}
+
+#[test]
+fn an_adapter_of_the_host() {
+    let switch = load("[port.host]\ntap = 'weft-lab'\nhost = '10.9.0.1/24'\nmac = '02:00:00:00:00:01'\n").unwrap();
+    let host = Some("10.9.0.1/24".parse().unwrap());
+    assert_eq!(switch.ports[&"host".parse().unwrap()].plug, Plug::Tap { name: "weft-lab".to_owned(), host });
+    check(
+        "[port.a]\ntap = 'a'\nhost = '10.9.0.0/24'\nmac = '02:00:00:00:00:01'\n\n\
+         [port.b]\ntap = 'b'\nhost = '10.9.0.1/24'\nallow = ['promiscuous']\n\n\
+         [port.c]\nvhost = 'c.sock'\nhost = '10.9.0.1/24'\nmac = '02:00:00:00:00:03'\n\n\
+         [port.d]\ntap = 'd'\nhost = '224.0.0.1/24'\nmac = '02:00:00:00:00:04'\n",
+        expect![[r#"
+            error: 10.9.0.0/24 is no address that the host can have on a network
+             --> lab.toml:3:8
+              |
+            3 | host = '10.9.0.0/24'
+              |        ^^^^^^^^^^^^^
+            hint: write one of the network's addresses, neither its first nor its last, like `10.9.0.1/24`
+
+            error: the host's adapter needs a MAC address
+             --> lab.toml:8:8
+              |
+            8 | host = '10.9.0.1/24'
+              |        ^^^^^^^^^^^^^
+            hint: write `mac = "02:00:5e:10:00:01"`
+
+            error: `host` means nothing for a port with `vhost`
+              --> lab.toml:13:8
+               |
+            13 | host = '10.9.0.1/24'
+               |        ^^^^^^^^^^^^^
+            hint: remove it; it goes with `tap`
+
+            error: 224.0.0.1/24 is no address that the host can have on a network
+              --> lab.toml:18:8
+               |
+            18 | host = '224.0.0.1/24'
+               |        ^^^^^^^^^^^^^^
+            hint: write one of the network's addresses, neither its first nor its last, like `10.9.0.1/24`
+
+            4 problems in lab.toml; nothing was changed
         "#]],
     );
 }

@@ -3,6 +3,7 @@
 use std::ffi::c_void;
 use std::io;
 use std::mem::offset_of;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 
 use rustix::io::Errno;
@@ -15,14 +16,19 @@ use crate::ethtool::SIOCETHTOOL;
 const SIOCGIFFLAGS: Opcode = 0x8913;
 const SIOCSIFFLAGS: Opcode = 0x8914;
 const SIOCGIFADDR: Opcode = 0x8915;
+const SIOCSIFADDR: Opcode = 0x8916;
+const SIOCGIFNETMASK: Opcode = 0x891b;
+const SIOCSIFNETMASK: Opcode = 0x891c;
 const SIOCGIFMTU: Opcode = 0x8921;
 const SIOCSIFMTU: Opcode = 0x8922;
 const SIOCGIFHWADDR: Opcode = 0x8927;
+const SIOCSIFHWADDR: Opcode = 0x8924;
 const SIOCGIFINDEX: Opcode = 0x8933;
 const SIOCBRADDIF: Opcode = 0x89a2;
-const ARPHRD_ETHER: u16 = 1;
 const IFF_UP: u16 = 0x0001;
 const IFF_RUNNING: u16 = 0x0040;
+const AF_INET: u16 = 2;
+const ARPHRD_ETHER: u16 = 1;
 
 /// `struct ifreq`, with the first member of its union that we use.
 #[repr(C)]
@@ -77,6 +83,25 @@ impl InterfaceRequest {
         self.rest[..2].copy_from_slice(&[c, d]);
         self
     }
+
+    /// With the union's `struct sockaddr`, which is a family and bytes.
+    fn with_address(mut self, family: u16, bytes: &[u8]) -> Self {
+        self.flags = family;
+        self.rest = [0; 22];
+        self.rest.iter_mut().zip(bytes).for_each(|(byte, value)| *byte = *value);
+        self
+    }
+
+    /// The union's `struct sockaddr_in`.
+    fn ipv4(&self) -> Ipv4Addr {
+        let [_, _, a, b, c, d, ..] = self.rest; // behind the port
+        Ipv4Addr::new(a, b, c, d)
+    }
+
+    fn with_ipv4(self, ip: Ipv4Addr) -> Self {
+        let [a, b, c, d] = ip.octets();
+        self.with_address(AF_INET, &[0, 0, a, b, c, d]) // behind the port
+    }
 }
 
 /// An interface that exists, or did when it was found.
@@ -110,18 +135,21 @@ impl Interface {
         self.request.flags & IFF_RUNNING != 0
     }
 
+    /// What the host says about it.
+    fn answer<const CODE: Opcode>(&self) -> io::Result<InterfaceRequest> {
+        let mut request = self.request;
+        request.update::<CODE>(&self.socket)?;
+        Ok(request)
+    }
+
     /// Its number.
     pub(crate) fn index(&self) -> io::Result<i32> {
-        let mut request = self.request;
-        request.update::<SIOCGIFINDEX>(&self.socket)?;
-        Ok(request.number())
+        Ok(self.answer::<SIOCGIFINDEX>()?.number())
     }
 
     /// The largest IP packet that it takes.
     pub(crate) fn mtu(&self) -> io::Result<i32> {
-        let mut request = self.request;
-        request.update::<SIOCGIFMTU>(&self.socket)?;
-        Ok(request.number())
+        Ok(self.answer::<SIOCGIFMTU>()?.number())
     }
 
     /// Makes the interface with this number a port of it, which is a bridge.
@@ -142,8 +170,7 @@ impl Interface {
 
     /// Its MAC address, if it is one of Ethernet's.
     pub(crate) fn mac(&self) -> io::Result<MacAddr> {
-        let mut request = self.request;
-        request.update::<SIOCGIFHWADDR>(&self.socket)?;
+        let request = self.answer::<SIOCGIFHWADDR>()?;
         // `struct sockaddr`: the kind of hardware, where the flags are, and the address.
         match (request.flags, request.rest) {
             (ARPHRD_ETHER, [a, b, c, d, e, f, ..]) => Ok(MacAddr::new([a, b, c, d, e, f])),
@@ -179,9 +206,36 @@ impl Interface {
         Ok(())
     }
 
+    /// Sets it down, if it is not.
+    pub(crate) fn take_down(&mut self) -> io::Result<()> {
+        if self.is_up() {
+            self.request.flags &= !IFF_UP;
+            self.request.update::<SIOCSIFFLAGS>(&self.socket)?;
+        }
+        Ok(())
+    }
+
+    /// The host's address here, and how many bits of it name the network.
+    pub(crate) fn ipv4(&self) -> io::Result<(Ipv4Addr, u8)> {
+        let mask: u32 = self.answer::<SIOCGIFNETMASK>()?.ipv4().into();
+        Ok((self.answer::<SIOCGIFADDR>()?.ipv4(), mask.leading_ones() as u8))
+    }
+
     /// Sets the largest IP packet that it takes.
     pub(crate) fn set_mtu(&self, mtu: i32) -> io::Result<()> {
         Ok(self.request.with_number(mtu).update::<SIOCSIFMTU>(&self.socket)?)
+    }
+
+    /// Sets its MAC address.
+    pub(crate) fn set_mac(&self, mac: MacAddr) -> io::Result<()> {
+        Ok(self.request.with_address(ARPHRD_ETHER, &mac.octets()).update::<SIOCSIFHWADDR>(&self.socket)?)
+    }
+
+    /// Gives the host an address here, and the way to what else is in that prefix.
+    pub(crate) fn set_ipv4(&self, ip: Ipv4Addr, prefix_len: u8) -> io::Result<()> {
+        let mask = u32::MAX.checked_shl(32 - u32::from(prefix_len.min(32))).unwrap_or(0);
+        self.request.with_ipv4(ip).update::<SIOCSIFADDR>(&self.socket)?;
+        Ok(self.request.with_ipv4(mask.into()).update::<SIOCSIFNETMASK>(&self.socket)?)
     }
 }
 

@@ -14,6 +14,7 @@ mod epoll;
 mod ethtool;
 mod frame;
 mod guest_memory;
+mod host_adapter;
 mod interface;
 mod memory;
 mod nic;
@@ -31,6 +32,7 @@ mod xdp;
 
 pub use egress::Egress;
 pub use frame::{Frame, HEAD_BYTES, MAX_FRAME_BYTES, MIN_FRAME_BYTES};
+pub use host_adapter::HostAdapter;
 pub use memory::{MemoryPort, memory_pair};
 pub use nic::open_nic;
 pub use packet::PacketPort;

@@ -1,6 +1,6 @@
 use std::borrow::Cow;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 
@@ -186,6 +186,36 @@ pub enum PortError {
         /// What the system said.
         source: io::Error,
     },
+    /// We may not make an adapter of the host.
+    #[error("not allowed to make `{name}`, an adapter of the host")]
+    HostAdapter {
+        /// The adapter's name.
+        name: String,
+        /// What would help.
+        hint: String,
+    },
+    /// Another interface has the name of an adapter of the host.
+    #[error("`{name}` exists, and is not this adapter of the host: {found}")]
+    OtherAdapter {
+        /// The name.
+        name: String,
+        /// In what it differs.
+        found: String,
+        /// What would help.
+        hint: String,
+    },
+    /// The host reaches the network of an adapter by another interface.
+    #[error("`{name}` cannot have {ip}/{prefix_len}: the host reaches that network by `{other}`")]
+    TakenSubnet {
+        /// The adapter's name.
+        name: String,
+        /// The host's address there.
+        ip: Ipv4Addr,
+        /// How many bits of it name the network.
+        prefix_len: u8,
+        /// The other interface.
+        other: String,
+    },
     /// No interface can have this name.
     #[error("`{name}` cannot be an interface's name")]
     TapName {
@@ -223,7 +253,7 @@ pub enum PortError {
 
 impl PortError {
     /// How to fix it.
-    pub fn hint(&self) -> &'static str {
+    pub fn hint(&self) -> &str {
         match self {
             Self::PathTooLong { .. } => "choose a folder nearer to `/` (or a shorter WEFT_HOME)",
             Self::InUse { .. } => "end that process, or use another path (or WEFT_HOME)",
@@ -231,9 +261,14 @@ impl PortError {
             Self::Listen { .. } => "check that the folder exists, is yours, and is on a disk that is not full",
             Self::Udp { .. } => "use an address of this host and a port that is free, both of IPv4 or both of IPv6",
             Self::OpenTun { .. } => "load the kernel module `tun`, and run as root or grant CAP_NET_ADMIN",
+            Self::Tap { source, .. } if source.kind() == io::ErrorKind::ResourceBusy => {
+                "choose another name, or end what has the device: `ip link` shows it"
+            }
             Self::Tap { .. } => {
                 "grant CAP_NET_ADMIN, or make the device with `ip tuntap add NAME mode tap user USER vnet_hdr`"
             }
+            Self::TakenSubnet { .. } => "choose another `subnet`, one that the host does not know yet",
+            Self::HostAdapter { hint, .. } | Self::OtherAdapter { hint, .. } => hint,
             Self::TapName { .. } => "use 1 to 15 characters without `/`, `:` and spaces",
             Self::Nic { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 "run as root or grant CAP_NET_RAW (`setcap cap_net_raw+ep` on the program)"

@@ -1,8 +1,8 @@
 //! A TAP device: the kernel's end of a cable (Linux, Documentation/networking/tuntap.rst).
 
 use std::borrow::Cow;
-use std::io;
-use std::io::IoSlice;
+use std::collections::BTreeSet;
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::epoll::EventFlags;
@@ -11,6 +11,7 @@ use rustix::io::{Errno, writev};
 use rustix::ioctl::{IntegerSetter, Opcode, Setter, ioctl, opcode};
 use weft_wire::virtio_net::{Author, HEADER_BYTES};
 
+use crate::HostAdapter;
 use crate::claim::Claim;
 use crate::epoll::Epoll;
 use crate::interface::{Interface, InterfaceRequest};
@@ -28,6 +29,7 @@ const TUNSETVNETLE: Opcode = opcode::write::<i32>(b'T', 220);
 const IFF_TAP: u16 = 0x0002;
 const IFF_NO_PI: u16 = 0x1000;
 const IFF_VNET_HDR: u16 = 0x4000;
+const IFF_TUN_EXCL: u16 = 0x8000;
 const TUN_F_CSUM: usize = 0x01;
 const TUN_F_TSO4: usize = 0x02;
 const TUN_F_TSO6: usize = 0x04;
@@ -79,6 +81,30 @@ impl TapPort {
         Self::with_device(name, device)
     }
 
+    /// Makes an adapter of the host called `name`, which is one of `ours`, up and with an address. It ends with the port, with its address and
+    /// its routes, however our process ends. One that somebody else has made just so, and for us, is used as it is.
+    ///
+    /// # Errors
+    /// As [`Self::open`], without the privilege to make one, and when another interface has this name: nobody else's is
+    /// touched.
+    pub fn open_host_adapter(name: &str, host: HostAdapter, ours: &BTreeSet<&str>) -> Result<Self, PortError> {
+        let device = match Self::attach(name, IFF_TUN_EXCL) {
+            Ok(device) => {
+                host.settle(name, ours)?;
+                device
+            }
+            Err(PortError::Tap { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => {
+                return Err(host.forbidden(name));
+            }
+            Err(PortError::Tap { source, .. }) if source.kind() == io::ErrorKind::ResourceBusy => {
+                host.check(name)?;
+                Self::attach(name, 0)?
+            }
+            Err(error) => return Err(error),
+        };
+        Self::with_device(name, device)
+    }
+
     /// Joins a bridge of the host's kernel by a TAP device of its own, which is the bridge's port as long as this lives.
     ///
     /// # Errors
@@ -108,11 +134,15 @@ impl TapPort {
     /// # Errors
     /// As [`Self::open`].
     pub fn create(name: &str) -> Result<OwnedFd, PortError> {
+        Self::attach(name, 0)
+    }
+
+    fn attach(name: &str, more_flags: u16) -> Result<OwnedFd, PortError> {
         let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let device =
             open("/dev/net/tun", flags, Mode::empty()).map_err(|error| PortError::OpenTun { source: error.into() })?;
         let mut request = InterfaceRequest::about(name).ok_or_else(|| PortError::TapName { name: name.into() })?;
-        request.flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
+        request.flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | more_flags;
         let failed = |action| move |error: Errno| PortError::Tap { name: name.into(), action, source: error.into() };
         request.update::<TUNSETIFF>(&device).map_err(failed("open"))?;
         Ok(device)

@@ -104,6 +104,8 @@ drop_reasons! {
     RogueRouter = "rogue-router",
     /// Its extension headers hide whether it is what the port may not send.
     Unreadable = "unreadable",
+    /// It goes to an adapter of the host, and its IP destination is no address of that: the host would forward it.
+    NotForHost = "not-for-host",
     /// Its destination is one of the group addresses that a bridge never forwards (IEEE 802.1Q, table 8-1).
     ReservedGroup = "reserved-group",
     /// A rule of the network's access list, or its default, denies it.

@@ -41,6 +41,12 @@ impl Ipv4Run {
     }
 }
 
+impl From<Ipv4Addr> for Ipv4Run {
+    fn from(ip: Ipv4Addr) -> Self {
+        Self { first: ip, last: ip }
+    }
+}
+
 impl FromStr for Ipv4Run {
     type Err = Ipv4RunError;
 

@@ -167,6 +167,11 @@ impl PortName {
         Self(format!("{network}-gateway").into())
     }
 
+    /// The port of an adapter of the host, which has this name there.
+    pub fn of_adapter(adapter: &Label) -> Self {
+        Self(format!("{adapter}-host").into())
+    }
+
     /// The port by which a bridged network reaches the LAN.
     pub fn of_uplink(network: &NetworkName) -> Self {
         Self(format!("{network}-uplink").into())

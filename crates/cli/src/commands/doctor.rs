@@ -62,7 +62,7 @@ impl Check {
 pub(crate) fn run(context: &Context) -> Result<ExitCode> {
     let report = weft_machine::probe();
     let mut checks = machines(&report);
-    checks.extend([memory(&report), tun(), lan(), user_namespaces(), ping(), cgroups(), descriptors()]);
+    checks.extend([memory(&report), tun(), host_only(), lan(), user_namespaces(), ping(), cgroups(), descriptors()]);
     let paths = &context.paths;
     checks.extend([("state", &paths.state), ("cache", &paths.cache), ("run", &paths.run)].map(|(n, p)| folder(n, p)));
     match context.json {
@@ -118,12 +118,38 @@ fn memory(report: &HostReport) -> Check {
 }
 
 fn tun() -> Check {
-    let hint = "only TAP ports need it; machines do not";
+    let hint = "only TAP ports and `host-only` networks need it; machines do not";
     match fs::File::options().read(true).write(true).open("/dev/net/tun") {
-        Ok(_) if geteuid().is_root() => Check::ok("tun", "TAP devices can be made"),
+        Ok(_) if may_administer_networks() => Check::ok("tun", "TAP devices can be made"),
         Ok(_) => Check::limited("tun", "TAP devices need CAP_NET_ADMIN", hint),
         Err(error) => Check::limited("tun", format!("/dev/net/tun cannot be opened: {error}"), hint),
     }
+}
+
+fn host_only() -> Check {
+    let can_open = fs::File::options().read(true).write(true).open("/dev/net/tun").is_ok();
+    if can_open && may_administer_networks() {
+        return Check::ok("host-only", "the host can stand on networks by adapters of its own");
+    }
+    let finding = "the host's adapters on `host-only` networks cannot be made";
+    let program = std::env::current_exe().unwrap_or_else(|_| PathBuf::from("weft"));
+    let hint = match can_open {
+        true => format!(
+            "run as root, `setcap cap_net_admin+ep {}`, or have root make them: `weft up` prints the line",
+            program.display()
+        ),
+        false => "`modprobe tun`, and let this user open /dev/net/tun".to_owned(),
+    };
+    Check::limited("host-only", finding, hint)
+}
+
+/// Whether this process, and so the switch that it starts, has CAP_NET_ADMIN (capabilities(7)).
+fn may_administer_networks() -> bool {
+    const CAP_NET_ADMIN: u64 = 1 << 12;
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = effective.and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
+    effective.is_some_and(|set| set & CAP_NET_ADMIN != 0)
 }
 
 /// Whether machines can stand on the LAN.

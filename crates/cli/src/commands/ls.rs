@@ -88,6 +88,7 @@ pub(crate) async fn leases(context: &Context) -> Result {
 pub(crate) fn mode(mode: Mode) -> &'static str {
     match mode {
         Mode::Nat => "nat",
+        Mode::HostOnly => "host-only",
         Mode::Internal => "internal",
         Mode::Bridged => "bridged",
     }

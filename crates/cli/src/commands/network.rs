@@ -46,6 +46,9 @@ async fn show(context: &Context, name: &NetworkName) -> Result {
         None => {
             row("subnet", network.subnet.to_string());
             row("gateway", network.gateway.to_string());
+            for (adapter, ip) in &network.adapters {
+                row("host", format!("{ip} by {adapter}"));
+            }
             row("host access", if network.host_access { "yes" } else { "no" }.to_owned());
         }
     }

@@ -137,7 +137,7 @@ fn config(switch: &SwitchFile, revision: u64) -> DataplaneConfig {
         network: switch.name.clone(),
         kind: match port.plug.clone() {
             Plug::Vhost { socket, connect } => PortKind::VhostUser { socket, connect },
-            Plug::Tap { name } => PortKind::Tap { name },
+            Plug::Tap { name, host } => PortKind::Tap { name, host },
             Plug::Stream { socket, connect } => PortKind::UnixStream { socket, connect },
             Plug::Dgram { socket, peer } => PortKind::UnixDatagram { socket, peer },
             Plug::Udp { local, peer } => PortKind::Udp { local, peer },

@@ -114,9 +114,13 @@ impl<'a> Question<'a> {
         let is_gateway = network_of(world, nic).is_some_and(|network| network.gateway == target);
         let neighbour = world.vms.iter().flat_map(|vm| vm.nics.iter().map(move |nic| (vm, nic)));
         let mut neighbour = neighbour.filter(|(_, other)| other.network == nic.network && other.ip == Some(target));
-        let (next_hop, next_hop_is) = match (neighbour.next(), gateway.and_then(|port| port.macs.first())) {
-            (Some((vm, other)), _) => (other.mac, vm.name.to_string()),
-            (None, Some(mac)) if direct.is_none() || is_gateway => (*mac, format!("the gateway of {}", nic.network)),
+        let host = host_port(world, nic, target).and_then(|port| port.macs.first());
+        let (next_hop, next_hop_is) = match (neighbour.next(), host, gateway.and_then(|port| port.macs.first())) {
+            (Some((vm, other)), ..) => (other.mac, vm.name.to_string()),
+            (None, Some(mac), _) => (*mac, "the host".to_owned()),
+            (None, None, Some(mac)) if direct.is_none() || is_gateway => {
+                (*mac, format!("the gateway of {}", nic.network))
+            }
             _ => {
                 let title =
                     format!("nobody has {target} on network `{}`, so `{from}` finds no one to send to", nic.network);
@@ -156,6 +160,13 @@ fn gateway_port<'a>(world: &'a WorldView, nic: &NicView) -> Option<&'a PortView>
     world.ports.iter().find(|port| port.network == nic.network && port.vm.is_none() && port.driver == "gateway")
 }
 
+/// The port of the host's own adapter that has `target` on an adapter's network.
+fn host_port<'a>(world: &'a WorldView, nic: &NicView, target: Ipv4Addr) -> Option<&'a PortView> {
+    let (adapter, _) = network_of(world, nic)?.adapters.iter().find(|(_, ip)| **ip == target)?;
+    let name = PortName::of_adapter(adapter);
+    world.ports.iter().find(|port| port.name == name)
+}
+
 /// The adapters of the machine or the port of this name.
 fn source_nics<'a>(world: &'a WorldView, from: &str) -> Result<Vec<&'a NicView>> {
     if let Some(vm) = world.vms.iter().find(|vm| vm.name.as_str() == from) {
@@ -177,6 +188,10 @@ fn target_addresses(world: &WorldView, to: &str) -> Result<Vec<Ipv4Addr>> {
         return Ok(vec![address]);
     }
     let Some(vm) = world.vms.iter().find(|vm| vm.name.as_str() == to) else {
+        let adapters: Vec<_> = world.networks.iter().flat_map(|network| network.adapters.values().copied()).collect();
+        if to == "host" && !adapters.is_empty() {
+            return Ok(adapters);
+        }
         let title = format!("`{to}` is neither a machine nor an IP address");
         return Err(Failure::new("no-such-vm", title, "`weft vm ls` lists the machines"));
     };

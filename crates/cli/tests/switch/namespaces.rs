@@ -1,8 +1,10 @@
 //! Real kernels as hosts: TAP devices in network namespaces.
 
+use std::io::Read as _;
+use std::net::UdpSocket;
 use std::process::{Command, Stdio};
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use weft_testkit::{Netns, in_netns, skipped};
 
 use crate::bed::{Bed, eventually};
@@ -41,6 +43,34 @@ says += tlv(127, bytes([0, 0x80, 0xc2, 3, 0, 20, 3]) + b'lab') + tlv(0, b'')
 out = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
 out.bind(('eth0', 0))
 out.send(bytes.fromhex('0180c200000e020000000009' + '88cc') + says)
+";
+
+/// Sends to everybody who is named, and to all: over IPv4 and IPv6.
+const FLOOD: &str = "
+import socket, sys
+v4 = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+v4.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+v6 = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+for _ in range(300):
+    for to in sys.argv[1:] + ['255.255.255.255', '224.0.0.251']:
+        try:
+            (v6 if ':' in to else v4).sendto(b'the-flood', (to, 9))
+        except OSError:
+            pass # its own host sees no way
+";
+
+/// Fails when it hears the flood, and is content when it hears the end of it first.
+const WITNESS: &str = "
+import socket, sys
+wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+wire.bind((sys.argv[1], 0))
+print('ready', flush=True)
+while True:
+    frame = wire.recv(2000)
+    if b'the-flood' in frame:
+        exit(7)
+    if b'the-end' in frame:
+        exit(0)
 ";
 
 /// Listens until it has heard a ping and its answer, which are for others.
@@ -134,6 +164,140 @@ fn a_pnic_is_the_uplink() {
         eventually("the pulled cable is seen", || bed.port("cable")["up"] == false);
         assert!(bed.end(Signal::TERM).success());
         assert!(ip("link show cable"), "the pNIC stays the host's");
+    });
+}
+
+/// What the host has: interfaces, addresses, routes, rules and firewall.
+fn what_the_host_has() -> String {
+    let tell = |program: &str, args: &str| {
+        let output = Command::new(program).args(args.split(' ')).output();
+        output.map_or_else(|_| String::new(), |output| String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let listings = ["link", "addr", "route show table all", "-6 route show table all", "rule"].map(|it| tell("ip", it));
+    listings.join("\n") + &tell("nft", "list ruleset")
+}
+
+/// The host stands on a network by an adapter of its own, which is no way to its other networks, nor from them, and ends
+/// with the switch: the very file that is the example. This namespace plays a host that is a router for others.
+#[test]
+fn the_host_has_an_adapter() {
+    in_netns("namespaces::the_host_has_an_adapter", || {
+        if std::fs::File::options().read(true).write(true).open("/dev/net/tun").is_err() {
+            return skipped("the_host_has_an_adapter", "/dev/net/tun is closed to us");
+        }
+        if std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").is_err() {
+            return skipped("the_host_has_an_adapter", "/proc/sys/net is closed to us");
+        }
+        let has_v6 = std::fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1").is_ok();
+        let [lan, guest] = [Netns::new(), Netns::new()];
+        let run = |host: &Netns, args: &str| {
+            assert!(host.command("ip").args(args.split(' ')).status().unwrap().success(), "{args}");
+        };
+        assert!(ip(&format!("link add lan type veth peer name eth0 netns {}", lan.pid())));
+        assert!(ip("addr add 192.168.7.1/24 dev lan") && ip("link set lan up") && ip("link set lo up"));
+        run(&lan, "addr add 192.168.7.2/24 dev eth0");
+        run(&lan, "link set eth0 up");
+        run(&lan, "route add default via 192.168.7.1");
+        if has_v6 {
+            assert!(ip("addr add fd00:7::1/64 dev lan nodad"));
+            run(&lan, "addr add fd00:7::2/64 dev eth0 nodad");
+            run(&lan, "route add default via fd00:7::1");
+        }
+        eventually("the host's own addresses are settled", || !what_the_host_has().contains("tentative"));
+        let before = what_the_host_has();
+
+        let mut bed = Bed::run(include_str!("../../../../examples/switch/host.toml"));
+        assert!(ip(&format!("link set guest netns {}", guest.pid())));
+        run(&guest, "link set guest address 02:00:00:00:00:02");
+        run(&guest, "addr add 10.9.0.2/24 dev guest");
+        run(&guest, "link set guest up");
+        run(&guest, "route add default via 10.9.0.1");
+        if has_v6 {
+            run(&guest, "route add default via fe80::ff:fe00:1 dev guest");
+        }
+        let ping = |mut command: Command, to: &str| {
+            command.args(["-c1", "-W1", to]).stdout(Stdio::null()).status().unwrap().success()
+        };
+        eventually("the host reaches the guest", || ping(Command::new("ping"), "10.9.0.2"));
+        assert!(ping(guest.command("ping"), "10.9.0.1"), "and the guest the host");
+        if has_v6 {
+            eventually("also by its own link-local address", || ping(guest.command("ping"), "fe80::ff:fe00:1%guest"));
+        }
+
+        // The end is told by the host itself, whom the witness hears.
+        let flood_is_heard = |from: &Netns, to: &[&str], witness: &Netns, device: &str, own: &str, end: &str| {
+            let mut witness = witness.command("python3");
+            let mut witness = witness.args(["-c", WITNESS, device]).stdout(Stdio::piped()).spawn().unwrap();
+            let mut ready = [0; 6];
+            witness.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
+            assert!(from.command("python3").args(["-c", FLOOD]).args(to).status().unwrap().success());
+            let socket = UdpSocket::bind((own, 0)).unwrap();
+            eventually("the witness is done", || {
+                socket.send_to(b"the-end", (end, 9)).unwrap();
+                witness.try_wait().unwrap().is_some()
+            });
+            witness.wait().unwrap().code() == Some(7)
+        };
+        let out = || {
+            let to = ["192.168.7.2", "192.168.7.255", "10.9.0.255", "fd00:7::2", "ff02::1%guest"];
+            flood_is_heard(&guest, &to, &lan, "eth0", "192.168.7.1", "192.168.7.2")
+        };
+        let inwards = || flood_is_heard(&lan, &["10.9.0.2", "10.9.0.255"], &guest, "guest", "10.9.0.1", "10.9.0.2");
+        assert!(!out() && !inwards(), "nothing passes through the host, either way");
+        // Also where somebody has the host forward what comes in by its adapter.
+        std::fs::write("/proc/sys/net/ipv4/conf/weft-lab/forwarding", "1").unwrap();
+        assert!(!out() && !inwards(), "nor what the host would forward");
+        let dropped = |port: &str, reason: &str| {
+            let drops = bed.port(port)["drops"].as_array().cloned().unwrap_or_default();
+            drops.iter().find(|drop| drop["reason"] == reason).and_then(|drop| drop["frames"].as_u64()).unwrap_or(0)
+        };
+        assert!(dropped("guest", "not-for-host") > 0, "{}", bed.port("guest"));
+        assert!(dropped("host", "forged-ipv4") > 0, "{}", bed.port("host"));
+        assert_eq!(
+            dropped("host", "forged-ipv6"),
+            0,
+            "what the host's kernel says by itself, it may: {}",
+            bed.port("host")
+        );
+
+        bed.end(Signal::KILL);
+        eventually("the adapter is gone", || what_the_host_has() == before);
+        bed.start();
+        eventually("and is there again", || ip("link show weft-lab"));
+        assert!(bed.end(Signal::TERM).success());
+        assert_eq!(what_the_host_has(), before);
+
+        // What somebody else has made under this name is left alone.
+        assert!(ip("tuntap add weft-lab mode tap vnet_hdr"));
+        let refused = bed.said(&["switch", "run", "lab.toml"]);
+        assert!(refused.starts_with("exit 1") && refused.contains("choose another name"), "{refused}");
+        assert!(ip("link show weft-lab") && ip("link del weft-lab"));
+        // Who may not make one is told what is missing: that, or what root can do once.
+        let unprivileged = || {
+            let mut command = Command::new("setpriv");
+            command.args(["--inh-caps=-net_admin", "--bounding-set=-net_admin"]).arg(env!("CARGO_BIN_EXE_weft"));
+            command.args(["switch", "run", "lab.toml"]).current_dir(bed.path(".")).env("WEFT_HOME", bed.path("home"));
+            command.stdin(Stdio::null()).stderr(Stdio::piped());
+            command
+        };
+        let alone = include_str!("../../../../examples/switch/host.toml").split("[port.guest]").next().unwrap();
+        bed.edit(alone);
+        let output = unprivileged().output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("not allowed to make `weft-lab`") && said.contains("CAP_NET_ADMIN"), "{said}");
+        let line = said.split('`').find(|part| part.starts_with("ip tuntap add")).expect("what root can do").to_owned();
+        assert!(Command::new("sh").args(["-c", &line]).status().unwrap().success(), "{line}");
+        let mut child = unprivileged().spawn().unwrap();
+        let ended = |child: &mut std::process::Child| child.try_wait().unwrap().is_some();
+        eventually("the port is there", || {
+            assert!(!ended(&mut child), "it ended");
+            bed.said(&["switch", "show", "lab.toml"]).starts_with("exit 0")
+        });
+        assert_eq!(bed.port("host")["up"], true, "{}", bed.port("host"));
+        kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+        assert!(child.wait().unwrap().success());
+        assert!(ip("link show weft-lab"), "what root has made is root's");
     });
 }
 

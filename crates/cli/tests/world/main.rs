@@ -8,5 +8,6 @@ mod files;
 mod forwards;
 mod guests;
 mod harness;
+mod host_only;
 mod law;
 mod quickstart;

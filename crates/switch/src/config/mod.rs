@@ -83,7 +83,8 @@ pub enum Role {
     Vnic,
     /// The network's services.
     Gateway,
-    /// A network adapter of the host itself.
+    /// A network adapter of the host itself. Where its addresses are known, it hears IP for those only, so that the host
+    /// has nothing to forward.
     HostAdapter,
     /// A pNIC, and behind it stations that nobody registered.
     Uplink,
@@ -135,5 +136,10 @@ impl PortConfig {
             rates: Rates::default(),
             provenance,
         }
+    }
+
+    /// Whether what comes by it is for itself only: an adapter of the host, unless it may send for others too.
+    pub(crate) fn is_end(&self) -> bool {
+        self.role == Role::HostAdapter && self.addresses != Addresses::Any && !self.policy.forged_ips
     }
 }

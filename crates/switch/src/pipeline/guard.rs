@@ -9,6 +9,7 @@ use weft_wire::arp;
 use super::{Action, Context, Continue};
 use crate::bindings::{Claim, Place};
 use crate::packet::{Addresses, Class, Piece};
+use crate::table::PortIndex;
 use crate::{DropReason, Role};
 
 /// Ports speak for themselves only, and neither give addresses nor lead the way unless they may.
@@ -133,6 +134,26 @@ fn are_honest(mut options: &[u8], mac: MacAddr) -> bool {
         options = &options[len..];
     }
     options.is_empty()
+}
+
+/// An adapter of the host hears what is for the host itself: anything else it would have to forward. Groups end there.
+pub(super) fn hears(cx: &mut Context<'_>, target: PortIndex) -> ControlFlow<Action> {
+    let port = &cx.tables.port(target).config;
+    if !port.is_end() {
+        return Continue(());
+    }
+    let Some(address) = cx.ip_dst() else { return Continue(()) };
+    let is_group = address.is_multicast() || address == IpAddr::V4(Ipv4Addr::BROADCAST);
+    let (place, mac) = (cx.place(address), cx.dst());
+    let is_own = port.addresses.is_fixed(address)
+        || cx.knowledge.bindings.owner(&place) == Some(port.id)
+        || address == IpAddr::V6(link_local(mac));
+    if is_group || is_own {
+        return Continue(());
+    }
+    cx.drop(DropReason::NotForHost, Some(&port.provenance), || {
+        format!("{address} is no address of `{}`, by which the host forwards nothing", port.name)
+    })
 }
 
 /// Whether an IP address is the port's own: configured, learned, or made of the sender's MAC address (RFC 4291,

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use weft_types::{Instant, MacAddr};
 
-use super::{Action, Break, Context, Continue, acl, output, rulings, way};
+use super::{Action, Break, Context, Continue, acl, guard, output, rulings, way};
 use crate::table::PortIndex;
 use crate::{DropReason, Mode, Output, Permission, Role};
 
@@ -163,6 +163,7 @@ fn deliver(cx: &mut Context<'_>, target: PortIndex) -> ControlFlow<Action> {
             format!("`{}` sent it to itself, and the adjacent switch reflects it", port.name)
         });
     }
+    guard::hears(cx, target)?;
     let (segment, ingress) = (cx.segment, cx.ingress().vswitch);
     let output = way_out(cx, target)?;
     let others = cx.tables.listeners(ingress, segment).filter(|port| *port != target && Some(*port) != sender);

@@ -87,9 +87,10 @@ pub(crate) const LINK: Fields =
     Fields::INGRESS.and(Fields::DST).and(Fields::SRC).and(Fields::TAG).and(Fields::ETHERTYPE);
 
 /// All fields of frames from such a port that any stage may consult; `learns` says whether any port learns addresses,
-/// `has_fixed` whether the vSwitch has a port with configured ones, `has_rules` whether it has an access list.
-pub(crate) fn consulted(port: &PortConfig, learns: bool, has_fixed: bool, has_rules: bool) -> Fields {
-    if has_rules {
+/// `has_fixed` whether the vSwitch has a port with configured ones, `asks_whom` whether it has an access list or an
+/// adapter of the host.
+pub(crate) fn consulted(port: &PortConfig, learns: bool, has_fixed: bool, asks_whom: bool) -> Fields {
+    if asks_whom {
         return LINK.and(Fields::PACKET);
     }
     match (port.is_trusted(), &port.addresses) {
@@ -263,6 +264,12 @@ impl<'a> Context<'a> {
     fn ip_src(&mut self) -> Option<IpAddr> {
         self.consulted = self.consulted.and(Fields::IP_SRC);
         self.frame.packet.src()
+    }
+
+    /// To whom the packet is.
+    fn ip_dst(&mut self) -> Option<IpAddr> {
+        self.consulted = self.consulted.and(Fields::TRANSPORT);
+        self.frame.packet.dst()
     }
 
     /// What `mac` is known by where the frame is.

@@ -71,7 +71,8 @@ pub(super) fn selected(
     pipeline::mirror::select(vswitch, port.config.id, frame, segment, outputs)
 }
 
-/// Puts the copies that `mirrors` get into `copies`: none goes to where the frame came from, nor to where it goes.
+/// Puts the copies that `mirrors` get into `copies`: none goes to where the frame came from, nor to where it goes
+/// or may not go.
 #[inline(never)]
 pub(super) fn copy(
     tables: &Tables,
@@ -91,7 +92,12 @@ pub(super) fn copy(
                 if target == port.config.id || outputs.iter().any(|output| output.port == target) {
                     return None;
                 }
-                let vlans = &tables.port(tables.index(target)?).config.vlans;
+                let target = tables.port(tables.index(target)?);
+                // What is for the host itself goes there, or may not.
+                if target.config.is_end() && target.is_configured(frame.link.dst) {
+                    return None;
+                }
+                let vlans = &target.config.vlans;
                 let carried = segment.filter(|segment| vlans.carries(*segment));
                 let edit = carried.map_or(TagEdit::Keep, |segment| vlans.edit(segment, frame.link.tag));
                 if edit == TagEdit::Pop && frame.is_double() { TagEdit::Keep } else { edit }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use weft_types::PortId;
 
-use super::{Port, PortIndex, Tables, VSwitchIndex};
+use super::{Port, PortIndex, Tables, VSwitch, VSwitchIndex};
 use crate::filter::Granted;
 use crate::pipeline::Fields;
 use crate::{Addresses, PortConfig, Role, VSwitchId, Vlans, meters};
@@ -33,8 +33,9 @@ impl Newcomer {
 impl Tables {
     /// Has ports go and come; a port that changes does both. After that, the configuration is right.
     pub(crate) fn change(&mut self, gone: &[PortId], come: Vec<Newcomer>) {
-        let concerns_all = |tables: &Self| -> (bool, Vec<bool>) {
-            (tables.learns_addresses(), tables.vswitches.iter().map(super::VSwitch::has_fixed).collect())
+        let concerns_all = |tables: &Self| -> (bool, Vec<(bool, bool)>) {
+            let of = |vswitch: &VSwitch| (vswitch.has_fixed(), vswitch.asks_whom());
+            (tables.learns_addresses(), tables.vswitches.iter().map(of).collect())
         };
         let before = concerns_all(self);
         // Configured addresses come before those that vNICs registered, and of these the oldest port's.
@@ -118,6 +119,7 @@ impl Tables {
             Vlans::Trunk { .. } => &mut vswitch.trunks,
         };
         members.all.push(index);
+        vswitch.ends += usize::from(config.is_end());
         for host in fixed_hosts(config) {
             vswitch.fixed_hosts += 1;
             self.fixed.entry((place, host)).or_default().push(index);
@@ -138,6 +140,7 @@ impl Tables {
         let Port { config, vswitch: place, .. } = &self.ports[index.0 as usize];
         let (place, vswitch) = (*place, &mut self.vswitches[place.number()]);
         self.indices.remove(&config.id);
+        vswitch.ends -= usize::from(config.is_end());
         vswitch.uplinks.retain(is_other);
         vswitch.ranges.retain(|(_, owner)| is_other(owner));
         match config.vlans {

@@ -19,9 +19,9 @@ impl Tables {
         lines.extend(self.vswitches.iter().map(|vswitch| {
             let uplinks: Vec<_> = vswitch.uplinks.iter().map(id).collect();
             let ranges: Vec<_> = vswitch.ranges.iter().map(|(range, owner)| (range, id(owner))).collect();
-            let (config, mirrors, fixed) = (&vswitch.config, &vswitch.mirrors, vswitch.fixed_hosts);
+            let (config, mirrors, fixed) = (&vswitch.config, &vswitch.mirrors, (vswitch.fixed_hosts, vswitch.ends));
             let (promiscuous, trunks) = (ids(&vswitch.promiscuous), members(&vswitch.trunks));
-            format!("{config:?} {uplinks:?} {promiscuous:?} {mirrors:?} {trunks:?} {fixed} {ranges:?}")
+            format!("{config:?} {uplinks:?} {promiscuous:?} {mirrors:?} {trunks:?} {fixed:?} {ranges:?}")
         }));
         lines.extend(self.indices.iter().map(|(port, index)| format!("{port:?} is {:?}", id(index))));
         lines.extend(self.stations.iter().map(|(place, owner)| format!("{place:?} {:?}", id(owner))));

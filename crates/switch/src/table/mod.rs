@@ -95,6 +95,8 @@ pub(crate) struct VSwitch {
     trunks: Members,
     /// How many IP addresses were configured for its ports.
     fixed_hosts: usize,
+    /// How many of its ports are [ends](PortConfig::is_end).
+    ends: usize,
     /// In order; they do not overlap.
     ranges: Vec<(MacRange, PortIndex)>,
 }
@@ -112,6 +114,7 @@ impl VSwitch {
             mirrors: Vec::new(),
             trunks: Members::default(),
             fixed_hosts: 0,
+            ends: 0,
             ranges: Vec::new(),
         };
         vswitch.set_mirrors(mirrors.clone());
@@ -121,6 +124,11 @@ impl VSwitch {
     /// Whether IP addresses were configured for any of its ports.
     pub(crate) fn has_fixed(&self) -> bool {
         self.fixed_hosts > 0
+    }
+
+    /// Whether it is asked about frames to whom their packets are: by an access list, or by an adapter of the host.
+    fn asks_whom(&self) -> bool {
+        self.rules.is_some() || self.ends > 0
     }
 
     /// Its mirrors.
@@ -137,7 +145,7 @@ impl VSwitch {
     /// What decisions about the frames of `port` rest on; `learns` says whether any port learns addresses.
     fn consulted(&self, port: &PortConfig, learns: bool) -> Fields {
         let of_team = pipeline::team::consulted(self.config.team.as_ref().map(|team| team.mode));
-        pipeline::consulted(port, learns, self.has_fixed(), self.rules.is_some())
+        pipeline::consulted(port, learns, self.has_fixed(), self.asks_whom())
             .and(pipeline::mirror::consulted(&self.mirrors))
             .and(of_team)
     }

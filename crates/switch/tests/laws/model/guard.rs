@@ -206,6 +206,23 @@ impl Model {
         Err(if is_v6 { DropReason::ForgedIpv6 } else { DropReason::ForgedIpv4 })
     }
 
+    /// Whether a port gets such a packet: the host by its adapter only what is for itself.
+    pub(crate) fn hears_ip(
+        &self,
+        port: &PortConfig,
+        segment: u16,
+        dst: MacAddr,
+        frame: &[u8],
+    ) -> Result<(), DropReason> {
+        let at = if vlan::is_tag(&frame[12..]) { 16 } else { 12 };
+        let Some(packet) = packet(be16(&frame[at..]), &frame[at + 2..]) else { return Ok(()) };
+        let is_group = packet.dst.is_multicast() || packet.dst == Ipv4Addr::BROADCAST;
+        if !is_end(port) || is_group || self.owns(port, segment, dst, packet.dst) {
+            return Ok(());
+        }
+        Err(DropReason::NotForHost)
+    }
+
     /// A DHCP server gives an address to another port.
     fn lease(&mut self, port: &PortConfig, segment: u16, is_v6: bool, is_udp: bool, transport: &[u8]) {
         let is_reply = !is_v6 && is_udp && be16(transport) == 67;
@@ -271,6 +288,11 @@ impl Model {
         }
         Ok(())
     }
+}
+
+/// Whether a port is an adapter of the host whose addresses are known, and which forwards nothing.
+pub(crate) fn is_end(port: &PortConfig) -> bool {
+    port.role == Role::HostAdapter && port.addresses != Addresses::Any && !port.policy.forged_ips
 }
 
 fn limit(port: &PortConfig) -> usize {

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 
 use weft_switch::{Direction, MirrorFilter, MirrorId, MirrorTarget, Traffic};
-use weft_types::PortId;
+use weft_types::{MacAddr, PortId};
 
 use super::acl::ports;
-use super::guard::{be16, packet};
-use super::{Fate, Model, vlan};
+use super::guard::{be16, is_end, packet};
+use super::{Fate, Model, is_configured, vlan};
 
 /// The copies of a frame: for which mirror, to which port if to one, and the frame's first bytes as they are there.
 pub(crate) type Copies = BTreeSet<(MirrorId, Option<PortId>, Vec<u8>)>;
@@ -61,7 +61,11 @@ impl Model {
                 MirrorTarget::Outside => drop(copies.insert((mirror.id, None, frame.to_vec()))),
                 MirrorTarget::Port(target) if target == ingress || out.contains(&target) => {}
                 MirrorTarget::Port(target) => {
-                    let vlans = &ports.iter().find(|port| port.id == target).unwrap().vlans;
+                    let port = ports.iter().find(|port| port.id == target).unwrap();
+                    if is_end(port) && is_configured(port, MacAddr::new(frame[..6].try_into().unwrap())) {
+                        continue;
+                    }
+                    let vlans = &port.vlans;
                     let carried = segment.filter(|segment| vlan::carries(vlans, *segment));
                     let copy = carried.and_then(|segment| vlan::leaves(vlans, segment, frame));
                     copies.insert((mirror.id, Some(target), copy.unwrap_or_else(|| frame.to_vec())));

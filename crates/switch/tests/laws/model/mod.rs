@@ -238,6 +238,7 @@ impl Model {
             return Err(DropReason::SamePort);
         }
         let target = owner.filter(|owner| owner.role != Role::Uplink).or(uplink).ok_or(DropReason::UnknownUnicast)?;
+        self.hears_ip(target, segment, dst, frame)?;
         let way = leaves(target).ok_or(DropReason::DoubleTagged)?;
         self.admit(now, from, target, segment, frame)?;
         let listeners = others().filter(|port| self.is_promiscuous(port)).filter_map(leaves);
@@ -249,6 +250,6 @@ fn in_ranges(port: &PortConfig, mac: MacAddr) -> bool {
     port.mac_ranges.iter().any(|range| range.first() <= mac && mac <= range.last())
 }
 
-fn is_configured(port: &PortConfig, mac: MacAddr) -> bool {
+pub(crate) fn is_configured(port: &PortConfig, mac: MacAddr) -> bool {
     port.macs.contains(&mac) || in_ranges(port, mac)
 }
