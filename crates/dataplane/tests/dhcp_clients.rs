@@ -38,7 +38,7 @@ fn check(test: &str, program: &str, script: &str, command: &[&str]) {
             return skipped(test, &format!("`{program}` is not installed"));
         }
         let world = World::new();
-        let mut tap = port("client", "office", mac(1), PortKind::Tap { name: "c0".into() });
+        let mut tap = port("client", "office", mac(1), PortKind::Tap { name: "c0".into(), host: None });
         tap.addresses = AddressConfig::Known { fixed: vec![], learn: 4 };
         let networks = vec![network_with_gateway("office", 20)];
         world.apply(&DataplaneConfig { revision: 1, networks, ports: vec![tap] });
