@@ -86,7 +86,7 @@ const TOOLS: [(&str, &str, &str); 4] = [
     ("setsid", "detaches the machines from the terminal", "apt-get install util-linux"),
 ];
 
-/// Looks at the host. Takes some hundredths of a second.
+/// Looks at the host. Takes some hundredths of a second, the first time in a process.
 pub fn probe() -> HostReport {
     let tools = TOOLS.map(|(name, purpose, hint)| Tool { name, path: program(name), purpose, hint });
     HostReport {

@@ -439,7 +439,7 @@ fn mistakes_about_switches() {
                |
             14 | promiscuous = true
                | ^^^^^^^^^^^
-            hint: a port has the keys `vhost`, `stream`, `dgram`, `tap`, `nic`, `udp`, `connect`, `peer`, `attach`, `driver`, `qmp`, `mac`, `vlan`, `trunk`, `native`, `addresses`, `macs`, `learn`, `allow`, `rate` and `uplink`
+            hint: a port has the keys `vhost`, `stream`, `dgram`, `tap`, `nic`, `udp`, `host`, `connect`, `peer`, `attach`, `driver`, `qmp`, `mac`, `vlan`, `trunk`, `native`, `addresses`, `macs`, `learn`, `allow`, `rate` and `uplink`
 
             error: the MAC addresses 02:00:00:00:00:00 to 02:00:00:00:00:ff meet others of port `a`
               --> lab.toml:17:8

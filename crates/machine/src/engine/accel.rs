@@ -3,12 +3,13 @@
 //! A host can have a `/dev/kvm` that opens, creates machines and then runs them a thousand times slower than a
 //! translator would. So a tiny machine counts down, in long mode and ring 0 as a kernel runs, and this program counts, too:
 //! where virtualization works, both are about as fast. How fast that is does not matter: on a host that is itself
-//! emulated both are slow, and its guests run as well as anything on it. All of it takes some hundredths of a second.
+//! emulated both are slow, and its guests run as well as anything on it. All of it takes some hundredths of a second, once in
+//! a process.
 
 use std::fs::OpenOptions;
 use std::hint::black_box;
 use std::io;
-use std::sync::mpsc;
+use std::sync::{OnceLock, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -24,7 +25,7 @@ const TOO_SLOW: f64 = 20.0;
 const FIRST_ROUND: u64 = 1000;
 /// A round that takes this long is worth measuring, if it also takes twice as long as the shortest: less is just the way
 /// into the guest and out of it, which is long where nothing of that has been translated yet.
-const LONG_ROUND: Duration = Duration::from_millis(4);
+const LONG_ROUND: Duration = Duration::from_millis(2);
 /// So many rounds are measured. Each has twice as many steps as the one before.
 const LONG_ROUNDS: usize = 3;
 /// How long the whole may take. Its guest may never come back.
@@ -55,6 +56,12 @@ pub(crate) fn kvm_state() -> KvmState {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return KvmState::Absent,
         Err(error) => return KvmState::Unusable(format!("it does not open: {error}")),
     }
+    static VERDICT: OnceLock<KvmState> = OnceLock::new();
+    VERDICT.get_or_init(try_guest).clone()
+}
+
+/// Runs the tiny machine, and counts beside it.
+fn try_guest() -> KvmState {
     let (sender, receiver) = mpsc::channel();
     // A thread that never comes back ends with the process.
     thread::spawn(move || sender.send(guest_speed()));
