@@ -3,6 +3,8 @@
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::net::sockopt::{
@@ -23,6 +25,9 @@ const RING_FRAMES: u32 = 1024;
 const CHUNK_BYTES: usize = 4096;
 /// What drivers may put before a frame: `XDP_PACKET_HEADROOM` of linux/bpf.h.
 const HEADROOM_BYTES: usize = 256;
+
+/// How long the kernel may take to let go of the queue of a process that has ended.
+const LETTING_GO: Duration = Duration::from_secs(2);
 
 /// The longest frame that there is room for.
 pub(super) const LONGEST_FRAME_BYTES: usize = CHUNK_BYTES - HEADROOM_BYTES;
@@ -75,7 +80,8 @@ impl Queue {
         fill.publish();
         let free = (RING_FRAMES..2 * RING_FRAMES).map(chunk).collect();
         // Without copying where the driver can, and by a copy where it cannot.
-        bind(&socket, &SocketAddrXdp::new(SocketAddrXdpFlags::XDP_USE_NEED_WAKEUP, interface, queue))?;
+        let address = SocketAddrXdp::new(SocketAddrXdpFlags::XDP_USE_NEED_WAKEUP, interface, queue);
+        bind_once_free(&socket, &address)?;
         Ok(Self { socket, memory, received, fill, sent, completed, free, unsent: false })
     }
 
@@ -162,6 +168,18 @@ impl Queue {
             if self.free.len() < RING_FRAMES as usize / 2 {
                 self.reclaim(); // or the kernel has no place to say what has left
             }
+        }
+    }
+}
+
+/// Binds a socket to its queue. Of a process that ended a moment ago, killed as well, the kernel lets go of the queue
+/// later than of the program: until then it is busy.
+fn bind_once_free(socket: &OwnedFd, address: &SocketAddrXdp) -> io::Result<()> {
+    let start = Instant::now();
+    loop {
+        match bind(socket, address) {
+            Err(Errno::BUSY) if start.elapsed() < LETTING_GO => thread::sleep(LETTING_GO / 200),
+            bound => return Ok(bound?),
         }
     }
 }
