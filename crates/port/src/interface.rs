@@ -4,7 +4,7 @@ use std::ffi::c_void;
 use std::io;
 use std::mem::offset_of;
 use std::net::Ipv4Addr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::ioctl::{Opcode, Updater, ioctl};
@@ -113,11 +113,20 @@ pub(crate) struct Interface {
 
 impl Interface {
     pub(crate) fn find(name: &str) -> io::Result<Self> {
-        let socket = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+        Self::by(socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?, name)
+    }
+
+    /// The one of the network namespace that an IPv4 socket is of.
+    pub(crate) fn by(socket: OwnedFd, name: &str) -> io::Result<Self> {
         let request = InterfaceRequest::about(name).ok_or(io::ErrorKind::InvalidInput)?;
         let mut interface = Self { socket, request };
         interface.look()?;
         Ok(interface)
+    }
+
+    /// The socket, to find it by again.
+    pub(crate) fn into_socket(self) -> OwnedFd {
+        self.socket
     }
 
     /// Reads its flags again.
@@ -236,6 +245,12 @@ impl Interface {
         let mask = u32::MAX.checked_shl(32 - u32::from(prefix_len.min(32))).unwrap_or(0);
         self.request.with_ipv4(ip).update::<SIOCSIFADDR>(&self.socket)?;
         Ok(self.request.with_ipv4(mask.into()).update::<SIOCSIFNETMASK>(&self.socket)?)
+    }
+}
+
+impl AsFd for Interface {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

@@ -46,6 +46,17 @@ fn try_xdp(name: &str) -> Result<XdpPort, String> {
 /// Whether the host itself talks by an interface: it has an address there that is more than link-local, or a device upon it
 /// (a VLAN's, a bridge); or that cannot be found out.
 fn is_hosts_own(name: &str) -> bool {
+    let carries_others = fs::read_dir(format!("/sys/class/net/{name}")).map_or(true, |entries| {
+        entries.flatten().any(|entry| {
+            let entry = entry.file_name();
+            entry == "master" || entry.as_encoded_bytes().starts_with(b"upper_")
+        })
+    });
+    has_addresses(name) || carries_others
+}
+
+/// Whether the host has an address there that is more than link-local; or that cannot be found out.
+pub(crate) fn has_addresses(name: &str) -> bool {
     let has_ipv4 = Interface::find(name).and_then(|interface| interface.has_ipv4_address()).unwrap_or(true);
     // A line for each address: itself, and behind the interface's number and the prefix's length, its scope.
     let addresses = fs::read_to_string("/proc/self/net/if_inet6").unwrap_or_default();
@@ -53,11 +64,5 @@ fn is_hosts_own(name: &str) -> bool {
         .lines()
         .map(|line| line.split_ascii_whitespace().collect::<Vec<_>>())
         .any(|fields| matches!(fields[..], [_, _, _, scope, _, interface] if interface == name && scope != LINK_LOCAL));
-    let carries_others = fs::read_dir(format!("/sys/class/net/{name}")).map_or(true, |entries| {
-        entries.flatten().any(|entry| {
-            let entry = entry.file_name();
-            entry == "master" || entry.as_encoded_bytes().starts_with(b"upper_")
-        })
-    });
-    has_ipv4 || has_ipv6 || carries_others
+    has_ipv4 || has_ipv6
 }

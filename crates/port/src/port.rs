@@ -232,6 +232,20 @@ pub enum PortError {
         /// What the system said.
         source: io::Error,
     },
+    /// A pNIC cannot be taken over.
+    #[error("cannot put a macvtap device upon the network interface `{name}`")]
+    Macvtap {
+        /// The interface's name.
+        name: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The host needs a pNIC itself.
+    #[error("this host has an address on the network interface `{name}`, and would hear nothing there any more")]
+    HostsOwn {
+        /// The interface's name.
+        name: String,
+    },
     /// The host cannot share its pNIC with a switch.
     #[error("cannot let this host talk through the switch on its network interface `{name}`")]
     Share {
@@ -274,6 +288,16 @@ impl PortError {
                 "run as root or grant CAP_NET_RAW (`setcap cap_net_raw+ep` on the program)"
             }
             Self::Nic { .. } => "see `ip link` for the interfaces that this host has",
+            Self::Macvtap { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                "only root may: it needs CAP_NET_ADMIN, CAP_SYS_ADMIN and CAP_MKNOD; `attach = \"apart\"` needs CAP_NET_RAW only"
+            }
+            Self::Macvtap { .. } => {
+                "the kernel needs macvtap (`modprobe macvtap`), and the interface must be no bridge's and have no other macvlan; \
+                 or write `attach = \"apart\"`"
+            }
+            Self::HostsOwn { .. } => {
+                "write `attach = \"shared\"`, which leaves it to the host, or take the address away"
+            }
             Self::Share { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
                 "run as root or grant CAP_NET_ADMIN and CAP_BPF, or do without the host: its own connectivity stays"
             }

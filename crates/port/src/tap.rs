@@ -158,6 +158,16 @@ impl TapPort {
         Self::with_device(&name, device)
     }
 
+    /// Takes a TAP device whose interface is in another network namespace, and is set up there.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn from_elsewhere(device: OwnedFd) -> Result<Self, PortError> {
+        let name = Self::interface_of(device.as_fd())?;
+        let _ = fcntl_setfl(&device, OFlags::NONBLOCK);
+        Self::without_interface(&name, device)
+    }
+
     /// The name of the interface that an open TAP device belongs to.
     ///
     /// # Errors
@@ -174,17 +184,22 @@ impl TapPort {
     }
 
     fn with_device(name: &str, device: OwnedFd) -> Result<Self, PortError> {
+        let port = Self::without_interface(name, device)?;
+        let up = Interface::find(name).and_then(|mut interface| interface.bring_up());
+        Ok(Self { absence: up.err().map(|_| "the interface is down, and we may not set it up".into()), ..port })
+    }
+
+    /// A device whose interface is in another network namespace, where somebody sees to it.
+    pub(crate) fn without_interface(name: &str, device: OwnedFd) -> Result<Self, PortError> {
         let failed = |action| move |error: Errno| PortError::Tap { name: name.into(), action, source: error.into() };
         Self::set_headers(&device).map_err(failed("set the headers and offloads of"))?;
         let epoll = Epoll::new()?;
         epoll.add(&device, EventFlags::IN)?;
-        let up = Interface::find(name).and_then(|mut interface| interface.bring_up());
-        let absence = up.err().map(|_| "the interface is down, and we may not set it up".into());
         Ok(Self {
             name: name.into(),
             device,
             epoll,
-            absence,
+            absence: None,
             burst: vec![0; BURST_BYTES].into(),
             lent: Vec::with_capacity(BURST_FRAMES),
             scratch: Vec::new(),

@@ -5,8 +5,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use weft_port::{Frame, Link, PacketPort, Port, PortError, SendError};
-use weft_testkit::{arp_request, ethernet, in_netns, in_netns_of_root, mac, tcp4, udp4};
+use weft_port::{Frame, Link, MacvtapPort, PacketPort, Port, PortError, SendError};
+use weft_testkit::{arp_request, ethernet, in_netns, in_netns_of_root, mac, skipped, tcp4, udp4};
 use weft_types::MacAddr;
 use weft_wire::{Csum, Gso, GsoKind, Offload};
 
@@ -271,4 +271,71 @@ fn the_host_shares_its_pnic() {
 
 fn send_far(far: &mut PacketPort, frame: &[u8]) {
     far.send(&Frame::new(frame, Offload::default())).unwrap();
+}
+
+/// The interfaces that the host has.
+fn interfaces() -> String {
+    let output = Command::new("ip").args(["-o", "link"]).output().expect("`ip` runs");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn a_macvtap_device_takes_a_pnic_over() {
+    in_netns_of_root("a_macvtap_device_takes_a_pnic_over", || {
+        cable();
+        ip("addr add 10.0.0.1/24 dev near");
+        assert!(matches!(MacvtapPort::open("near"), Err(PortError::HostsOwn { .. })), "the host needs it");
+        ip("addr del 10.0.0.1/24 dev near");
+        let mut far = PacketPort::open("far").unwrap();
+        wait_for(&mut far, true);
+        let before = interfaces();
+        let mut near = match MacvtapPort::open("near") {
+            Ok(port) => port,
+            Err(PortError::Macvtap { source, .. }) => {
+                return skipped("a_macvtap_device_takes_a_pnic_over", &format!("no macvtap here: {source}"));
+            }
+            Err(error) => panic!("{error}"),
+        };
+        assert_eq!(near.driver(), "macvtap");
+        assert!(matches!(MacvtapPort::open("near"), Err(PortError::NicInUse { .. })));
+        assert_eq!(interfaces(), before, "the host has no interface more");
+        wait_for(&mut near, true);
+
+        // What comes by the cable is heard, whomever it is for; and what is sent leaves by it, whoever it is from.
+        let frame = |text: &[u8]| ethernet(mac(7), mac(8), 0x88b5, text);
+        let (inward, outward) = (frame(b"in, and long enough for the cable to bear it"), frame(&[7; 1400]));
+        far.send(&Frame::new(&inward, Offload::default())).unwrap();
+        assert_eq!(received(&mut near), [(inward, Offload::default())]);
+        near.send(&Frame::new(&outward, Offload::default())).unwrap();
+        assert_eq!(received(&mut far), [(outward, Offload::default())]);
+
+        // What is left to do on a segment crosses with it.
+        let segment = tcp4(mac(2), mac(1), Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2), &[7; 20_000]);
+        let gso = Some(Gso { kind: GsoKind::Tcp4 { ecn: false }, size: 1400 });
+        let offload = Offload { csum: Csum::Partial { start: 34, offset: 16 }, gso };
+        near.send(&Frame::new(&segment, offload)).unwrap();
+        assert_eq!(received(&mut far), [(segment.clone(), offload)]);
+        far.send(&Frame::new(&segment, offload)).unwrap();
+        assert_eq!(received(&mut near), [(segment, offload)]);
+
+        // A cable that is pulled; an interface that goes, and another one that has its name then.
+        ip("link set far down");
+        wait_for(&mut near, false);
+        ip("link set far up");
+        wait_for(&mut near, true);
+        drop(far);
+        ip("link del near");
+        wait_for(&mut near, false);
+        cable();
+        wait_for(&mut near, true);
+        let mut far = PacketPort::open("far").unwrap();
+        wait_for(&mut far, true);
+        let again = frame(b"again, and long enough for the cable to bear it");
+        far.send(&Frame::new(&again, Offload::default())).unwrap();
+        assert_eq!(received(&mut near), [(again, Offload::default())]);
+
+        // One that ends leaves its room to the next at once.
+        drop(near);
+        MacvtapPort::open("near").unwrap();
+    });
 }

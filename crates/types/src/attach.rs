@@ -12,11 +12,13 @@ pub enum Attach {
     Shared,
     /// To a bridge that the host's kernel has already, as one of its ports.
     ExistingBridge,
+    /// To a pNIC that a macvtap device takes over: the host hears nothing there any more.
+    Macvtap,
 }
 
 impl Attach {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Apart, Self::Shared, Self::ExistingBridge];
+    pub const ALL: [Self; 4] = [Self::Apart, Self::Shared, Self::ExistingBridge, Self::Macvtap];
 
     /// The word by which files and listings know it.
     pub const fn as_str(self) -> &'static str {
@@ -24,6 +26,7 @@ impl Attach {
             Self::Apart => "apart",
             Self::Shared => "shared",
             Self::ExistingBridge => "existing-bridge",
+            Self::Macvtap => "macvtap",
         }
     }
 }
