@@ -4,10 +4,12 @@
 //! A target may not panic, hang or allocate without bound, whatever the bytes.
 
 mod agent;
+mod keeper;
 mod machine;
 mod model;
 mod nat;
 mod port;
+mod router;
 mod services;
 mod shaper;
 mod switch;
@@ -32,6 +34,7 @@ pub fn targets() -> Vec<Target> {
         ("frame_stream", port::frame_stream),
         ("gateway_frames", services::gateway_frames),
         ("guest_rings", port::guest_rings),
+        ("keeper_message", keeper::keeper_message),
         ("kernel_module", machine::kernel_module),
         ("nat_life", nat::nat_life),
         ("package_archive", machine::package_archive),
@@ -40,6 +43,7 @@ pub fn targets() -> Vec<Target> {
         ("qemu_guest_agent", agent::qemu_guest_agent),
         ("qmp", machine::qmp),
         ("receive_filter", machine::receive_filter),
+        ("router_frames", router::router_frames),
         ("shaper_life", shaper::shaper_life),
         ("switch_file", model::switch_file),
         ("switch_life", switch::switch_life),

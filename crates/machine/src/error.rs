@@ -108,8 +108,10 @@ pub enum MachineError {
         source: io::Error,
     },
     /// The engine's process ended before the machine ran.
-    #[error("QEMU {exit} before `{vm}` ran{}", said(words))]
+    #[error("{engine} {exit} before `{vm}` ran{}", said(words))]
     EngineExited {
+        /// The engine, like `QEMU`.
+        engine: &'static str,
         /// The machine.
         vm: String,
         /// How it ended.
@@ -118,8 +120,10 @@ pub enum MachineError {
         words: String,
     },
     /// The engine runs but does not answer.
-    #[error("QEMU did not answer within {seconds} s after `{vm}` was started{}", said(words))]
+    #[error("{engine} did not answer within {seconds} s after `{vm}` was started{}", said(words))]
     EngineSilent {
+        /// The engine.
+        engine: &'static str,
         /// The machine.
         vm: String,
         /// How long it was waited for.
@@ -128,12 +132,32 @@ pub enum MachineError {
         words: String,
     },
     /// The switch's socket is not there, so the engine waits for it.
-    #[error("QEMU waits for the switch at `{socket}`, where `{vm}` plugs in")]
+    #[error("{engine} waits for the switch at `{socket}`, where `{vm}` plugs in")]
     SwitchAbsent {
+        /// The engine.
+        engine: &'static str,
         /// The machine.
         vm: String,
         /// Where the switch should listen.
         socket: PathBuf,
+    },
+    /// The engine that was asked for cannot run the machine.
+    #[error("{engine} cannot run `{vm}`: it {why}")]
+    EngineUnfit {
+        /// The engine.
+        engine: &'static str,
+        /// The machine.
+        vm: String,
+        /// Why.
+        why: String,
+    },
+    /// The engine that runs a machine cannot do this.
+    #[error("{engine} has no {what}")]
+    EngineLacks {
+        /// The engine.
+        engine: &'static str,
+        /// What it lacks.
+        what: &'static str,
     },
     /// The machine runs already.
     #[error("`{vm}` runs already, as process {pid}")]
@@ -196,6 +220,8 @@ impl MachineError {
             Self::EngineExited { .. } => "engine-exited",
             Self::EngineSilent { .. } => "engine-silent",
             Self::SwitchAbsent { .. } => "switch-absent",
+            Self::EngineUnfit { .. } => "engine-unfit",
+            Self::EngineLacks { .. } => "engine-lacks",
             Self::RunsAlready { .. } => "runs-already",
             Self::DoesNotEnd { .. } => "does-not-end",
             Self::Qmp(_) => "qmp",
@@ -241,6 +267,10 @@ impl MachineError {
             }
             Self::Download { .. } => "check that /etc/apt names a Debian repository with the component main",
             Self::Package { .. } => "try again; if it stays so, the mirror that apt uses is damaged",
+            Self::EngineUnfit { .. } => {
+                "leave `engine` out, and the best that fits is taken; `weft doctor` tells what this host has"
+            }
+            Self::EngineLacks { .. } => "choose another `engine` for the machine",
             Self::Io { .. } | Self::Run { .. } | Self::DoesNotEnd { .. } | Self::Qmp(_) => "",
         }
     }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use weft_model::DiskFormat;
+use weft_model::{DiskFormat, EngineKind};
 use weft_types::{ByteSize, MacAddr, VmName};
 
 /// A machine to be launched.
@@ -16,6 +16,8 @@ pub struct LaunchSpec {
     pub name: VmName,
     /// What its firmware tables call it; the same in every run.
     pub uuid: Uuid,
+    /// The engine that is to run it; the best that this host has for it if none is named.
+    pub engine: Option<EngineKind>,
     /// Its memory.
     pub memory: ByteSize,
     /// Its virtual CPUs.
@@ -29,6 +31,10 @@ pub struct LaunchSpec {
     /// The folder for what lasts as long as the process: `qmp.sock`, `console.sock`, `agent.sock`, `qga.sock`,
     /// `process.json`.
     pub run_dir: PathBuf,
+    /// The folder for what can be had again, like unpacked kernels.
+    pub cache_dir: PathBuf,
+    /// Weft's own program, whose role `vmm` is the engine `kvm`.
+    pub weft: PathBuf,
 }
 
 /// A network adapter of a machine to be launched.

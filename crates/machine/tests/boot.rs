@@ -13,7 +13,7 @@ use weft_machine::{
     Boot, Built, Exit, Images, LaunchSpec, MachineError, Process, Qmp, Seed, StopOutcome, Uuid, adopt, console_log,
     find, monitor_socket, remove, start, stop,
 };
-use weft_model::DiskFormat;
+use weft_model::{DiskFormat, EngineKind};
 
 /// How long a guest may take to boot on a host that is busy with other tests and emulates its processor.
 const BOOT_PATIENCE: Duration = Duration::from_secs(90);
@@ -58,12 +58,15 @@ impl Bed {
         let spec = LaunchSpec {
             name: "web".parse().unwrap(),
             uuid: Uuid::derive("test/web"),
+            engine: Some(EngineKind::Qemu),
             memory: "160MiB".parse().unwrap(),
             cpus: 1,
             boot,
             nics: Vec::new(),
             state_dir: dir.path().join("state"),
             run_dir: dir.path().join("run"),
+            cache_dir: "/none".into(),
+            weft: "/none/weft".into(),
         };
         Self { dir, spec }
     }

@@ -61,6 +61,16 @@ fn unshared(test: &str, namespaces: &[&str], body: impl FnOnce()) {
     assert!(status.success(), "`{test}` failed inside of its namespaces: {status}");
 }
 
+/// What the host (or who plays it in a namespace) has: interfaces, addresses, routes, rules and firewall.
+pub fn what_the_host_has() -> String {
+    let tell = |program: &str, args: &str| {
+        let output = Command::new(program).args(args.split(' ')).output();
+        output.map_or_else(|_| String::new(), |output| String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let listings = ["link", "addr", "route show table all", "-6 route show table all", "rule"].map(|it| tell("ip", it));
+    listings.join("\n") + &tell("nft", "list ruleset")
+}
+
 /// One more network namespace, for those who are root in their own; ends when this is dropped.
 #[derive(Debug)]
 pub struct Netns {

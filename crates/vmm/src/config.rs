@@ -29,6 +29,9 @@ pub struct Config {
     /// A virtio console, if there is to be one, and its other end.
     #[serde(default)]
     pub console: Option<TerminalConfig>,
+    /// Streams between programs in the guest and on the host, by the names of their virtio ports.
+    #[serde(default)]
+    pub ports: Vec<PortConfig>,
     /// Disks, in the order in which the guest finds them.
     #[serde(default)]
     pub disks: Vec<DiskConfig>,
@@ -56,6 +59,16 @@ pub struct TerminalConfig {
     /// A file to append to.
     #[serde(default)]
     pub log: Option<PathBuf>,
+}
+
+/// A stream between a program in the guest and one on the host.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct PortConfig {
+    /// Its name, by which programs in the guest find it, like `org.example.agent.0`.
+    pub name: String,
+    /// A socket to make, which serves one program at a time.
+    pub socket: PathBuf,
 }
 
 /// A disk.

@@ -30,7 +30,7 @@ mod terminal;
 pub mod virtio;
 pub mod vm;
 
-pub use config::{Config, ConfigError, DiskConfig, Mac, MacError, NetConfig, TerminalConfig};
+pub use config::{Config, ConfigError, DiskConfig, Mac, MacError, NetConfig, PortConfig, TerminalConfig};
 pub use control::{Reply, Request};
 pub use devices::Ending;
 #[doc(hidden)]

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::net::UnixListener;
 use std::sync::{Arc, Mutex};
 
 use rustix::fs::{MemfdFlags, memfd_create};
@@ -13,7 +14,7 @@ use crate::layout::{ECAM, ECAM_BYTES, PCI_CONFIG_PORT, PCI_WINDOW};
 use crate::memory::GuestMemory;
 use crate::pci::{ConfigPorts, Ecam, Message, PciRoot, Platform, Windows};
 use crate::terminal::Terminal;
-use crate::virtio::{Block, Console, Device, Rng, Transport};
+use crate::virtio::{Block, Console, Device, Ports, Rng, Transport};
 
 /// The guest's memory: small, so that addresses made of any bytes hit it and miss it.
 const MEMORY_BYTES: usize = 0x2_0000;
@@ -35,7 +36,7 @@ impl Platform for Deaf {
     fn place_doorbells(&mut self, _: Option<u64>, _: u64, _: &[EventFd]) {}
 }
 
-/// Randomness, a console and a disk on a bus, with the guest's memory.
+/// Randomness, a console, ports and a disk on a bus, with the guest's memory.
 pub(crate) struct World {
     pub(crate) memory: GuestMemory,
     pub(crate) buses: [Bus; 2],
@@ -50,7 +51,9 @@ impl World {
         disk.set_len(DISK_BYTES)?;
         let terminal = Arc::new(Mutex::new(Terminal::new(256, None, None)?));
         let block = Block::new(disk.try_clone()?, false, "probe").map_err(io::Error::other)?;
-        let devices: [Box<dyn Device>; 3] = [Box::new(Rng), Box::new(Console::new(terminal)?), Box::new(block)];
+        let console = Console::new(terminal)?;
+        let ports = Ports::new(vec![("probe".to_owned(), unconnected()?)])?;
+        let devices: [Box<dyn Device>; 4] = [Box::new(Rng), Box::new(console), Box::new(block), Box::new(ports)];
         let mut root = PciRoot::default();
         let mut functions = Vec::new();
         for device in devices {
@@ -77,7 +80,7 @@ impl World {
         data.truncate(width);
         let [ports, addresses] = &self.buses;
         let function = &self.functions[usize::from(device) % self.functions.len()];
-        let window = PCI_WINDOW + (u64::from(device) % 4) * 0x8000 + place % 0x8000;
+        let window = PCI_WINDOW + (u64::from(device) % 5) * 0x8000 + place % 0x8000;
         let config = ECAM + ((u64::from(device) % 5) << 15) + place % 0x1000;
         match kind & 15 {
             0..=3 => addresses.write(window, &data),
@@ -90,7 +93,7 @@ impl World {
                 // A guest writes to its memory whenever it wants; what is outside is no memory.
                 let _ = self.memory.write_slice(&data, GuestAddress(place));
             }
-            11 | 12 => lock(function).serve(usize::from(value[0] % 4)),
+            11 | 12 => lock(function).serve(usize::from(value[0] % 8)),
             13 => lock(function).tend(),
             14 => {
                 lock(function).pause();
@@ -100,6 +103,13 @@ impl World {
             _ => addresses.write(u64::from(u32::from_le_bytes(value)), &data),
         }
     }
+}
+
+/// A socket to which nobody connects: it has no name.
+fn unconnected() -> io::Result<UnixListener> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    Ok(socket.into())
 }
 
 /// Lets a hostile guest, whose memory and accesses are `bytes`, use a machine's devices. Whatever it does is

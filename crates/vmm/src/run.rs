@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixListener;
 use std::sync::{Arc, Mutex};
 
 use kvm_ioctls::Kvm;
@@ -11,14 +12,14 @@ use serde_json::{Value, json};
 
 use crate::boot::Boot;
 use crate::bus::{Shared, lock};
-use crate::config::{Config, ConfigError, TerminalConfig, append, listen, open};
+use crate::config::{Config, ConfigError, PortConfig, TerminalConfig, append, listen, open};
 use crate::control::{Control, Reply, Request};
 use crate::devices::Ending;
 use crate::event::descriptor;
 use crate::jail::{self, Role};
 use crate::memory::{self, MemoryError};
 use crate::terminal::Terminal;
-use crate::virtio::{Block, Console, Device, DiskError, Net, NetError, Rng};
+use crate::virtio::{Block, Console, Device, DiskError, Net, NetError, Ports, Rng};
 use crate::vm::{Machine, MachineError, Parts};
 
 /// Output that is kept for whoever connects to a console.
@@ -89,6 +90,7 @@ struct Resources {
     disks: Vec<File>,
     serial: Shared<Terminal>,
     console: Option<Shared<Terminal>>,
+    ports: Vec<(String, UnixListener)>,
 }
 
 /// Runs a machine until it ends; how it did. A reset begins it anew, unless the description says otherwise.
@@ -117,6 +119,7 @@ pub fn run(config: Config) -> Result<Ending, RunError> {
 
 impl Resources {
     fn open(config: Config) -> Result<Self, RunError> {
+        let port = |port: &PortConfig| Ok((port.name.clone(), listen(&port.socket)?));
         let disk = |disk: &crate::config::DiskConfig| open(&disk.path, !disk.read_only);
         Ok(Self {
             kvm: Kvm::new().map_err(RunError::Kvm)?,
@@ -126,6 +129,7 @@ impl Resources {
             disks: config.disks.iter().map(disk).collect::<Result<_, _>>()?,
             serial: terminal(&config.serial)?,
             console: config.console.as_ref().map(terminal).transpose()?,
+            ports: config.ports.iter().map(port).collect::<Result<_, ConfigError>>()?,
             config,
         })
     }
@@ -150,6 +154,10 @@ impl Resources {
         let mut devices: Vec<Box<dyn Device>> = vec![Box::new(Rng)];
         if let Some(console) = &self.console {
             devices.push(Box::new(Console::new(console.clone())?));
+        }
+        if !self.ports.is_empty() {
+            let port = |(name, socket): &(String, UnixListener)| Ok((name.clone(), socket.try_clone()?));
+            devices.push(Box::new(Ports::new(self.ports.iter().map(port).collect::<io::Result<_>>()?)?));
         }
         for (file, disk) in self.disks.iter().zip(&self.config.disks) {
             devices.push(Box::new(Block::new(file.try_clone()?, disk.read_only, &disk.id)?));

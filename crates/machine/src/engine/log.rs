@@ -36,10 +36,12 @@ pub fn engine_words(state_dir: &Path) -> String {
     let text = String::from_utf8_lossy(&tail);
     let printable = |line: &str| line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect::<String>();
     let lines: Vec<_> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-    // A warning matters only when there is nothing worse.
-    let worse: Vec<_> = lines.iter().filter(|line| !line.contains("warning:")).collect();
+    // A warning matters only when there is nothing worse, and what helps is said elsewhere.
+    let lesser = |line: &str| line.contains("warning:") || line.trim_start().starts_with("hint:");
+    let worse: Vec<_> = lines.iter().filter(|line| !lesser(line)).collect();
     let said = worse.last().copied().or(lines.last()).copied().unwrap_or_default();
-    let said = said.trim_start_matches("qemu-system-x86_64: ").trim_start_matches("setsid: ");
+    let said =
+        said.trim_start_matches("qemu-system-x86_64: ").trim_start_matches("setsid: ").trim_start_matches("error: ");
     printable(said).trim().to_owned()
 }
 
@@ -105,6 +107,7 @@ mod tests {
         assert_eq!(words("qemu-system-x86_64: could not load kernel 'x'\n\n"), "could not load kernel 'x'");
         assert_eq!(words("qemu-system-x86_64: bad\nqemu-system-x86_64: warning: slow\n"), "bad");
         assert_eq!(words("warning: slow\n"), "warning: slow");
+        assert_eq!(words("error: no kernel\n  hint: take another\n"), "no kernel");
         assert_eq!(words("a\x1b[31m\tb"), "a [31m b");
     }
 

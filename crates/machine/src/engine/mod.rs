@@ -1,41 +1,100 @@
-//! The QEMU engine: from a [`LaunchSpec`](crate::LaunchSpec) to a process, and to that process's end.
+//! Engines: from a [`LaunchSpec`] to a process, and to that process's end.
 //!
-//! The process belongs to nobody: it leaves the session of whoever starts it, keeps none of its descriptors, and lives on
-//! when that one is killed. What is known of it stands in its run folder (`record`), and all talk with it goes over the
-//! sockets there.
+//! Each engine has a folder of its own, and is an [`Engine`] to everybody else. What they have in common is here: the
+//! process belongs to nobody. It leaves the session of whoever starts it, keeps none of its descriptors, and lives on when
+//! that one is killed. What is known of it stands in its run folder (`record`), and all talk with it goes over the sockets
+//! there.
 
 mod accel;
-mod argv;
+mod choice;
 mod files;
+mod kvm;
 mod log;
-mod qmp;
+mod qemu;
 mod record;
-mod replug;
-mod rx_filter;
 mod start;
 mod stop;
+mod uml;
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use weft_model::EngineKind;
 
 pub(crate) use accel::kvm_state;
 pub use log::{bound_logs, console_log, engine_words, written_bytes};
-pub use qmp::{Qmp, QmpError, QmpEvent, fuzz as fuzz_qmp};
+pub use qemu::{
+    Qmp, QmpError, QmpEvent, RxFilter, RxFilters, RxWish, adapter_name, fuzz_qmp, fuzz_rx_filter, monitor_socket,
+};
 pub use record::fuzz as fuzz_record;
-pub use replug::replug;
-pub use rx_filter::{RxFilter, RxFilters, RxWish, fuzz as fuzz_rx_filter};
 pub use start::{prepare, start};
 pub use stop::{StopOutcome, remove, stop};
 
-use crate::Process;
+use crate::{LaunchSpec, MachineError, Process};
 
-/// How long the monitor may take to answer, and QEMU to quit.
-const MONITOR_PATIENCE: Duration = Duration::from_millis(500);
+/// What an engine does in its own way.
+trait Engine: Sync {
+    /// Its name in files of Weft's.
+    fn kind(&self) -> EngineKind;
 
-/// How QEMU runs a guest's instructions.
+    /// Its name in messages.
+    fn title(&self) -> &'static str;
+
+    /// What it makes in a machine's run folder, beside the sockets that every engine has.
+    fn files(&self) -> &'static [&'static str];
+
+    /// Whether a process with this command line, its words ended by zeros, was started for the machine of this run folder.
+    fn is_process_of(&self, command_line: &[u8], run_dir: &Path) -> bool;
+
+    /// Starts a machine that does not run, and returns when it is set up. When this fails nothing is left running.
+    fn start(&self, spec: &LaunchSpec) -> Result<Running, MachineError>;
+
+    /// Waits until a machine that was started is set up.
+    fn await_ready(&self, spec: &LaunchSpec, process: Process) -> Result<(), MachineError>;
+
+    /// Asks the guest to power off; whether that could be said to it.
+    fn press_power_button(&self, run_dir: &Path) -> bool;
+
+    /// Tells the process to end; whether it heard.
+    fn quit(&self, run_dir: &Path) -> bool;
+
+    /// As [`resume_writes`] says; for engines that never pause a machine by themselves there is nothing to do.
+    fn resume_writes(&self, run_dir: &Path) -> Result<bool, MachineError> {
+        let _ = run_dir;
+        Ok(false)
+    }
+
+    /// As [`replug`] says.
+    fn replug(&self, run_dir: &Path, nics: &[usize]) -> Result<(), MachineError> {
+        let _ = (run_dir, nics);
+        Err(MachineError::EngineLacks { engine: self.title(), what: "cables that can be pulled" })
+    }
+
+    /// As [`filter_socket`] says.
+    fn filter_socket(&self, run_dir: &Path) -> Option<PathBuf> {
+        let _ = run_dir;
+        None
+    }
+}
+
+/// All of them.
+const ENGINES: [&dyn Engine; 3] = [&qemu::Qemu, &kvm::Kvm, &uml::Uml];
+
+/// The engine of this name.
+fn engine(kind: EngineKind) -> &'static dyn Engine {
+    match kind {
+        EngineKind::Qemu => &qemu::Qemu,
+        EngineKind::Kvm => &kvm::Kvm,
+        EngineKind::Uml => &uml::Uml,
+    }
+}
+
+/// The engine that runs the machine of this run folder; QEMU where none does.
+fn engine_of(run_dir: &Path) -> &'static dyn Engine {
+    engine(adopt(run_dir).map_or(EngineKind::Qemu, |running| running.engine))
+}
+
+/// How an engine runs a guest's instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Accelerator {
@@ -43,14 +102,17 @@ pub enum Accelerator {
     Kvm,
     /// By translating them.
     Tcg,
+    /// As the host's own: the guest's kernel is a program that watches its processes.
+    Ptrace,
 }
 
 impl Accelerator {
-    /// QEMU's name for it.
+    /// Its name.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Kvm => "kvm",
             Self::Tcg => "tcg",
+            Self::Ptrace => "ptrace",
         }
     }
 }
@@ -60,6 +122,8 @@ impl Accelerator {
 pub struct Running {
     /// Its process.
     pub process: Process,
+    /// Whose process that is.
+    pub engine: EngineKind,
     /// How it runs the guest's instructions.
     pub accelerator: Accelerator,
 }
@@ -74,17 +138,16 @@ pub fn adopt(run_dir: &Path) -> Option<Running> {
     record::find(run_dir)
 }
 
-/// Lets a machine go on that QEMU has paused because the host had no room for what it wrote; whether it was so.
+/// Lets a machine go on that its engine has paused because the host had no room for what it wrote; whether it was so.
 ///
 /// The write that failed is done again, so nothing is lost; while there is still no room the machine is paused again.
-pub fn resume_writes(run_dir: &Path) -> Result<bool, QmpError> {
-    let mut qmp = Qmp::connect(&run_dir.join(files::QMP), MONITOR_PATIENCE)?;
-    let status = qmp.execute("query-status", json!({}), MONITOR_PATIENCE)?;
-    let paused = status["status"] == "io-error";
-    if paused {
-        qmp.execute("cont", json!({}), MONITOR_PATIENCE)?;
-    }
-    Ok(paused)
+pub fn resume_writes(run_dir: &Path) -> Result<bool, MachineError> {
+    engine_of(run_dir).resume_writes(run_dir)
+}
+
+/// Takes the link of the adapters with these numbers down and up again, upon which guests ask for new leases.
+pub fn replug(run_dir: &Path, nics: &[usize]) -> Result<(), MachineError> {
+    engine_of(run_dir).replug(run_dir, nics)
 }
 
 /// The socket of a machine's serial console.
@@ -102,17 +165,8 @@ pub fn guest_agent_socket(run_dir: &Path) -> PathBuf {
     run_dir.join(files::QGA)
 }
 
-/// The socket of a machine's second monitor, for [`RxFilters`], which stay connected.
-pub fn filter_socket(run_dir: &Path) -> PathBuf {
-    run_dir.join(files::FILTER)
-}
-
-/// The name of a machine's adapter, by its number.
-pub fn adapter_name(index: usize) -> String {
-    format!("nic{index}")
-}
-
-/// The socket of a machine's monitor, for [`Qmp`].
-pub fn monitor_socket(run_dir: &Path) -> PathBuf {
-    run_dir.join(files::QMP)
+/// The socket at which the engine of a machine that runs tells what adapters listen to, for [`RxFilters`], which stay
+/// connected; `None` where its engine does not tell.
+pub fn filter_socket(run_dir: &Path) -> Option<PathBuf> {
+    engine_of(run_dir).filter_socket(run_dir)
 }

@@ -1,16 +1,15 @@
 //! The record of a machine's process, `process.json`: written before the process is started and again after, so that a
 //! kill in between leaves nothing that cannot be found.
 
-use std::ffi::OsStr;
 use std::fs;
 use std::io::Read as _;
-use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use weft_model::EngineKind;
 
-use super::{Accelerator, Running, files};
+use super::{Accelerator, ENGINES, Running, files};
 use crate::whole::write_whole;
 use crate::{MachineError, Process};
 
@@ -23,15 +22,23 @@ const MAX_BYTES: u64 = 4096;
 pub(crate) struct Record {
     /// Which boot of the host it belongs to: process ids and start times mean nothing in another.
     boot_id: String,
+    /// The engine.
+    #[serde(default = "first_engine")]
+    engine: EngineKind,
     /// How the engine runs the guest's instructions.
     accelerator: Accelerator,
     /// The process; `None` says that one was about to be started.
     process: Option<Process>,
 }
 
+/// The engine of records that name none: there was one.
+fn first_engine() -> EngineKind {
+    EngineKind::Qemu
+}
+
 impl Record {
-    pub(super) fn new(accelerator: Accelerator, process: Option<Process>) -> Self {
-        Self { boot_id: boot_id(), accelerator, process }
+    pub(super) fn new(engine: EngineKind, accelerator: Accelerator, process: Option<Process>) -> Self {
+        Self { boot_id: boot_id(), engine, accelerator, process }
     }
 
     /// Reads a record's bytes; what is no record is `None`, as if it had never been written.
@@ -58,14 +65,14 @@ fn read(run_dir: &Path) -> Option<Vec<u8>> {
 pub(super) fn find(run_dir: &Path) -> Option<Running> {
     match Record::decode(&read(run_dir)?) {
         Some(Record { boot_id: then, .. }) if then != boot_id() => None,
-        Some(Record { accelerator, process: Some(process), .. }) => {
-            process.stays().then_some(Running { process, accelerator })
+        Some(Record { engine, accelerator, process: Some(process), .. }) => {
+            process.stays().then_some(Running { process, engine, accelerator })
         }
         // Whoever was about to start it did not live to write down how that went.
         Some(Record { accelerator, process: None, .. }) => {
-            scan(run_dir).map(|process| Running { process, accelerator })
+            scan(run_dir).map(|running| Running { accelerator, ..running })
         }
-        None => scan(run_dir).map(|process| Running { process, accelerator: Accelerator::Tcg }),
+        None => scan(run_dir),
     }
 }
 
@@ -77,21 +84,15 @@ pub(super) fn bury(run_dir: &Path) {
     }
 }
 
-/// Looks through all processes for the one that was started to lock this run folder's file.
-fn scan(run_dir: &Path) -> Option<Process> {
-    let lock = run_dir.join(files::PID);
+/// Looks through all processes for one that an engine was started as for this run folder.
+fn scan(run_dir: &Path) -> Option<Running> {
     fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
         let pid = entry.file_name().to_str()?.parse().ok()?;
         let process = Process::of_pid(pid)?;
-        let cmdline = fs::read(entry.path().join("cmdline")).ok()?;
-        (locks(&cmdline, lock.as_os_str()) && process.stays()).then_some(process)
+        let command_line = fs::read(entry.path().join("cmdline")).ok()?;
+        let engine = ENGINES.iter().find(|engine| engine.is_process_of(&command_line, run_dir))?;
+        process.stays().then_some(Running { process, engine: engine.kind(), accelerator: Accelerator::Tcg })
     })
-}
-
-/// Whether a command line, its words ended by zeros, says `-pidfile LOCK`.
-fn locks(cmdline: &[u8], lock: &OsStr) -> bool {
-    let mut words = cmdline.split(|byte| *byte == 0);
-    words.any(|word| word == b"-pidfile") && words.next() == Some(lock.as_bytes())
 }
 
 /// The name of the host's present boot; empty where the kernel does not tell.
@@ -121,7 +122,7 @@ mod tests {
     #[test]
     fn a_process_is_taken_for_itself_only() {
         let me = Process::of_pid(std::process::id()).unwrap();
-        let record = |process| Record::new(Accelerator::Tcg, Some(process));
+        let record = |process| Record::new(EngineKind::Qemu, Accelerator::Tcg, Some(process));
         let bytes = |record: &Record| serde_json::to_vec(record).unwrap();
         assert_eq!(found(&bytes(&record(me))).map(|running| running.process), Some(me));
         let recycled = Process { start_ticks: me.start_ticks + 1, ..me };
@@ -141,11 +142,11 @@ mod tests {
     #[test]
     fn an_orphan_is_found_by_its_command_line() {
         let dir = tempfile::tempdir().unwrap();
-        Record::new(Accelerator::Tcg, None).write(dir.path()).unwrap();
+        Record::new(EngineKind::Qemu, Accelerator::Tcg, None).write(dir.path()).unwrap();
         assert_eq!(find(dir.path()), None);
         let mut child = Command::new("sh")
             .args(["-c", "sleep 60; :", "sh", "-pidfile"])
-            .arg(dir.path().join(files::PID))
+            .arg(dir.path().join("qemu.pid"))
             .spawn()
             .unwrap();
         let orphan = (0..200).find_map(|_| {
@@ -156,14 +157,5 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         assert_eq!(find(dir.path()), None);
-    }
-
-    #[test]
-    fn command_lines() {
-        let lock = OsStr::new("/r/qemu.pid");
-        assert!(locks(b"qemu\0-pidfile\0/r/qemu.pid\0-x\0", lock));
-        assert!(!locks(b"qemu\0-pidfile\0/r/qemu.pid2\0", lock));
-        assert!(!locks(b"vi\0/r/qemu.pid\0", lock));
-        assert!(!locks(b"", lock));
     }
 }

@@ -1,29 +1,25 @@
-//! Starting a machine.
+//! Starting a machine: what is the same with every engine.
 
+use std::ffi::OsString;
 use std::fs::{DirBuilder, File};
 use std::io;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use serde_json::json;
-
-use super::argv::{Abilities, argv};
+use super::choice::choose;
 use super::record::{self, Record};
-use super::{Accelerator, Qmp, QmpError, Running, engine_words, files, log, stop};
-use crate::host::{self, KvmState};
+use super::{Accelerator, Engine, Running, engine, engine_words, files, kvm_state, log, stop};
 use crate::spec::{Boot, LaunchSpec};
-use crate::{Exit, MachineError, Process, disk};
+use crate::whole::write_whole;
+use crate::{Exit, MAX_SOCKET_PATH_BYTES, MachineError, Process, disk, host};
 
-/// How long QEMU may take until its monitor answers. It waits for the switch as part of that.
-const PATIENCE: Duration = Duration::from_secs(20);
-/// How often it is looked whether the monitor's socket is there.
+/// How long an engine that was killed may take to end.
+const KILL_PATIENCE: Duration = Duration::from_secs(5);
+/// How often it is looked whether a machine is set up.
 const INTERVAL: Duration = Duration::from_millis(5);
-
-/// Whether QEMU's system call filter has turned out not to work on this host.
-static SANDBOX_BROKEN: AtomicBool = AtomicBool::new(false);
 
 /// Makes ready what the machine needs on disk: its folders, and for a disk the overlay and the seed.
 ///
@@ -48,79 +44,129 @@ pub fn prepare(spec: &LaunchSpec) -> Result<(), MachineError> {
     }
 }
 
-/// Starts the machine as a process of its own, and returns when its monitor answers.
+/// Starts the machine as a process of its own, and returns when its engine has set it up.
 ///
 /// If it runs already it is left as it is. When this fails nothing is left running.
 #[tracing::instrument(target = "weft::machine", skip_all, err, fields(vm = %spec.name))]
 pub fn start(spec: &LaunchSpec) -> Result<Running, MachineError> {
     if let Some(running) = record::find(&spec.run_dir) {
-        await_monitor(spec, running.process, PATIENCE)?;
+        engine(running.engine).await_ready(spec, running.process)?;
         return Ok(running);
     }
-    let qemu = host::qemu()?;
     enough_memory(spec)?;
     record::bury(&spec.run_dir);
-    let accelerator = match super::kvm_state() {
-        KvmState::Usable => Accelerator::Kvm,
-        _ => Accelerator::Tcg,
-    };
-    let sandbox = !SANDBOX_BROKEN.load(Ordering::Relaxed);
-    start_with(spec, &qemu.path, Abilities { accelerator, sandbox, version: qemu.version_numbers() }, PATIENCE)
+    engine(choose(spec, &kvm_state())).start(spec)
 }
 
-/// Tries, and tries once more without the system call filter where that is what does not work.
-fn start_with(
+/// A program that is an engine, and its arguments.
+pub(super) struct Program<'a> {
+    pub(super) path: &'a Path,
+    pub(super) args: Vec<OsString>,
+    /// How it will run the guest's instructions.
+    pub(super) accelerator: Accelerator,
+}
+
+/// Starts an engine's process for a machine that is prepared, writes down which it is, and has `await_ready` wait until the
+/// machine is set up. When that fails, the process is ended.
+pub(super) fn launch(
     spec: &LaunchSpec,
-    qemu: &Path,
-    mut abilities: Abilities,
-    patience: Duration,
+    engine: &dyn Engine,
+    program: &Program<'_>,
+    await_ready: impl FnOnce(Process) -> Result<(), MachineError>,
 ) -> Result<Running, MachineError> {
-    loop {
-        let error = match launch(spec, qemu, abilities, patience) {
-            Ok(running) => return Ok(running),
-            Err(error) => error,
-        };
-        stop::clear(&spec.run_dir);
-        match &error {
-            MachineError::EngineExited { words, .. }
-                if abilities.sandbox && (words.contains("seccomp") || words.contains("sandbox")) =>
-            {
-                tracing::warn!(target: "weft::machine", %words, "QEMU's system call filter does not work here");
-                SANDBOX_BROKEN.store(true, Ordering::Relaxed);
-                abilities.sandbox = false;
-            }
-            _ => return Err(error),
-        }
-    }
-}
-
-/// One try.
-fn launch(spec: &LaunchSpec, qemu: &Path, abilities: Abilities, patience: Duration) -> Result<Running, MachineError> {
-    let accelerator = abilities.accelerator;
-    let args = argv(spec, abilities)?;
-    prepare(spec)?;
+    let Program { accelerator, .. } = *program;
     log::rotate(&spec.state_dir)?;
-    Record::new(accelerator, None).write(&spec.run_dir)?;
-    let process = spawn(spec, qemu, &args)?;
-    let outcome = Record::new(accelerator, Some(process))
+    Record::new(engine.kind(), accelerator, None).write(&spec.run_dir)?;
+    let process = spawn(spec, engine, program)?;
+    let outcome = Record::new(engine.kind(), accelerator, Some(process))
         .write(&spec.run_dir)
-        .and_then(|()| await_monitor(spec, process, patience))
-        .map(|()| Running { process, accelerator });
+        .and_then(|()| await_ready(process))
+        .map(|()| Running { process, engine: engine.kind(), accelerator });
     if outcome.is_err() {
         let _ = process.kill();
-        process.wait_exit(Duration::from_secs(5));
+        process.wait_exit(KILL_PATIENCE);
     }
     outcome
 }
 
-/// Runs QEMU in a session of its own, so that no terminal's end reaches it, with `engine.log` for its words.
-fn spawn(spec: &LaunchSpec, qemu: &Path, args: &[std::ffi::OsString]) -> Result<Process, MachineError> {
+/// A role of our own program that is an engine.
+pub(super) struct Role {
+    /// The role's name on the command line.
+    pub(super) name: &'static str,
+    /// The file that tells it what the machine is, in the run folder.
+    pub(super) description: &'static str,
+    /// How it runs the guest's instructions.
+    pub(super) accelerator: Accelerator,
+}
+
+impl Role {
+    /// Whether a process with this command line, its words ended by zeros, plays it for the machine of this run folder.
+    pub(super) fn is_played_by(&self, command_line: &[u8], run_dir: &Path) -> bool {
+        let description = run_dir.join(self.description);
+        let mut words = command_line.split(|byte| *byte == 0);
+        words.any(|word| word == self.name.as_bytes()) && words.next() == Some(description.as_os_str().as_bytes())
+    }
+
+    /// Starts a machine that is described so, as [`launch`] does; when that fails nothing of it stays.
+    pub(super) fn launch(
+        &self,
+        spec: &LaunchSpec,
+        engine: &dyn Engine,
+        description: &[u8],
+        await_ready: impl FnOnce(Process) -> Result<(), MachineError>,
+    ) -> Result<Running, MachineError> {
+        let path = spec.run_dir.join(self.description);
+        prepare(spec)?;
+        write_whole(&path, description).map_err(MachineError::io("write", &path))?;
+        let program =
+            Program { path: &spec.weft, args: vec![self.name.into(), path.into()], accelerator: self.accelerator };
+        let outcome = launch(spec, engine, &program, await_ready);
+        if outcome.is_err() {
+            stop::clear(&spec.run_dir);
+        }
+        outcome
+    }
+}
+
+/// Waits until `is_set_up`, which is told how long there is, says that a machine is.
+pub(super) fn await_set_up(
+    spec: &LaunchSpec,
+    engine: &dyn Engine,
+    process: Process,
+    patience: Duration,
+    is_set_up: impl Fn(Duration) -> bool,
+) -> Result<(), MachineError> {
+    let deadline = Instant::now() + patience;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if is_set_up(left) {
+            return Ok(());
+        }
+        if let Some(exit) = process.wait_exit(INTERVAL.min(left)) {
+            return Err(exited(spec, engine, exit));
+        }
+        if left.is_zero() {
+            return Err(silent(spec, engine, patience));
+        }
+    }
+}
+
+/// The path of a socket, if it is not too long for one.
+pub(super) fn socket_path(path: &Path) -> Result<&Path, MachineError> {
+    match path.as_os_str().len() {
+        length if length > MAX_SOCKET_PATH_BYTES => Err(MachineError::SocketPath { path: path.to_owned(), length }),
+        _ => Ok(path),
+    }
+}
+
+/// Runs an engine in a session of its own, so that no terminal's end reaches it, with `engine.log` for its words.
+fn spawn(spec: &LaunchSpec, engine: &dyn Engine, program: &Program<'_>) -> Result<Process, MachineError> {
     let path = spec.state_dir.join(files::ENGINE_LOG);
     let log = File::options().create(true).append(true).open(&path).map_err(MachineError::io("write", &path))?;
     let stderr = log.try_clone().map_err(MachineError::io("write", &path))?;
     let child = Command::new("setsid")
-        .arg(qemu)
-        .args(args)
+        .arg(program.path)
+        .args(&program.args)
         .current_dir("/")
         .env_clear()
         .envs(["PATH", "TMPDIR"].into_iter().filter_map(|name| std::env::var_os(name).map(|value| (name, value))))
@@ -130,46 +176,26 @@ fn spawn(spec: &LaunchSpec, qemu: &Path, args: &[std::ffi::OsString]) -> Result<
         .spawn()
         .map_err(|source| match source.kind() {
             io::ErrorKind::NotFound => MachineError::ToolMissing { tool: "setsid", needed_for: "starting a machine" },
-            _ => MachineError::Run { program: qemu.to_owned(), source },
+            _ => MachineError::Run { program: program.path.to_owned(), source },
         })?;
-    // `setsid` becomes QEMU in place: the process stays the same.
-    Process::of_child(&child).ok_or_else(|| exited(spec, Exit::Unknown))
+    // `setsid` becomes the engine in place: the process stays the same.
+    Process::of_child(&child).ok_or_else(|| exited(spec, engine, Exit::Unknown))
 }
 
-fn exited(spec: &LaunchSpec, exit: Exit) -> MachineError {
+/// The error for an engine that ended before its machine was set up.
+pub(super) fn exited(spec: &LaunchSpec, engine: &dyn Engine, exit: Exit) -> MachineError {
     let words = engine_words(&spec.state_dir);
-    MachineError::EngineExited { vm: spec.name.to_string(), exit, words }
+    MachineError::EngineExited { engine: engine.title(), vm: spec.name.to_string(), exit, words }
 }
 
-/// Waits until the monitor answers a question; by then every device is set up.
-fn await_monitor(spec: &LaunchSpec, process: Process, patience: Duration) -> Result<(), MachineError> {
-    let deadline = Instant::now() + patience;
-    let socket = spec.run_dir.join(files::QMP);
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let answer = Qmp::connect(&socket, left).and_then(|mut qmp| qmp.execute("query-status", json!({}), left));
-        if answer.is_ok() {
-            return Ok(());
-        }
-        if let Some(exit) = process.wait_exit(INTERVAL.min(left)) {
-            return Err(exited(spec, exit));
-        }
-        if left.is_zero() {
-            return Err(silent(spec, patience));
-        }
-        if let Err(error @ QmpError::Refused { .. }) = answer {
-            return Err(error.into());
-        }
-    }
-}
-
-/// Why the monitor does not answer: as a rule because the engine waits for the switch.
-fn silent(spec: &LaunchSpec, patience: Duration) -> MachineError {
+/// The error for an engine that does not answer: as a rule because it waits for the switch.
+pub(super) fn silent(spec: &LaunchSpec, engine: &dyn Engine, patience: Duration) -> MachineError {
     let vm = spec.name.to_string();
     let words = engine_words(&spec.state_dir);
+    let engine = engine.title();
     match spec.nics.iter().find(|nic| !nic.socket.exists()) {
-        Some(nic) => MachineError::SwitchAbsent { vm, socket: nic.socket.clone() },
-        None => MachineError::EngineSilent { vm, seconds: patience.as_secs(), words },
+        Some(nic) => MachineError::SwitchAbsent { engine, vm, socket: nic.socket.clone() },
+        None => MachineError::EngineSilent { engine, vm, seconds: patience.as_secs(), words },
     }
 }
 
@@ -186,86 +212,31 @@ fn enough_memory(spec: &LaunchSpec) -> Result<(), MachineError> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-    use std::os::unix::fs::PermissionsExt as _;
-    use std::path::PathBuf;
-
     use weft_types::ByteSize;
 
     use super::*;
-    use crate::spec::{LaunchNic, Uuid};
+    use crate::spec::Uuid;
 
-    /// Folders, a kernel, and a program in QEMU's place.
-    struct Bed {
-        dir: tempfile::TempDir,
-        qemu: PathBuf,
-        spec: LaunchSpec,
-    }
-
-    impl Bed {
-        fn new(script: &str) -> Self {
-            let dir = tempfile::tempdir().unwrap();
-            let [qemu, kernel] = ["qemu", "kernel"].map(|name| dir.path().join(name));
-            fs::write(&qemu, format!("#!/bin/sh\n{script}\n")).unwrap();
-            fs::set_permissions(&qemu, fs::Permissions::from_mode(0o755)).unwrap();
-            fs::write(&kernel, "kernel").unwrap();
-            let spec = LaunchSpec {
-                name: "web".parse().unwrap(),
-                uuid: Uuid::derive("web"),
-                memory: ByteSize::from_mib(16),
-                cpus: 1,
-                boot: Boot::Kernel { kernel, initrd: None, cmdline: String::new() },
-                nics: Vec::new(),
-                state_dir: dir.path().join("state"),
-                run_dir: dir.path().join("run"),
-            };
-            Self { dir, qemu, spec }
+    fn spec(dir: &Path) -> LaunchSpec {
+        LaunchSpec {
+            name: "web".parse().unwrap(),
+            uuid: Uuid::derive("web"),
+            engine: None,
+            memory: ByteSize::from_mib(16),
+            cpus: 1,
+            boot: Boot::Kernel { kernel: "/none/vmlinuz".into(), initrd: None, cmdline: String::new() },
+            nics: Vec::new(),
+            state_dir: dir.join("state"),
+            run_dir: dir.join("run"),
+            cache_dir: "/none".into(),
+            weft: "/none/weft".into(),
         }
-
-        fn start(&self) -> MachineError {
-            let abilities = Abilities { accelerator: Accelerator::Tcg, sandbox: true, version: (7, 2) };
-            let error = start_with(&self.spec, &self.qemu, abilities, Duration::from_millis(300)).unwrap_err();
-            assert!(!self.spec.run_dir.exists(), "nothing stays");
-            error
-        }
-    }
-
-    #[test]
-    fn an_engine_that_exits_at_once_is_quoted() {
-        let bed = Bed::new(
-            "echo \"qemu-system-x86_64: cannot set up guest memory 'ram': Cannot allocate memory\" >&2; exit 1",
-        );
-        assert_eq!(
-            bed.start().to_string(),
-            "QEMU exited with code 1 before `web` ran: cannot set up guest memory 'ram': Cannot allocate memory"
-        );
-        let crash = Bed::new("kill -SEGV $$");
-        assert_eq!(crash.start().to_string(), "QEMU was ended by signal 11 before `web` ran");
-    }
-
-    #[test]
-    fn an_engine_that_says_nothing_is_ended() {
-        let mut bed = Bed::new("echo $$ >\"$(dirname \"$0\")/pid\"; exec sleep 60");
-        assert_eq!(bed.start().code(), "engine-silent");
-        let pid = fs::read_to_string(bed.dir.path().join("pid")).unwrap();
-        assert_eq!(Process::of_pid(pid.trim().parse().unwrap()), None);
-        bed.spec.nics.push(LaunchNic { mac: "02:00:00:00:00:01".parse().unwrap(), socket: "/none".into(), mtu: 1500 });
-        assert_eq!(bed.start().to_string(), "QEMU waits for the switch at `/none`, where `web` plugs in");
-    }
-
-    #[test]
-    fn without_a_working_filter_it_is_tried_again() {
-        let bed = Bed::new(
-            "case \"$*\" in *-sandbox*) echo 'failed to install seccomp filter' >&2;; *) echo other >&2;; esac; exit 1",
-        );
-        assert_eq!(bed.start().to_string(), "QEMU exited with code 1 before `web` ran: other");
     }
 
     #[test]
     fn an_image_that_is_not_there() {
-        let mut bed = Bed::new("exit 0");
-        bed.spec.boot = Boot::Kernel { kernel: "/none/vmlinuz".into(), initrd: None, cmdline: String::new() };
-        let error = prepare(&bed.spec).unwrap_err();
+        let dir = tempfile::tempdir().unwrap();
+        let error = prepare(&spec(dir.path())).unwrap_err();
         assert_eq!(
             (error.code(), error.to_string()),
             ("image-file-missing", "the kernel `/none/vmlinuz` does not exist".into())
@@ -274,8 +245,7 @@ mod tests {
 
     #[test]
     fn more_memory_than_there_is() {
-        let mut bed = Bed::new("exit 0");
-        bed.spec.memory = ByteSize::from_mib(1 << 40);
-        assert_eq!(enough_memory(&bed.spec).unwrap_err().code(), "no-memory");
+        let spec = LaunchSpec { memory: ByteSize::from_mib(1 << 40), ..spec(Path::new("/none")) };
+        assert_eq!(enough_memory(&spec).unwrap_err().code(), "no-memory");
     }
 }

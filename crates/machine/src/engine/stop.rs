@@ -5,11 +5,11 @@ use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
-
-use super::{MONITOR_PATIENCE, Qmp, files, record};
+use super::{ENGINES, Running, engine, files, record};
 use crate::{MachineError, Process};
 
+/// How long an engine may take to end after it was told to.
+const QUIT_PATIENCE: Duration = Duration::from_millis(500);
 /// How long the kernel may take to end a killed process.
 const KILL_PATIENCE: Duration = Duration::from_secs(5);
 /// How often it is asked whether the guest is still to be waited for.
@@ -24,9 +24,9 @@ pub enum StopOutcome {
     NotRunning,
     /// The guest shut itself down when asked.
     Shutdown,
-    /// The guest did not while it was waited for, and QEMU was told to quit.
+    /// The guest did not while it was waited for, and its engine was told to quit.
     Quit,
-    /// QEMU did not answer and was killed.
+    /// The engine did not answer and was killed.
     Killed,
 }
 
@@ -41,7 +41,7 @@ pub fn stop(run_dir: &Path, grace: Duration, patient: &dyn Fn() -> bool) -> Resu
             record::bury(run_dir);
             StopOutcome::NotRunning
         }
-        Some(running) => end(run_dir, running.process, grace, patient)?,
+        Some(running) => end(run_dir, running, grace, patient)?,
     };
     clear(run_dir);
     Ok(outcome)
@@ -49,22 +49,18 @@ pub fn stop(run_dir: &Path, grace: Duration, patient: &dyn Fn() -> bool) -> Resu
 
 fn end(
     run_dir: &Path,
-    process: Process,
+    running: Running,
     grace: Duration,
     patient: &dyn Fn() -> bool,
 ) -> Result<StopOutcome, MachineError> {
-    let qmp = Qmp::connect(&run_dir.join(files::QMP), MONITOR_PATIENCE);
-    if let Ok(mut qmp) = qmp {
-        let mut asked = |command| qmp.execute(command, json!({}), MONITOR_PATIENCE).is_ok();
-        let press = || asked("system_powerdown");
-        if !grace.is_zero() && ends_when_asked(process, grace, press, patient) {
-            return Ok(StopOutcome::Shutdown);
-        }
-        // It may be gone before it has answered: what counts is that it goes.
-        asked("quit");
-        if process.wait_exit(MONITOR_PATIENCE).is_some() {
-            return Ok(StopOutcome::Quit);
-        }
+    let Running { process, .. } = running;
+    let engine = engine(running.engine);
+    let press = || engine.press_power_button(run_dir);
+    if !grace.is_zero() && ends_when_asked(process, grace, press, patient) {
+        return Ok(StopOutcome::Shutdown);
+    }
+    if engine.quit(run_dir) && process.wait_exit(QUIT_PATIENCE).is_some() {
+        return Ok(StopOutcome::Quit);
     }
     process.kill().map_err(MachineError::io("kill the process of", run_dir))?;
     match process.wait_exit(KILL_PATIENCE) {
@@ -116,8 +112,10 @@ pub fn remove(state_dir: &Path, run_dir: &Path) -> Result<(), MachineError> {
 
 /// Removes the files of a process that is no more; the folder too, if nothing else is in it.
 pub(super) fn clear(run_dir: &Path) {
-    for name in [files::QMP, files::FILTER, files::CONSOLE, files::AGENT, files::QGA, files::PID, files::PROCESS] {
-        let _ = fs::remove_file(run_dir.join(name)); // what stays is replaced by the next start
+    let shared = [files::CONSOLE, files::AGENT, files::QGA, files::PROCESS];
+    for name in ENGINES.iter().flat_map(|engine| engine.files()).chain(&shared) {
+        let path = run_dir.join(name);
+        let _ = fs::remove_file(&path).or_else(|_| fs::remove_dir_all(&path)); // what stays is replaced by the next start
     }
     let _ = fs::remove_dir(run_dir);
 }

@@ -1,6 +1,8 @@
 //! A kernel and a few of its modules, taken out of one of Debian's kernel packages.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -12,7 +14,7 @@ use crate::MachineError;
 /// Which kernel, and which of its modules.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Choice<'a> {
-    /// The package that stands for Debian's newest kernel of a kind.
+    /// The package that stands for Debian's newest kernel of a kind, or is it.
     pub(super) package: &'a str,
     /// The modules, in the order in which they are loaded; those that they need come along.
     pub(super) modules: &'a [&'a str],
@@ -26,6 +28,8 @@ pub(super) const MICRO: Choice<'static> = Choice {
     package: "linux-image-cloud-amd64",
     modules: &["pvpanic_pci", "virtio_pci", "virtio_console", "virtio_net", "virtio_rng", "evdev", "button"],
 };
+/// The same guest's of User-Mode Linux: a package that is the kernel itself, which is a program.
+pub(super) const MICRO_UML: Choice<'static> = Choice { package: "user-mode-linux", modules: &["virtio_net", "ipv6"] };
 /// The largest kernel module that is believed to be one, in bytes.
 const MAX_MODULE_BYTES: u64 = 32 << 20;
 
@@ -71,7 +75,8 @@ impl Kernel {
         fs::create_dir_all(&all).map_err(MachineError::io("create", &all))?;
         let mut release = None;
         deb::unpack(deb, &mut |path| {
-            if path.strip_prefix("boot/vmlinuz-").is_some_and(|rest| !rest.contains('/')) {
+            if path == "usr/bin/linux.uml" || path.strip_prefix("boot/vmlinuz-").is_some_and(|rest| !rest.contains('/'))
+            {
                 return Some(dir.join(KERNEL));
             }
             let (version, file) = module_file(path)?;
@@ -79,8 +84,13 @@ impl Kernel {
             Some(all.join(file))
         })?;
         let release = release.ok_or_else(|| damaged("it has no kernel modules".to_owned()))?;
-        if !dir.join(KERNEL).is_file() {
-            return Err(damaged("it has no kernel".to_owned()));
+        let kernel = dir.join(KERNEL);
+        // Some are programs.
+        match fs::set_permissions(&kernel, Permissions::from_mode(0o755)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(damaged("it has no kernel".to_owned()));
+            }
+            outcome => outcome.map_err(MachineError::io("write", &kernel))?,
         }
         let needs = needs_of(&all, wanted, busybox)?;
         let order = load_order(&needs, wanted).map_err(|error| damaged(error.to_string()))?;
@@ -121,7 +131,8 @@ impl Kernel {
 
 /// A module's release and the name of its file as we keep it, if `path` in the package is one.
 fn module_file(path: &str) -> Option<(&str, String)> {
-    let path = path.strip_prefix("usr/").unwrap_or(path).strip_prefix("lib/modules/")?;
+    let path = path.strip_prefix("usr/").unwrap_or(path);
+    let path = path.strip_prefix("lib/modules/").or(path.strip_prefix("lib/uml/modules/"))?;
     let (release, path) = path.split_once('/')?;
     let file = path.rsplit('/').next()?;
     let (name, suffix) = file.split_once(".ko")?;

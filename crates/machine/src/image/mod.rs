@@ -14,6 +14,7 @@ mod initrd;
 mod kernel;
 mod modules;
 mod parts;
+mod unpack;
 
 use std::fmt;
 use std::fs::{self, File};
@@ -22,12 +23,12 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest as _, Sha256};
-use weft_model::MICRO;
+use weft_model::{EngineKind, MICRO};
 use weft_types::ByteSize;
 
 use self::apt::Apt;
 use self::busybox::Busybox;
-use self::kernel::{Choice, Kernel, MICRO as MICRO_KERNEL};
+use self::kernel::{Choice, Kernel, MICRO as MICRO_KERNEL, MICRO_UML};
 use crate::MachineError;
 use crate::guest::AGENT;
 use crate::whole::draft_beside;
@@ -36,14 +37,28 @@ pub use cpio::Writer as CpioWriter;
 pub use deb::fuzz as fuzz_tar;
 pub use elf::fuzz as fuzz_elf;
 pub use parts::Parts;
+pub(crate) use unpack::unpacked;
 
 /// How the name of a kernel's package begins.
 const KERNEL_PREFIX: &str = "linux-image-";
 /// The micro guest's kernel command line. The kernel's tests of its own ciphers, and its look for a timer that QEMU is
 /// known to have, would take a third of the time that an emulated guest needs to start.
 const CMDLINE: &str = "console=ttyS0 quiet cryptomgr.notests no_timer_check i8042.noaux 8250.nr_uarts=1 net.ifnames=0";
+/// The same of one that is a program: nothing in it is emulated.
+const CMDLINE_UML: &str = "quiet net.ifnames=0";
 /// How the names of the folders begin in which a build puts what is not done yet.
 const SCRATCH: &str = ".new-";
+
+/// What a micro guest's image is made of.
+struct Recipe {
+    kernel: Choice<'static>,
+    cmdline: &'static str,
+}
+
+/// For engines that have a processor, or make one.
+const HARDWARE: Recipe = Recipe { kernel: MICRO_KERNEL, cmdline: CMDLINE };
+/// For User-Mode Linux.
+const PARAVIRTUAL: Recipe = Recipe { kernel: MICRO_UML, cmdline: CMDLINE_UML };
 
 /// A built image.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,12 +129,23 @@ impl Images {
 
     /// The image with this name, built if that has not been done yet; `progress` hears of each step of a build.
     pub fn ensure(&self, name: &str, progress: &dyn Fn(Progress)) -> Result<Built, MachineError> {
+        self.ensure_for(EngineKind::Qemu, name, progress)
+    }
+
+    /// The same as this engine can run it.
+    pub fn ensure_for(
+        &self,
+        engine: EngineKind,
+        name: &str,
+        progress: &dyn Fn(Progress),
+    ) -> Result<Built, MachineError> {
         if name != MICRO {
             return Err(MachineError::NoSuchImage(name.to_owned()));
         }
-        match self.built() {
+        let recipe = if engine == EngineKind::Uml { &PARAVIRTUAL } else { &HARDWARE };
+        match self.built(recipe) {
             Some(built) => Ok(built),
-            None => self.build(progress),
+            None => self.build(recipe, progress),
         }
     }
 
@@ -141,23 +167,23 @@ impl Images {
     }
 
     /// What is in the cache already, if it is all there.
-    fn built(&self) -> Option<Built> {
-        let kernel = Kernel::open(&self.kernel_dir(&MICRO_KERNEL))?;
+    fn built(&self, recipe: &Recipe) -> Option<Built> {
+        let kernel = Kernel::open(&self.kernel_dir(&recipe.kernel))?;
         let initrd = self.initrd(&kernel, &Busybox::find(&self.micro)?);
-        initrd.is_file().then(|| Built { kernel: kernel.path(), initrd, cmdline: CMDLINE.to_owned() })
+        initrd.is_file().then(|| Built { kernel: kernel.path(), initrd, cmdline: recipe.cmdline.to_owned() })
     }
 
     #[tracing::instrument(target = "weft::machine", skip_all, err)]
-    fn build(&self, progress: &dyn Fn(Progress)) -> Result<Built, MachineError> {
+    fn build(&self, recipe: &Recipe, progress: &dyn Fn(Progress)) -> Result<Built, MachineError> {
         let _lock = self.lock(progress)?;
-        if let Some(built) = self.built() {
+        if let Some(built) = self.built(recipe) {
             return Ok(built); // by whoever had the lock before
         }
-        let (kernel, busybox) = self.ingredients(&MICRO_KERNEL, progress)?;
+        let (kernel, busybox) = self.ingredients(&recipe.kernel, progress)?;
         progress(Progress::Writing);
-        let initrd = self.write_initrd(&kernel, &busybox)?;
+        let initrd = self.write_initrd(&kernel, recipe.kernel.modules, &busybox)?;
         progress(Progress::Done);
-        Ok(Built { kernel: kernel.path(), initrd, cmdline: CMDLINE.to_owned() })
+        Ok(Built { kernel: kernel.path(), initrd, cmdline: recipe.cmdline.to_owned() })
     }
 
     /// A kernel and a busybox, fetched if they are not in the cache yet. The caller has the lock.
@@ -173,7 +199,10 @@ impl Images {
         let kernel = match Kernel::open(&self.kernel_dir(choice)) {
             Some(kernel) => kernel,
             None => {
-                let deb = apt.download_newest(choice.package, KERNEL_PREFIX, scratch.path())?;
+                let deb = match choice.package.starts_with(KERNEL_PREFIX) {
+                    true => apt.download_newest(choice.package, KERNEL_PREFIX, scratch.path())?,
+                    false => apt.download(choice.package, scratch.path())?,
+                };
                 self.unpack_kernel(&deb, choice, scratch.path(), &busybox, progress)?
             }
         };
@@ -197,7 +226,7 @@ impl Images {
         Kernel::open(&done).ok_or(MachineError::NoSuchImage(kernel.release))
     }
 
-    fn write_initrd(&self, kernel: &Kernel, busybox: &Busybox) -> Result<PathBuf, MachineError> {
+    fn write_initrd(&self, kernel: &Kernel, load: &[&str], busybox: &Busybox) -> Result<PathBuf, MachineError> {
         let path = self.initrd(kernel, busybox);
         let (modules_dep, modules) = kernel.modules()?;
         let (program, wget) = busybox.read()?;
@@ -205,7 +234,7 @@ impl Images {
             release: &kernel.release,
             modules: &modules,
             modules_dep: &modules_dep,
-            load: MICRO_KERNEL.modules,
+            load,
             busybox: &program,
             wget,
             applets: &busybox.applets,

@@ -8,6 +8,11 @@ use crate::skipped;
 /// Tells a test process that it was started on virtual bare metal.
 const INSIDE: &str = "WEFT_TEST_METAL";
 
+/// Whether this process runs on virtual bare metal.
+pub fn is_in_metal() -> bool {
+    env::var_os(INSIDE).is_some()
+}
+
 /// Runs `body` on virtual bare metal, as root: the test named `test` (its full path in this test program) is started again
 /// there, from a copy of this very program. The programs and modules that it needs are `metal`'s. Where the machine cannot
 /// be had (no QEMU, no network for the kernel's package), the test is skipped, loudly.
@@ -15,7 +20,7 @@ const INSIDE: &str = "WEFT_TEST_METAL";
 /// # Panics
 /// When the test fails there.
 pub fn in_metal(test: &str, metal: Metal, body: impl FnOnce()) {
-    if env::var_os(INSIDE).is_some() {
+    if is_in_metal() {
         return body();
     }
     let program = env::current_exe().expect("the test program's path");

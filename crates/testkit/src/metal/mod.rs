@@ -18,7 +18,7 @@ use weft_types::MacAddr;
 
 use self::root::Root;
 
-pub use inside::in_metal;
+pub use inside::{in_metal, is_in_metal};
 pub use qemu::{CableEnd, Outcome, Running, cable};
 
 /// The package that stands for Debian's newest kernel for real machines.

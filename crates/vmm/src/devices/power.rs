@@ -1,5 +1,6 @@
 //! How a machine ends: it powers off, it is reset, or its kernel panics.
 
+use std::fmt;
 use std::io;
 use std::sync::{Arc, Mutex};
 
@@ -36,6 +37,19 @@ impl Ending {
             Self::Reset => 3,
             Self::TripleFault | Self::Panicked => 4,
         }
+    }
+}
+
+impl fmt::Display for Ending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::PowerOff => "the guest powered off",
+            Self::Reset => "the guest reset the machine",
+            Self::TripleFault => "a processor got lost: a triple fault",
+            Self::Panicked => "the guest's kernel panicked",
+            Self::Broken => "a processor cannot go on",
+            Self::Quit => "it was told to end",
+        })
     }
 }
 

@@ -100,6 +100,9 @@ pub trait Device: Send {
         let _ = (memory, queues);
     }
 
+    /// The driver begins anew: what it was told and what it said is void.
+    fn reset(&mut self) {}
+
     /// Whether the queues are served here; otherwise another process listens to the doorbells.
     fn serves_queues(&self) -> bool {
         true

@@ -291,6 +291,7 @@ impl Transport {
         if self.runs() {
             self.device.stop(&self.memory, &mut self.queues);
         }
+        self.device.reset();
         for queue in &mut self.queues {
             *queue = Queue::new(queue.max_size);
         }

@@ -1,4 +1,5 @@
-//! The byte stream to the host: a virtio-serial port, or a socket in its place.
+//! The byte stream to the host: a virtio-serial port, a serial line that the kernel's command line names, or a socket in
+//! their place.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Read};
@@ -10,6 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::fs::OFlags;
+use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
 use weft_agent::PORT_NAME;
 
 /// How long to wait before looking again for a port whose driver is still being loaded.
@@ -44,6 +46,10 @@ impl Port {
         }
         let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
         let stream = OpenOptions::new().read(true).write(true).custom_flags(flags.bits() as i32).open(path)?;
+        if let Ok(mut line) = tcgetattr(&stream) {
+            line.make_raw(); // no byte of it is a key
+            tcsetattr(&stream, OptionalActions::Now, &line)?;
+        }
         Ok(Self { stream, device: true })
     }
 
@@ -84,7 +90,7 @@ pub(crate) fn is_temporary(error: &io::Error) -> bool {
 /// Waits for the port named [`PORT_NAME`]. Stock guests have no udev that would make a link of that name.
 pub(crate) fn find() -> PathBuf {
     loop {
-        if let Some(path) = named_port() {
+        if let Some(path) = named_port().or_else(named_line) {
             return path;
         }
         thread::sleep(LOOK_AGAIN);
@@ -97,4 +103,12 @@ fn named_port() -> Option<PathBuf> {
         let device = Path::new("/dev").join(port.file_name());
         (name.trim_end() == PORT_NAME && device.exists()).then_some(device)
     })
+}
+
+/// The serial line that stands on the kernel's command line, like `weft.agent=ttyS1`: for machines without virtio-serial.
+fn named_line() -> Option<PathBuf> {
+    let cmdline = fs::read_to_string("/proc/cmdline").ok()?;
+    let name = cmdline.split_ascii_whitespace().find_map(|word| word.strip_prefix("weft.agent="))?;
+    let device = Path::new("/dev").join(name);
+    fs::metadata(&device).ok()?.file_type().is_char_device().then_some(device)
 }

@@ -8,10 +8,12 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::{Accelerator, files};
+use super::super::start::socket_path as fitting;
+use super::super::{Accelerator, files};
+use super::{FILTER, PID, QMP};
+use crate::MachineError;
 use crate::disk;
 use crate::spec::{Boot, LaunchNic, LaunchSpec};
-use crate::{MAX_SOCKET_PATH_BYTES, MachineError};
 
 /// The PCI slot of the first network adapter; the others follow. The slots below it are for what every machine has.
 const FIRST_NIC_SLOT: usize = 8;
@@ -40,7 +42,7 @@ pub(super) fn argv(spec: &LaunchSpec, abilities: Abilities) -> Result<Vec<OsStri
     args.option("-machine", "q35,vmport=off,smbus=off,sata=off,usb=off,i8042=off,memory-backend=ram");
     match abilities.accelerator {
         Accelerator::Kvm => args.option("-accel", "kvm").option("-cpu", "host"),
-        Accelerator::Tcg => {
+        Accelerator::Tcg | Accelerator::Ptrace => {
             let thread = if spec.cpus > 1 { "multi" } else { "single" };
             // Five-level page tables would make every miss of the translated TLB one step longer, for nothing.
             args.option("-accel", format!("tcg,thread={thread}")).option("-cpu", "max,la57=off")
@@ -54,10 +56,10 @@ pub(super) fn argv(spec: &LaunchSpec, abilities: Abilities) -> Result<Vec<OsStri
         args.option("-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny");
     }
     // QEMU locks this file: it also keeps a second process from running the same machine, whatever happens to us.
-    args.option("-pidfile", text(&run(files::PID))?);
+    args.option("-pidfile", text(&run(PID))?);
 
-    args.socket("qmp", &run(files::QMP), "")?.option("-mon", "chardev=qmp,mode=control");
-    args.socket("filter", &run(files::FILTER), "")?.option("-mon", "chardev=filter,mode=control");
+    args.socket("qmp", &run(QMP), "")?.option("-mon", "chardev=qmp,mode=control");
+    args.socket("filter", &run(FILTER), "")?.option("-mon", "chardev=filter,mode=control");
     let log = escape(&spec.state_dir.join(files::CONSOLE_LOG))?;
     args.socket("console", &run(files::CONSOLE), &format!(",logfile={log},logappend=on"))?;
     args.option("-serial", "chardev:console");
@@ -172,11 +174,7 @@ fn escape(path: &Path) -> Result<String, MachineError> {
 }
 
 fn socket_path(path: &Path) -> Result<String, MachineError> {
-    let length = path.as_os_str().len();
-    if length > MAX_SOCKET_PATH_BYTES {
-        return Err(MachineError::SocketPath { path: path.to_owned(), length });
-    }
-    escape(path)
+    escape(fitting(path)?)
 }
 
 #[cfg(test)]
@@ -193,12 +191,15 @@ mod tests {
         LaunchSpec {
             name: "web".parse().unwrap(),
             uuid: Uuid::derive("web"),
+            engine: None,
             memory: "256MiB".parse().unwrap(),
             cpus: 1,
             boot,
             nics: Vec::new(),
             state_dir: "/s".into(),
             run_dir: "/r".into(),
+            cache_dir: "/none".into(),
+            weft: "/none/weft".into(),
         }
     }
 

@@ -1,0 +1,114 @@
+//! Machines on Weft's own VMM, on virtual bare metal: the hosts of tests as a rule have no hardware virtualization.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use weft_testkit::{Metal, in_metal, is_in_metal};
+
+use crate::harness::{Home, copy_tree, eventually, image_cache, kill};
+
+/// Two machines, one of which names no engine: it gets this one, because the hardware has what it needs.
+const PAIR: &str = "
+[network.lan]
+subnet = '10.40.0.0/24'
+[vm.one]
+memory = '128MiB'
+engine = 'kvm'
+nics = [{ network = 'lan', ip = '10.40.0.10' }]
+[vm.two]
+memory = '128MiB'
+nics = ['lan']
+";
+
+/// What this engine cannot run.
+const UNFIT: &str = "
+[vm.bios]
+image = 'disk'
+engine = 'kvm'
+[image.disk]
+disk = 'disk.img'
+format = 'raw'
+";
+
+/// A processor that is emulated to run an emulator of processors is slow.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+#[test]
+fn machines_on_the_own_vmm() {
+    let lab = tempfile::tempdir().unwrap();
+    if !is_in_metal() {
+        // The image alone: the cache holds the kernels of virtual bare metal, too.
+        copy_image(&image_cache(), &lab.path().join("cache"));
+    }
+    let metal = Metal::new()
+        .kvm()
+        .memory_mib(2000)
+        .processors(1) // with two, a guest has ended in a triple fault once; of one, nothing like it was seen
+        .program(env!("CARGO_BIN_EXE_weft"))
+        .folder(lab.path())
+        .patience(Duration::from_secs(900));
+    in_metal("kvm::machines_on_the_own_vmm", metal, || {
+        let home = Home::new("kvm");
+        the_choice_is_told(&home);
+        home.write("weft.toml", PAIR);
+        home.weft(&["up"]).ok();
+        eprintln!("up:\n{}", home.weft(&["vm", "ls"]).ok());
+        for vm in home.json(&["vm", "ls"]).as_array().unwrap() {
+            assert_eq!(vm["engine"], "kvm", "{vm}");
+        }
+        whatever_is_killed_is_back_or_told(&home);
+        home.weft(&["down"]).ok();
+        home.assert_gone();
+    });
+}
+
+/// What this host's machines get, and why one does not get what it asks for.
+fn the_choice_is_told(home: &Home) {
+    let checks = home.weft(&["doctor"]).out;
+    assert!(checks.contains("run on `kvm`, Weft's own VMM"), "{checks}");
+    home.write("disk.img", &"x".repeat(1 << 20));
+    home.write("unfit.toml", UNFIT);
+    let refused = home.weft(&["up", "unfit.toml"]);
+    let why = "Weft's VMM cannot run `bios`: it boots kernels, and no disk images";
+    assert!(refused.code != 0 && refused.err.contains(why), "{} {}", refused.out, refused.err);
+    home.weft(&["down", "unfit.toml"]).ok();
+}
+
+fn whatever_is_killed_is_back_or_told(home: &Home) {
+    let pings = || home.exec("two", &["ping", "-c", "1", "-W", "2", "10.40.0.10"]).code == 0;
+    assert_eq!(home.exec("one", &["hostname"]).ok().trim(), "one");
+    eventually("they reach each other", PATIENCE, pings);
+
+    let machines = || (home.pid("one"), home.pid("two"));
+    let before = machines();
+    kill(home.pid("daemon"));
+    assert_eq!(machines(), before, "everything was adopted");
+    assert_eq!(home.exec("two", &["hostname"]).ok().trim(), "two");
+
+    let switch = home.pid("switch");
+    kill(switch);
+    eventually("a new switch carries on", PATIENCE, || {
+        home.json(&["ls"])["switch"]["pid"].as_i64().is_some_and(|pid| pid as i32 != switch) && pings()
+    });
+    assert_eq!(machines(), before, "no machine minds");
+
+    kill(before.0);
+    // The daemon is not its parent any more, so nobody knows how it ended.
+    eventually("its end is told", PATIENCE, || home.weft(&["vm", "ls"]).ok().contains("its engine ended"));
+    home.weft(&["up"]).ok();
+    eventually("it is back", PATIENCE, pings);
+    assert_eq!(home.pid("two"), before.1);
+}
+
+/// Copies the image `micro`, without what else was built into the same folder.
+fn copy_image(from: &Path, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    copy_tree(&from.join("micro"), &to.join("micro"));
+    let kernels = std::fs::read_dir(to.join("micro")).unwrap().flatten().map(|entry| entry.path());
+    for kernel in kernels.filter(|path| path.join("release").is_file()) {
+        if !std::fs::read_to_string(kernel.join("release")).unwrap().contains("cloud") {
+            assert!(Command::new("rm").arg("-rf").arg(&kernel).status().unwrap().success());
+        }
+    }
+}
