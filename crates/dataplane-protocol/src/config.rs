@@ -8,7 +8,7 @@ use weft_types::{
     NicDriver, PortName, PortRates, PortVlans, Provenance, VmName,
 };
 
-use crate::{AccessConfig, AclConfig, AddressConfig, MirrorConfig};
+use crate::{AccessConfig, AclConfig, AddressConfig, MirrorConfig, RouterConfig};
 
 /// Everything one data plane should be.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +20,9 @@ pub struct DataplaneConfig {
     pub networks: Vec<NetworkConfig>,
     /// The ports, in name order.
     pub ports: Vec<PortConfig>,
+    /// What joins networks, in name order.
+    #[serde(default)]
+    pub routers: Vec<RouterConfig>,
 }
 
 /// How a network reaches what lies outside of it.

@@ -17,6 +17,7 @@ mod listens;
 mod message;
 mod mirror;
 mod neighbour;
+mod router;
 
 pub use access::{AccessConfig, AclConfig, AddressConfig, EndConfig, RuleConfig};
 pub use client::{Client, ClientError, MAX_DESCRIPTORS};
@@ -34,3 +35,4 @@ pub use message::{
 };
 pub use mirror::{CaptureRequest, MirrorConfig, MirrorStatus, MirrorTo};
 pub use neighbour::NeighbourStatus;
+pub use router::{RouteEndConfig, RouteRuleConfig, RouterConfig, RouterStatus, StationConfig};

@@ -7,7 +7,7 @@ use weft_types::{
 
 use crate::{
     AccessConfig, AddressConfig, CaptureRequest, DataplaneConfig, History, ListensRequest, MirrorStatus,
-    NeighbourStatus, ReceiveFilter,
+    NeighbourStatus, ReceiveFilter, RouterStatus,
 };
 
 /// What the daemon asks of the switch.
@@ -109,6 +109,9 @@ pub struct SwitchStatus {
     /// Every mirror and every capture.
     #[serde(default)]
     pub mirrors: Vec<MirrorStatus>,
+    /// Every router.
+    #[serde(default)]
+    pub routers: Vec<RouterStatus>,
     /// What does not work on this host, in sentences (for example: ICMP sockets are closed to this user).
     pub notes: Vec<String>,
 }

@@ -10,8 +10,8 @@ use weft_dataplane_protocol::{
     AddressConfig, DataplaneConfig, ErrorCode, NetworkConfig, NetworkMode, PortConfig, PortKind, Refusal,
 };
 use weft_port::{
-    HostAdapter, PacketPort, Port, PortError, Side, TapPort, UdpPort, UnixDatagramPort, UnixStreamPort, VhostUserPort,
-    open_nic,
+    HostAdapter, MacvtapPort, PacketPort, Port, PortError, Side, TapPort, UdpPort, UnixDatagramPort, UnixStreamPort,
+    VhostUserPort, open_nic,
 };
 use weft_services::{DhcpServer, Forward, NetworkId, NetworkServices, Reservation};
 use weft_types::{Attach, Instant, Ipv4Net, Ipv4Run, MacAddr, NetworkName, PortId, PortName};
@@ -19,6 +19,7 @@ use weft_types::{Attach, Instant, Ipv4Net, Ipv4Run, MacAddr, NetworkName, PortId
 use crate::forwards::StagedForwards;
 use crate::law;
 use crate::mirror_sink::Outlet;
+use crate::routers::routers;
 use crate::slot::{About, Plug, Slot};
 use crate::validate::{self, Problems};
 use crate::worker::Worker;
@@ -217,6 +218,7 @@ impl Worker {
         };
         let services = config.networks.iter().filter_map(services);
         self.delivery.services.configure(now, services.collect());
+        self.delivery.services.set_routers(routers(&config, &networks));
         self.commit_forwards(forwards);
         let unrestored = std::mem::take(&mut self.unrestored);
         self.delivery.services.restore_leases(now, unrestored);
@@ -259,6 +261,12 @@ impl Worker {
                 self.gateway_of[slot.about.network_id.0 as usize] = Some(index);
             }
         }
+    }
+
+    /// The gateway of a network.
+    pub(crate) fn gateway(&self, network: NetworkId) -> Option<&Slot> {
+        let index = *self.gateway_of.get(usize::try_from(network.0).ok()?)?;
+        self.slots.get(index?)
     }
 
     pub(crate) fn slot(&self, id: PortId) -> Option<&Slot> {
@@ -379,6 +387,7 @@ fn open(
         PortKind::UnixDatagram { socket, peer } => Box::new(UnixDatagramPort::open(socket, peer.as_deref())?),
         PortKind::Packet { name, attach: Attach::Apart, nic_driver } => open_nic(name, *nic_driver)?,
         PortKind::Packet { name, attach: Attach::Shared, .. } => Box::new(PacketPort::open_shared(name)?),
+        PortKind::Packet { name, attach: Attach::Macvtap, .. } => Box::new(MacvtapPort::open(name)?),
         PortKind::Packet { name, attach: Attach::ExistingBridge, .. } => Box::new(TapPort::open_at_bridge(name)?),
         PortKind::Udp { local, peer } => Box::new(UdpPort::open(*local, *peer)?),
     })

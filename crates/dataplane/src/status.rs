@@ -46,6 +46,7 @@ impl Worker {
             cache_misses: stats.misses,
             nat_flows,
             mirrors: self.delivery.mirrors.status(),
+            routers: self.router_status(),
             notes,
         }
     }
@@ -140,6 +141,7 @@ fn driver_of(kind: Option<&PortKind>) -> &'static str {
         Some(PortKind::UnixDatagram { .. }) => "unix-datagram",
         Some(PortKind::Udp { .. }) => "udp",
         Some(PortKind::Packet { attach: Attach::ExistingBridge, .. }) => "tap",
+        Some(PortKind::Packet { attach: Attach::Macvtap, .. }) => "macvtap",
         Some(PortKind::Packet { nic_driver: NicDriver::Xdp, .. }) => "xdp",
         Some(PortKind::Packet { .. }) => "packet",
     }

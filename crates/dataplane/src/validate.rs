@@ -11,6 +11,8 @@ use weft_dataplane_protocol::{
 };
 use weft_types::{Ipv4Net, PortVlans};
 
+use crate::routers;
+
 /// The smallest MTU that every IPv4 host must take (RFC 791).
 const MIN_MTU: u16 = 68;
 
@@ -69,6 +71,7 @@ pub(crate) fn check(config: &DataplaneConfig, problems: &mut Problems) {
     }
     check_places(config, problems);
     check_forwards(config, problems);
+    routers::check(config, problems);
 }
 
 fn check_gateway(network: &NetworkConfig, gateway: &GatewayConfig, problems: &mut Problems) {

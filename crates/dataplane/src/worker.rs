@@ -21,13 +21,11 @@ use crate::forwards::Numbered;
 use crate::lease_log::{LeaseLog, Report};
 use crate::listens::Wish;
 use crate::mailbox::{Letter, Mailbox, Task};
+use crate::patience::Patience;
 use crate::signals::Signals;
 use crate::slot::{Delivery, Others, Plug, Slot, hold};
 use crate::state_dir::{Snapshot, StateDir};
 use crate::{DataplaneError, HostSockets, clock};
-
-/// How long the worker polls after the last frame before it sleeps: about what waking up would cost.
-const SPIN: Duration = Duration::from_micros(40);
 
 /// After so long without a frame, ports let go of memory that they hold only to be fast.
 const TRIM_AFTER: Duration = Duration::from_secs(1);
@@ -155,7 +153,7 @@ impl Worker {
 
     /// Works until it is told to end; whether everything is to be forgotten.
     pub(crate) fn run(&mut self) -> bool {
-        let mut last_work = clock::now();
+        let mut patience = Patience::new(clock::now());
         let mut rounds = 0u32;
         loop {
             let now = clock::now();
@@ -173,17 +171,18 @@ impl Worker {
                 return forget;
             }
             if busy {
-                last_work = now;
+                patience.worked(now);
                 self.trimmed = false;
                 rounds = rounds.wrapping_add(1);
                 if rounds.is_multiple_of(ROUNDS_PER_LOOK) {
                     self.keep_addresses(now);
                     self.wait(Some(Duration::ZERO));
                 }
-            } else if now.since(last_work) < SPIN {
+            } else if patience.polls_on(now) {
                 std::hint::spin_loop();
             } else {
-                self.sleep(now, last_work);
+                self.sleep(now, patience.last_work());
+                patience.slept();
             }
         }
     }

@@ -41,7 +41,7 @@ fn check(test: &str, program: &str, script: &str, command: &[&str]) {
         let mut tap = port("client", "office", mac(1), PortKind::Tap { name: "c0".into(), host: None });
         tap.addresses = AddressConfig::Known { fixed: vec![], learn: 4 };
         let networks = vec![network_with_gateway("office", 20)];
-        world.apply(&DataplaneConfig { revision: 1, networks, ports: vec![tap] });
+        world.apply(&DataplaneConfig { revision: 1, networks, ports: vec![tap], ..DataplaneConfig::default() });
         let client = Netns::new();
         ip("link set c0 address 02:00:00:00:00:01");
         ip(&format!("link set c0 netns {}", client.pid()));

@@ -28,7 +28,7 @@ fn port(world: &World, name: &str, number: u8, change: impl FnOnce(&mut PortConf
 
 fn apply(world: &World, revision: u64, acl: Option<AclConfig>, ports: Vec<PortConfig>) {
     let network = weft_dataplane_protocol::NetworkConfig { acl, ..bare_network("lab") };
-    world.apply(&DataplaneConfig { revision, networks: vec![network], ports });
+    world.apply(&DataplaneConfig { revision, networks: vec![network], ports, ..DataplaneConfig::default() });
 }
 
 fn boot<const N: usize>(world: &World, names: [&str; N]) -> [FakeVm; N] {

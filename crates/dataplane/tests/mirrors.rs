@@ -22,6 +22,7 @@ fn world() -> (World, FakeVm, FakeVm) {
         revision: 1,
         networks: vec![bare_network("lan")],
         ports: vec![vhost_user(at, "a-0", "lan", mac(1)), vhost_user(at, "b-0", "lan", mac(2))],
+        ..DataplaneConfig::default()
     });
     let boot = |name: &str| {
         let vm = FakeVm::boot(&world.path(name)).unwrap();
@@ -135,7 +136,12 @@ fn a_capture_goes_on_when_its_port_comes_back() {
     let mut stream = start(&world, of_ports(&["b-0"]));
     let at = world.directory.path();
     let apply = |revision, ports| {
-        world.apply(&DataplaneConfig { revision, networks: vec![bare_network("lan")], ports });
+        world.apply(&DataplaneConfig {
+            revision,
+            networks: vec![bare_network("lan")],
+            ports,
+            ..DataplaneConfig::default()
+        });
     };
     apply(2, vec![vhost_user(at, "a-0", "lan", mac(1))]);
     apply(3, vec![vhost_user(at, "a-0", "lan", mac(1)), vhost_user(at, "b-0", "lan", mac(2))]);
@@ -196,7 +202,8 @@ fn a_collector_gets_vxlan() {
     let watch = MirrorConfig { filter, ..mirror(MirrorTo::Collector(to)) };
     let at = world.directory.path();
     let ports = vec![vhost_user(at, "a-0", "lan", mac(1)), vhost_user(at, "b-0", "lan", mac(2))];
-    let config = DataplaneConfig { revision: 2, networks: vec![mirrored(watch.clone())], ports };
+    let config =
+        DataplaneConfig { revision: 2, networks: vec![mirrored(watch.clone())], ports, ..DataplaneConfig::default() };
     world.apply(&config);
     let between = |port: u16| {
         let (src, dst) = (format!("10.0.0.1:{port}"), "10.0.0.2:53".to_owned());
@@ -232,6 +239,7 @@ fn copies_that_a_mirror_port_has_no_room_for_are_counted() {
             .zip(1..)
             .map(|(name, n)| vhost_user(at, name, "lan", mac(n)))
             .collect(),
+        ..DataplaneConfig::default()
     };
     world.apply(&config);
     let hello = ethernet(mac(2), mac(1), 0x88b5, b"hello");

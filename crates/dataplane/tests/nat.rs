@@ -33,7 +33,8 @@ impl Bench {
         let gateway = network.gateway.map(|gateway| GatewayConfig { host_access: true, ..gateway });
         let network = NetworkConfig { mode: NetworkMode::Nat, gateway, ..network };
         let tap = port("tap1", "office", mac(1), PortKind::Tap { name: "tap1".into(), host: None });
-        let config = DataplaneConfig { revision: 1, networks: vec![network], ports: vec![tap] };
+        let config =
+            DataplaneConfig { revision: 1, networks: vec![network], ports: vec![tap], ..DataplaneConfig::default() };
         world.apply(&config);
         let guest = Netns::new();
         let bench = Self { guest, world, config };

@@ -29,6 +29,7 @@ fn office(world: &World) -> DataplaneConfig {
         revision: 7,
         networks: vec![network_with_gateway("office", 20)],
         ports: vec![vhost_user(at, "a-0", "office", mac(1)), vhost_user(at, "b-0", "office", mac(2))],
+        routers: Vec::new(),
     }
 }
 

@@ -30,6 +30,7 @@ fn two_networks(world: &World) -> DataplaneConfig {
             vhost_user(at, "c-0", "left", mac(3)),
             vhost_user(at, "d-0", "right", mac(4)),
         ],
+        routers: Vec::new(),
     }
 }
 
@@ -280,6 +281,7 @@ fn the_gateway_answers() {
         revision: 1,
         networks: vec![network_with_gateway("office", 20)],
         ports: vec![vhost_user(at, "a-0", "office", mac(1))],
+        ..DataplaneConfig::default()
     });
     let mut a = boot(&world, "a-0");
     a.send(&arp_request(mac(1), [10, 20, 0, 100].into(), [10, 20, 0, 1].into()));

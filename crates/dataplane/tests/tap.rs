@@ -45,6 +45,7 @@ fn two_kernels_ping_each_other() {
             revision: 1,
             networks: vec![bare_network("left")],
             ports: vec![tap("tap1", 1), tap("tap2", 2)],
+            ..DataplaneConfig::default()
         };
         world.apply(&config);
         let far = Netns::new();
@@ -84,6 +85,7 @@ fn a_kernel_talks_to_a_vm() {
                 port("tap1", "left", mac(1), PortKind::Tap { name: "tap1".into(), host: None }),
                 vhost_user(world.directory.path(), "vm-0", "left", mac(2)),
             ],
+            ..DataplaneConfig::default()
         };
         world.apply(&config);
         ip("link set tap1 address 02:00:00:00:00:01");
@@ -117,7 +119,12 @@ fn a_tap_is_handed_over() {
         assert!(!taken.hint().is_empty());
         let world = World::new();
         let tap = port("handed", "left", mac(1), PortKind::Tap { name: "handed".into(), host: None });
-        let config = DataplaneConfig { revision: 1, networks: vec![bare_network("left")], ports: vec![tap] };
+        let config = DataplaneConfig {
+            revision: 1,
+            networks: vec![bare_network("left")],
+            ports: vec![tap],
+            ..DataplaneConfig::default()
+        };
         assert!(world.refused(&config).starts_with("PortFailed"), "the device is busy");
         let request = Request::Apply(config.clone());
         let answer = world.client().call_with(&request, &[device.as_fd()]).unwrap();
@@ -141,7 +148,7 @@ fn an_adapter_of_the_host_moves() {
             let kind = PortKind::Tap { name: "weft-left".into(), host: Some(host.parse().unwrap()) };
             let network = NetworkConfig { mtu, ..bare_network("left") };
             let ports = vec![port("weft-left-host", "left", mac(1), kind)];
-            DataplaneConfig { revision, networks: vec![network], ports }
+            DataplaneConfig { revision, networks: vec![network], ports, ..DataplaneConfig::default() }
         };
         let index = || ip("-o link show weft-left").split(':').next().unwrap().to_owned();
         world.apply(&config(1, "10.9.0.1/24", 1500));
@@ -168,7 +175,12 @@ fn an_adapter_of_the_host_moves() {
 fn a_tap_that_is_not_ours_is_refused_with_a_way_out() {
     let world = World::new();
     let tap = port("t", "left", mac(1), PortKind::Tap { name: "no/such".into(), host: None });
-    let config = DataplaneConfig { revision: 1, networks: vec![bare_network("left")], ports: vec![tap] };
+    let config = DataplaneConfig {
+        revision: 1,
+        networks: vec![bare_network("left")],
+        ports: vec![tap],
+        ..DataplaneConfig::default()
+    };
     match world.ask(&Request::Apply(config)) {
         Response::Refused(refusal) => {
             assert!(refusal.message.starts_with("port `t` (/w.toml:7): "), "{refusal:?}");

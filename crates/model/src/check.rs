@@ -12,6 +12,7 @@ use crate::names;
 use crate::port_keys::{self, MAX_LEARNED, Run, meetings};
 use crate::problem::Problem;
 use crate::read::{list, nearest};
+use crate::router;
 use crate::{Forward, ImageSource, MICRO, Mode, Network, Nic, Vm, World};
 
 /// The least that a Debian kernel boots in.
@@ -67,6 +68,7 @@ pub fn findings(world: &World, facts: &HostFacts) -> Vec<Finding> {
     }
     check.rules();
     check.forwards();
+    check.routers();
     check.names();
     check.clashes();
     check.memory();
@@ -185,6 +187,11 @@ impl Check<'_> {
                 earlier.push(forward);
             }
         }
+    }
+
+    fn routers(&mut self) {
+        let findings = &mut self.findings;
+        router::check(self.world, |path, problem| findings.push(Finding { path, rests_on: None, problem }));
     }
 
     fn names(&mut self) {

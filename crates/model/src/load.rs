@@ -23,6 +23,7 @@ use crate::names;
 use crate::port_keys;
 use crate::problem::{Problem, Report};
 use crate::read::{Lines, Notes, Section, items, list, nearest, parse, subtables, wrong_type};
+use crate::router;
 use crate::uplink;
 use crate::{
     Acl, DiskFormat, EngineKind, Image, ImageSource, MICRO, Mode, Network, Nic, PortRules, Ready, Uplink, Vm, World,
@@ -138,6 +139,7 @@ impl<'a> Loader<'a> {
         let vms = subtables(&mut self.notes, &mut section, "vm");
         let groups = subtables(&mut self.notes, &mut section, "group");
         let mirrors = subtables(&mut self.notes, &mut section, "mirror");
+        let routers = subtables(&mut self.notes, &mut section, "router");
         section.finish(&mut self.notes);
         let groups = acl::read_groups(&mut self.notes, groups, "the names of VMs");
         let mut automatic = Vec::new();
@@ -157,6 +159,7 @@ impl<'a> Loader<'a> {
             network.acl.groups.clone_from(&groups);
         }
         self.mirrors(mirrors);
+        self.world.routers = router::read(&mut self.notes, routers, &groups, self.source, &self.lines);
         for (name, span, table) in images {
             let provenance = self.provenance(span.start);
             if let Some(label) = parse::<Label>(&mut self.notes, &format!("image.{name}"), name) {
@@ -477,7 +480,8 @@ impl<'a> Loader<'a> {
 const MODES: &[(&str, Mode)] =
     &[("nat", Mode::Nat), ("host-only", Mode::HostOnly), ("internal", Mode::Internal), ("bridged", Mode::Bridged)];
 const FORMATS: &[(&str, DiskFormat)] = &[("raw", DiskFormat::Raw), ("qcow2", DiskFormat::Qcow2)];
-const ENGINES: &[(&str, EngineKind)] = &[("qemu", EngineKind::Qemu)];
+const ENGINES: &[(&str, EngineKind)] =
+    &[("qemu", EngineKind::Qemu), ("kvm", EngineKind::Kvm), ("uml", EngineKind::Uml)];
 const READY: &[(&str, Ready)] = &[("agent", Ready::Agent), ("lease", Ready::Lease), ("running", Ready::Running)];
 
 fn one_of<T: Copy>(notes: &mut Notes, path: &str, text: &str, words: &[(&str, T)]) -> Option<T> {

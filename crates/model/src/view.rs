@@ -111,6 +111,15 @@ pub struct WorldView {
     /// The port forwards, by network.
     #[serde(default)]
     pub forwards: Vec<ForwardView>,
+    /// The shells that stand on networks, by name.
+    #[serde(default)]
+    pub shells: Vec<ShellView>,
+    /// The files whose machines come back when the host does.
+    #[serde(default)]
+    pub enabled: Vec<String>,
+    /// What joins networks, by name.
+    #[serde(default)]
+    pub routers: Vec<RouterView>,
     /// The daemon.
     pub daemon: DaemonView,
     /// The data plane's process; `None` when none runs.
@@ -339,6 +348,32 @@ pub struct MirrorView {
     pub provenance: Provenance,
 }
 
+/// A router: what joins networks, and what it has let pass.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct RouterView {
+    /// Its name.
+    #[schema(value_type = String)]
+    pub name: Label,
+    /// The networks that it joins.
+    pub networks: Vec<NetworkName>,
+    /// Its rules in order.
+    pub rules: Vec<RuleView>,
+    /// What becomes of that which no rule fits.
+    pub default: Permission,
+    /// How often no rule fitted.
+    pub default_hits: u64,
+    /// Packets that went across since it was declared, or since the switch began.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Connections that are known.
+    pub connections: u64,
+    /// Who declared it.
+    pub owner: String,
+    /// Where it is declared.
+    pub provenance: Provenance,
+}
+
 /// The switch at the other end of an uplink's cable, as it introduces itself (LLDP).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct NeighbourView {
@@ -491,6 +526,42 @@ pub struct ForwardRequest {
     /// On which network; the first that it can be, if left out.
     #[serde(default)]
     pub network: Option<NetworkName>,
+}
+
+/// A shell that stands on a network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ShellView {
+    /// Its name, under which the network's name server knows it.
+    pub name: VmName,
+    /// The network.
+    pub network: NetworkName,
+    /// Its port there.
+    pub port: PortName,
+    /// Its adapter's address.
+    pub mac: MacAddr,
+    /// The largest IP packet on that network, in bytes.
+    pub mtu: u16,
+    /// Whether somebody there gives addresses.
+    pub leases: bool,
+    /// Where the switch takes and gives its frames, each behind a 32-bit big-endian length.
+    pub socket: String,
+    /// The process with which it ends.
+    pub pid: u32,
+    /// The command that made it.
+    pub provenance: Provenance,
+}
+
+/// Ask for a shell's place on a network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ShellRequest {
+    /// The network.
+    pub network: NetworkName,
+    /// Its name; the first free one of `shell-1`, `shell-2` and so on, if left out.
+    #[serde(default)]
+    pub name: Option<VmName>,
+    /// The process with which it ends.
+    pub pid: u32,
 }
 
 /// An image in the cache, or a built-in that can be built.

@@ -12,7 +12,7 @@ use weft_types::{
     PortRates, PortVlans, Provenance, VmName,
 };
 
-use crate::{Acl, Forward, Mirror, Uplink};
+use crate::{Acl, Forward, Mirror, Router, Uplink};
 
 /// Everything that one file declares.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -24,6 +24,10 @@ pub struct World {
     pub images: BTreeMap<Label, Image>,
     /// The machines.
     pub vms: BTreeMap<VmName, Vm>,
+    /// What joins networks.
+    #[serde(default)]
+    #[schema(value_type = BTreeMap<String, Router>)]
+    pub routers: BTreeMap<Label, Router>,
 }
 
 /// How a network reaches what lies outside of it.
@@ -194,6 +198,10 @@ pub struct PortRules {
 pub enum EngineKind {
     /// QEMU, with KVM where the hardware has it.
     Qemu,
+    /// Weft's own VMM on KVM.
+    Kvm,
+    /// User-Mode Linux: a kernel that is a program of the host's.
+    Uml,
 }
 
 /// When a machine counts as ready.

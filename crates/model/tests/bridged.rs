@@ -56,7 +56,7 @@ fn what_is_wrong_with_one() {
               |
             6 | attach = 'existing'
               |          ^^^^^^^^^^
-            hint: choose from `apart`, `shared` and `existing-bridge`
+            hint: choose from `apart`, `shared`, `existing-bridge` and `macvtap`
 
             error: `nic` means nothing for a network that is not bridged
              --> lab.toml:8:7

@@ -43,6 +43,18 @@ reasons! {
     Fragment = "fragment",
     /// The packet's time to live ended at the gateway.
     TtlExpired = "ttl-expired",
+    /// A packet that a router's rules, or its default, do not let pass.
+    RouterDenied = "router-denied",
+    /// A packet that a router's rules do not let pass, of which its sender is told.
+    RouterRejected = "router-rejected",
+    /// A packet that would begin one connection too many across a router.
+    RouterLimit = "router-connection-limit",
+    /// A packet that asks for a way of its own across a router.
+    RouterSourceRoute = "router-source-route",
+    /// A packet across a router that is larger than the other network takes, and may not be cut.
+    RouterTooLong = "router-too-long",
+    /// A packet across a router for somebody who is not there.
+    RouterNobody = "router-nobody",
     /// A packet for the outside, on a network that has none.
     NoRoute = "no-route",
     /// A TCP or UDP port, or a protocol, of the gateway at which nothing answers.

@@ -37,7 +37,8 @@ impl Link {
         self.ipv4(from, to, Protocol::ICMP, &bytes)
     }
 
-    fn ipv4(self, src: Ipv4Addr, dst: Ipv4Addr, protocol: Protocol, payload: &[u8]) -> Vec<u8> {
+    /// A frame with a packet of any protocol.
+    pub(crate) fn ipv4(self, src: Ipv4Addr, dst: Ipv4Addr, protocol: Protocol, payload: &[u8]) -> Vec<u8> {
         let payload_len = u16::try_from(payload.len()).unwrap_or(u16::MAX);
         let mut frame = Vec::with_capacity(ethernet::HEADER_BYTES + ipv4::HEADER_BYTES + payload.len());
         ethernet::emit(&mut frame, self.to, self.from, EtherType::IPV4);

@@ -21,6 +21,8 @@ pub(crate) struct Gateway {
     pub(crate) zone: Zone,
     pub(crate) leases: Leases,
     pub(crate) counters: Counters,
+    /// The networks that routers join with this one.
+    pub(crate) joined: Vec<Ipv4Net>,
     errors: Budget,
     /// Somebody was turned away because no address was free, and nobody got one since.
     pub(crate) is_exhausted: bool,
@@ -29,7 +31,7 @@ pub(crate) struct Gateway {
 impl Gateway {
     pub(crate) fn new(now: Instant, config: NetworkServices, leases: Leases, counters: Counters) -> Self {
         let zone = Zone::new(&config);
-        Self { config, zone, leases, counters, errors: Budget::new(now), is_exhausted: false }
+        Self { config, zone, leases, counters, joined: Vec::new(), errors: Budget::new(now), is_exhausted: false }
     }
 
     /// The network as DNS sees it.
@@ -46,18 +48,18 @@ impl Gateway {
     }
 
     /// The way back to the sender of `frame`.
-    fn back(&self, frame: &ethernet::Frame<'_>) -> Link {
+    pub(crate) fn back(&self, frame: &ethernet::Frame<'_>) -> Link {
         Link { from: self.config.mac, to: frame.src }
     }
 }
 
 /// A frame on its way through the services.
-struct Arrival<'a> {
-    now: Instant,
-    net: NetworkId,
-    bytes: &'a [u8],
-    frame: ethernet::Frame<'a>,
-    offload: Offload,
+pub(crate) struct Arrival<'a> {
+    pub(crate) now: Instant,
+    pub(crate) net: NetworkId,
+    pub(crate) bytes: &'a [u8],
+    pub(crate) frame: ethernet::Frame<'a>,
+    pub(crate) offload: Offload,
 }
 
 impl Arrival<'_> {
@@ -103,7 +105,7 @@ impl Services {
         }
     }
 
-    fn gateway(&mut self, net: NetworkId) -> Result<&mut Gateway, Reason> {
+    pub(crate) fn gateway(&mut self, net: NetworkId) -> Result<&mut Gateway, Reason> {
         self.gateways.get_mut(&net).ok_or(Reason::UnknownNetwork)
     }
 
@@ -120,7 +122,8 @@ impl Services {
         }
         let (reply, subnet) = (request.reply(config.mac).frame(frame.src), config.subnet);
         let is_known = dhcp::is_station(subnet, request.sender_ip)
-            && self.nat.hear_neighbour(now, net, request.sender_ip, request.sender_mac);
+            && (self.nat.hear_neighbour(now, net, request.sender_ip, request.sender_mac)
+                | self.hear_routed_neighbour(now, net, request.sender_ip, request.sender_mac));
         match request.operation {
             arp::Operation::Request => self.send(net, reply),
             arp::Operation::Reply if is_known => Ok(()),
@@ -205,9 +208,13 @@ impl Services {
             self.send_error(arrival, packet, &Message::TimeExceeded { code: 0, quote })?;
             return Err(Reason::TtlExpired);
         }
-        // Networks never meet at their gateways, and neighbours talk to each other without one.
-        if self.gateways.values().any(|gateway| gateway.config.subnet.contains(&packet.dst)) {
-            return self.refuse(arrival, packet, Unreachable::ADMIN_PROHIBITED, Reason::NoRoute);
+        // Networks meet only at a router, and neighbours talk to each other without a gateway.
+        let beside = self.gateways.values().find(|gateway| gateway.config.subnet.contains(&packet.dst));
+        if let Some(to) = beside.map(|gateway| gateway.config.id) {
+            return match self.crossing(arrival.net, to) {
+                Some(crossing) => self.cross(arrival, packet, crossing),
+                None => self.refuse(arrival, packet, Unreachable::ADMIN_PROHIBITED, Reason::NoRoute),
+            };
         }
         if !self.gateway(arrival.net)?.config.nat || !is_routable(packet.dst) {
             return self.refuse(arrival, packet, Unreachable::NETWORK, Reason::NoRoute);
@@ -216,7 +223,8 @@ impl Services {
         Ok(())
     }
 
-    fn take_icmp(&mut self, arrival: &Arrival<'_>, packet: &ipv4::Packet<'_>) -> Result<(), Reason> {
+    /// An ICMP message for the gateway's own address, or for that of another one, in whose name it answers.
+    pub(crate) fn take_icmp(&mut self, arrival: &Arrival<'_>, packet: &ipv4::Packet<'_>) -> Result<(), Reason> {
         if !icmpv4::checksum_ok(packet.payload) {
             return Err(Reason::BadChecksum);
         }
@@ -225,12 +233,12 @@ impl Services {
         };
         let gateway = self.gateway(arrival.net)?;
         let link = gateway.back(&arrival.frame);
-        let reply = link.icmp(gateway.config.ip, packet.src, &Message::EchoReply { ident, seq, payload });
+        let reply = link.icmp(packet.dst, packet.src, &Message::EchoReply { ident, seq, payload });
         self.send(arrival.net, reply)
     }
 
     /// Tells the sender of `packet` that it cannot be delivered; gives `reason` back.
-    fn refuse(
+    pub(crate) fn refuse(
         &mut self,
         arrival: &Arrival<'_>,
         packet: &ipv4::Packet<'_>,
@@ -243,7 +251,7 @@ impl Services {
     }
 
     /// Sends an ICMP error about `packet`, unless its sender was told much already.
-    fn send_error(
+    pub(crate) fn send_error(
         &mut self,
         arrival: &Arrival<'_>,
         packet: &ipv4::Packet<'_>,
@@ -252,13 +260,22 @@ impl Services {
         if packet.fragment_offset != 0 || is_icmp_error(packet) {
             return Ok(()); // RFC 1122, section 3.2.2
         }
-        let gateway = self.gateway(arrival.net)?;
-        if !gateway.errors.take(arrival.now) {
-            gateway.counters.count(Reason::IcmpRateLimited);
+        if !self.may_send_error(arrival)? {
             return Ok(());
         }
+        let gateway = self.gateway(arrival.net)?;
         let answer = gateway.back(&arrival.frame).icmp(gateway.config.ip, packet.src, error);
         self.send(arrival.net, answer)
+    }
+
+    /// Whether senders were not told much already.
+    pub(crate) fn may_send_error(&mut self, arrival: &Arrival<'_>) -> Result<bool, Reason> {
+        let gateway = self.gateway(arrival.net)?;
+        let may = gateway.errors.take(arrival.now);
+        if !may {
+            gateway.counters.count(Reason::IcmpRateLimited);
+        }
+        Ok(may)
     }
 }
 

@@ -49,7 +49,14 @@ impl Services {
         let dhcp = gateway.config.dhcp.as_ref().ok_or(Reason::NoService)?;
         let (client, vm) = (request.mac, gateway.zone.machine(request.mac));
         let mut changes = Vec::new();
-        let mut server = dhcp::Server { network: &gateway.config, dhcp, leases: &mut gateway.leases, vm, now: unix_s };
+        let mut server = dhcp::Server {
+            network: &gateway.config,
+            dhcp,
+            leases: &mut gateway.leases,
+            joined: &gateway.joined,
+            vm,
+            now: unix_s,
+        };
         let result = server.handle(&mut request, &mut changes);
         self.journal.note(&gateway.config.name, changes);
         gateway.note_exhaustion(&result);

@@ -1,4 +1,4 @@
-//! What stands behind a network's gateway, sans-IO: ARP, DHCP, DNS, ICMP echo and the NAT device.
+//! What stands behind a network's gateway, sans-IO: ARP, DHCP, DNS, ICMP echo, the NAT device and routers.
 //!
 //! [`Services`] takes frames and time in and gives frames and host operations out. It never sees a socket, a
 //! clock or a disk: what must be durable leaves by [`Services::poll_persist`], what must be asked of the host's
@@ -17,6 +17,7 @@ mod names;
 pub mod nat;
 mod network;
 mod random;
+mod router;
 mod services;
 
 pub use counters::{Counters, Reason};
@@ -24,4 +25,5 @@ pub use dhcp::{Lease, LeaseRecord, LeaseState, PersistRequest};
 pub use dns::DnsForward;
 pub use frame::OutFrame;
 pub use network::{DhcpServer, Forward, NetworkId, NetworkServices, Reservation};
+pub use router::{JoinedNetwork, RouteEnd, RouteRule, Router, RouterConfig, RouterStep, RouterTrace};
 pub use services::Services;

@@ -8,6 +8,7 @@ use crate::dhcp::{self, Change, Journal, Pool, Probes};
 use crate::dns::Dns;
 use crate::gateway::Gateway;
 use crate::nat::{Nat, NatNetwork};
+use crate::router::Routers;
 use crate::{Counters, Lease, LeaseRecord, NetworkId, NetworkServices, OutFrame, PersistRequest, Reason};
 
 /// Frames that may wait for the switch, those of the NAT device not included.
@@ -21,7 +22,10 @@ pub struct Services {
     pub(crate) probes: Probes,
     pub(crate) dns: Dns,
     pub(crate) nat: Nat,
+    pub(crate) routers: Routers,
     queue: VecDeque<(NetworkId, OutFrame)>,
+    /// Whether the last frame for the switch was a router's, or could have been.
+    was_routers_turn: bool,
 }
 
 impl Services {
@@ -34,8 +38,10 @@ impl Services {
             journal: Journal::default(),
             probes: Probes::default(),
             dns: Dns::new(&seed),
+            routers: Routers::new(&seed),
             nat: Nat::new(seed),
             queue: VecDeque::new(),
+            was_routers_turn: false,
         }
     }
 
@@ -115,7 +121,15 @@ impl Services {
 
     /// The next frame for the switch. To be called until it gives `None` after each call that takes something in.
     pub fn poll_frame(&mut self) -> Option<(NetworkId, OutFrame)> {
-        self.queue.pop_front().or_else(|| self.nat.poll_frame())
+        if let Some(frame) = self.queue.pop_front() {
+            return Some(frame);
+        }
+        // In turn, so that neither keeps the other from its networks.
+        self.was_routers_turn = !self.was_routers_turn;
+        match self.was_routers_turn {
+            true => self.routers.poll_frame().or_else(|| self.nat.poll_frame()),
+            false => self.nat.poll_frame().or_else(|| self.routers.poll_frame()),
+        }
     }
 
     /// Puts a frame with nothing left to do into the queue to the switch.
@@ -168,7 +182,7 @@ impl Services {
     /// When [`Self::handle_timeout`] wants to be called, the NAT device's timeouts included.
     pub fn next_timeout(&self) -> Option<Instant> {
         let dns = [self.dns.forwarder.next_timeout(), self.dns.streams.next_timeout()];
-        let others = [self.probes.next_timeout(), self.nat.next_timeout()];
+        let others = [self.probes.next_timeout(), self.nat.next_timeout(), self.next_router_timeout()];
         dns.into_iter().chain(others).flatten().min()
     }
 
@@ -179,6 +193,7 @@ impl Services {
         }
         self.end_silent_streams(now);
         self.send_probed_offers(now);
+        self.mind_routers(now);
         self.nat.handle_timeout(now);
         self.serve_streams(now);
     }

@@ -7,7 +7,7 @@
 
 use std::net::Ipv4Addr;
 
-use weft_types::{Boot, VmName};
+use weft_types::{Boot, Ipv4Net, VmName};
 
 use super::code;
 use super::leases::{Change, Leases};
@@ -56,6 +56,8 @@ pub(crate) struct Server<'a> {
     pub(crate) network: &'a NetworkServices,
     pub(crate) dhcp: &'a DhcpServer,
     pub(crate) leases: &'a mut Leases,
+    /// The networks that are reached by the gateway, besides all others where there is NAT.
+    pub(crate) joined: &'a [Ipv4Net],
     /// The machine that the asking adapter belongs to.
     pub(crate) vm: Option<&'a VmName>,
     /// Unix time, in seconds.
@@ -246,15 +248,31 @@ impl Server<'_> {
         }
     }
 
-    /// The file's routes. Who hears them forgets the router (RFC 3442), so that is one of them.
+    /// The file's routes, and those to the networks that a router joins with this one. Who hears of any forgets the router
+    /// (RFC 3442), so that is one of them.
     fn routes(&self) -> Option<Vec<u8>> {
-        let configured = self.dhcp.options.get(&code::CLASSLESS_ROUTES)?;
-        let mut routes = Vec::with_capacity(5 + configured.len());
-        if self.network.nat && !has_default_route(configured) {
-            routes.push(0);
-            routes.extend_from_slice(&self.network.ip.octets());
+        let configured = self.dhcp.options.get(&code::CLASSLESS_ROUTES);
+        let joined = if self.network.nat { &[] } else { self.joined };
+        if configured.is_none() && joined.is_empty() {
+            return None;
         }
-        routes.extend_from_slice(configured);
+        let gateway = self.network.ip.octets();
+        let files_router = || self.dhcp.options.get(&code::ROUTER)?.first_chunk::<4>().copied();
+        let router = if self.network.nat { Some(gateway) } else { files_router().filter(|_| !joined.is_empty()) };
+        let mut routes = Vec::new();
+        if let Some(router) = router
+            && !configured.is_some_and(|configured| has_default_route(configured))
+        {
+            routes.push(0);
+            routes.extend_from_slice(&router);
+        }
+        for subnet in joined {
+            let significant = usize::from(subnet.prefix_len()).div_ceil(8);
+            routes.push(subnet.prefix_len());
+            routes.extend_from_slice(&subnet.network().octets()[..significant]);
+            routes.extend_from_slice(&gateway);
+        }
+        routes.extend(configured.into_iter().flatten());
         Some(routes)
     }
 }

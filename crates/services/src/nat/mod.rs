@@ -16,7 +16,7 @@ mod forward;
 mod fragments;
 mod host;
 mod icmp;
-mod neighbours;
+pub(crate) mod neighbours;
 mod policy;
 mod ring;
 mod tcp;
@@ -126,7 +126,7 @@ pub struct Nat {
     clients: HashMap<Place, FlowId, SeedableRandomState>,
     /// How many clients each forward has, and has had.
     served: BTreeMap<ForwardId, (u64, u64)>,
-    neighbours: Neighbours,
+    neighbours: Neighbours<FlowId>,
     /// The gateway's port for the last client, counted from the first of them.
     next_port: u16,
     /// Connections that have segments to send, in turn.

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use weft_types::{Instant, MacAddr};
 
-use super::flows::FlowId;
 use crate::NetworkId;
 
 /// Between two questions for the same address (RFC 1122, section 2.3.2.1).
@@ -18,45 +17,65 @@ const BELIEVED: Duration = Duration::from_secs(60);
 
 type Address = (NetworkId, Ipv4Addr);
 
-/// What is known of stations that forwards lead to. There are no more entries than forwards have targets.
-#[derive(Debug, Default)]
-pub(super) struct Neighbours(BTreeMap<Address, Neighbour>);
+/// What is known of stations that forwards or routers lead to, and what waits for them. Whoever asks for stations sees to
+/// it that they are not too many.
+#[derive(Debug)]
+pub(crate) struct Neighbours<W>(BTreeMap<Address, Neighbour<W>>);
 
 #[derive(Debug)]
-enum Neighbour {
+enum Neighbour<W> {
     Known { mac: MacAddr, until: Instant },
-    Asked { tries: u32, due: Instant, waiting: Vec<FlowId> },
+    Asked { tries: u32, due: Instant, waiting: Vec<W> },
 }
 
 /// What is to be done now.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Due {
+pub(crate) enum Due<W> {
     /// Ask (again) who has the address.
     Ask(Address),
     /// Nobody has it: these wait in vain.
-    Nobody(NetworkId, Vec<FlowId>),
+    Nobody(NetworkId, Vec<W>),
 }
 
-impl Neighbours {
+impl<W> Default for Neighbours<W> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<W> Neighbours<W> {
+    /// How many stations are known or asked for.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// How much waits for the station with this address.
+    pub(crate) fn waiting(&self, at: Address) -> usize {
+        match self.0.get(&at) {
+            Some(Neighbour::Asked { waiting, .. }) => waiting.len(),
+            Some(Neighbour::Known { .. }) | None => 0,
+        }
+    }
+
     /// The station with this address, if it was heard of lately.
-    pub(super) fn find(&self, now: Instant, at: Address) -> Option<MacAddr> {
+    pub(crate) fn find(&self, now: Instant, at: Address) -> Option<MacAddr> {
         match self.0.get(&at)? {
             Neighbour::Known { mac, until } => (now < *until).then_some(*mac),
             Neighbour::Asked { .. } => None,
         }
     }
 
-    /// Lets a flow wait for the station with this address; [`Self::next`] tells to ask.
-    pub(super) fn wait(&mut self, now: Instant, at: Address, flow: FlowId) {
+    /// Lets something wait for the station with this address; [`Self::next`] tells to ask.
+    pub(crate) fn wait(&mut self, now: Instant, at: Address, what: W) {
         if let Some(Neighbour::Asked { waiting, .. }) = self.0.get_mut(&at) {
-            waiting.push(flow);
+            waiting.push(what);
         } else {
-            self.0.insert(at, Neighbour::Asked { tries: 0, due: now, waiting: vec![flow] });
+            self.0.insert(at, Neighbour::Asked { tries: 0, due: now, waiting: vec![what] });
         }
     }
 
-    /// The station said who it is: the flows that waited for that. What nobody asked for is not believed.
-    pub(super) fn hear(&mut self, now: Instant, at: Address, mac: MacAddr) -> Option<Vec<FlowId>> {
+    /// The station said who it is: what waited for that. What nobody asked for is not believed.
+    pub(crate) fn hear(&mut self, now: Instant, at: Address, mac: MacAddr) -> Option<Vec<W>> {
         let neighbour = self.0.get_mut(&at).filter(|neighbour| matches!(neighbour, Neighbour::Asked { .. }))?;
         match std::mem::replace(neighbour, Neighbour::Known { mac, until: now + BELIEVED }) {
             Neighbour::Asked { waiting, .. } => Some(waiting),
@@ -65,7 +84,7 @@ impl Neighbours {
     }
 
     /// When [`Self::next`] has something.
-    pub(super) fn next_timeout(&self) -> Option<Instant> {
+    pub(crate) fn next_timeout(&self) -> Option<Instant> {
         let due = self.0.values().map(|neighbour| match neighbour {
             Neighbour::Known { until, .. } => *until,
             Neighbour::Asked { due, .. } => *due,
@@ -74,9 +93,9 @@ impl Neighbours {
     }
 
     /// What is due, one thing after the other.
-    pub(super) fn next(&mut self, now: Instant) -> Option<Due> {
+    pub(crate) fn next(&mut self, now: Instant) -> Option<Due<W>> {
         loop {
-            let is_due = |neighbour: &Neighbour| match neighbour {
+            let is_due = |neighbour: &Neighbour<W>| match neighbour {
                 Neighbour::Known { until, .. } => *until <= now,
                 Neighbour::Asked { due, .. } => *due <= now,
             };
@@ -95,7 +114,7 @@ impl Neighbours {
     }
 
     /// Forgets everything about networks that are gone.
-    pub(super) fn retain(&mut self, stays: impl Fn(NetworkId) -> bool) {
+    pub(crate) fn retain(&mut self, stays: impl Fn(NetworkId) -> bool) {
         self.0.retain(|(network, _), _| stays(*network));
     }
 }

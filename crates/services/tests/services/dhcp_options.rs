@@ -359,3 +359,23 @@ fn kept_addresses_and_excluded_ones() {
     }];
     assert_eq!(bed.restart(networks).leases(), "10.20.0.77 02:00:00:00:00:30 - until +3600");
 }
+
+#[test]
+fn networks_that_routers_join_are_reached_by_the_gateway() {
+    let told = |nat: bool, options: &[(u8, &[u8])]| {
+        let mut office = office();
+        office.nat = nat;
+        let dhcp = office.dhcp.as_mut().unwrap();
+        dhcp.options = options.iter().map(|(code, value)| (*code, value.to_vec())).collect();
+        let mut bed = Bed::with(vec![office, backstage()]);
+        bed.services.set_routers(vec![crate::router::router(Vec::new())]);
+        ask(LAPTOP, &[DISCOVER]).answer(&mut bed).unwrap().option(121).map(<[u8]>::to_vec)
+    };
+    let joined = [24, 10, 30, 0, 10, 20, 0, 1];
+    let files = [16, 172, 16, 10, 20, 0, 9];
+    assert_eq!(told(false, &[]).unwrap(), joined);
+    assert_eq!(told(true, &[]), None, "the router leads there, too");
+    assert_eq!(told(false, &[(121, &files)]).unwrap(), [&joined[..], &files].concat());
+    // Who hears of routes forgets the router that the file names.
+    assert_eq!(told(false, &[(3, &[10, 20, 0, 9])]).unwrap(), [&[0, 10, 20, 0, 9][..], &joined].concat());
+}

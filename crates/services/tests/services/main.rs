@@ -11,3 +11,4 @@ mod dns_names;
 mod dns_tcp;
 mod gateway;
 mod laws;
+mod router;
