@@ -6,13 +6,13 @@ use std::time::Duration;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::http::{Method, StatusCode, Uri};
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, post, put};
 use tokio::sync::Semaphore;
 use weft_control::Controller;
 
 use crate::Problem;
 use crate::extract::MAX_BODY_BYTES;
-use crate::routes::{capture, events, forwards, images, operations, vms, world};
+use crate::routes::{capture, events, forwards, host, images, operations, shells, vms, world};
 use crate::seats::Seats;
 
 /// How many requests wait for something to happen at a time; more wait for their turn. Each holds a thread.
@@ -59,6 +59,9 @@ pub fn router(controller: Controller) -> Router {
         .route("/v1", get(world::about))
         .route("/v1/world", get(world::world).put(world::apply))
         .route("/v1/world/before", get(world::before))
+        .route("/v1/world/enabled", put(host::enable).delete(host::disable))
+        .route("/v1/host/halt", post(host::halt))
+        .route("/v1/host/boot", post(host::boot))
         .route("/v1/plan", post(world::plan))
         .route("/v1/networks", get(world::networks))
         .route("/v1/ports", get(world::ports))
@@ -68,6 +71,8 @@ pub fn router(controller: Controller) -> Router {
         .route("/v1/capture", post(capture::capture))
         .route("/v1/forwards", get(forwards::list).post(forwards::add))
         .route("/v1/forwards/{listen}", delete(forwards::remove))
+        .route("/v1/shells", get(shells::list).post(shells::add))
+        .route("/v1/shells/{name}", delete(shells::remove))
         .route("/metrics", get(world::metrics))
         .route("/v1/explain", post(world::explain))
         .route("/v1/vms", get(vms::list))

@@ -18,7 +18,7 @@ use tokio::sync::Mutex;
 use weft_model::World;
 use weft_model::view::{
     AclView, ApplyRequest, EventView, ForwardRequest, HistoryView, ImageView, OperationView, PlanView, ProblemView,
-    WorldView,
+    ShellRequest, WorldView,
 };
 use weft_types::{Listen, VmName};
 
@@ -162,9 +162,45 @@ impl Client {
         self.get(&with_query("/v1/world/before", &OwnerQuery { owner: owner.to_owned() })?).await
     }
 
+    /// Has an owner's machines come back when the host does.
+    pub async fn enable(&self, owner: &str) -> Result<()> {
+        self.set_enabled(Method::PUT, owner).await
+    }
+
+    /// Has them come back no more.
+    pub async fn disable(&self, owner: &str) -> Result<()> {
+        self.set_enabled(Method::DELETE, owner).await
+    }
+
+    async fn set_enabled(&self, method: Method, owner: &str) -> Result<()> {
+        let path = with_query("/v1/world/enabled", &OwnerQuery { owner: owner.to_owned() })?;
+        let answer = self.answer(request(method, &path, Bytes::new())?).await?;
+        succeeded(answer).await.map(drop)
+    }
+
+    /// Shuts all machines down, because the host goes down; the operation that does it.
+    pub async fn halt(&self) -> Result<OperationView> {
+        self.send(Method::POST, "/v1/host/halt", &()).await
+    }
+
+    /// Starts those that went down with the host and are to come back; the operation that does it.
+    pub async fn boot(&self) -> Result<OperationView> {
+        self.send(Method::POST, "/v1/host/boot", &()).await
+    }
+
     /// Adds a port forward; the operation that does it.
     pub async fn add_forward(&self, request: &ForwardRequest) -> Result<OperationView> {
         self.send(Method::POST, "/v1/forwards", request).await
+    }
+
+    /// Asks for a shell's place on a network; the operation that makes it.
+    pub async fn add_shell(&self, request: &ShellRequest) -> Result<OperationView> {
+        self.send(Method::POST, "/v1/shells", request).await
+    }
+
+    /// Takes a shell's place on its network away; the operation that does it.
+    pub async fn remove_shell(&self, name: &VmName) -> Result<OperationView> {
+        self.send(Method::DELETE, &format!("/v1/shells/{name}"), &()).await
     }
 
     /// Removes a port forward that a command has added; the operation that does it.

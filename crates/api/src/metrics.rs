@@ -2,7 +2,7 @@
 
 use std::fmt::{Display, Write as _};
 
-use weft_model::view::{AclView, MirrorView, PortView, WorldView};
+use weft_model::view::{AclView, MirrorView, PortView, RouterView, WorldView};
 
 /// Every counter of a world, and of the access lists of its networks.
 pub fn metrics(world: &WorldView, acls: &[AclView]) -> String {
@@ -42,6 +42,21 @@ pub fn metrics(world: &WorldView, acls: &[AclView]) -> String {
         })
     });
     text.family("weft_rule_hits_total", "counter", "Decisions of a rule.", rules);
+    let decided = world.routers.iter().flat_map(|router| {
+        router.rules.iter().map(|rule| {
+            let labels = [("router", router.name.to_string()), ("rule", rule.name.clone())];
+            ([&labels[..], &[("permission", rule.permission.to_string())]].concat(), rule.hits)
+        })
+    });
+    text.family("weft_router_rule_hits_total", "counter", "Decisions of a router's rule.", decided);
+    let mut routers = |name, kind, help, value: fn(&RouterView) -> u64| {
+        let routers = world.routers.iter();
+        let samples = routers.map(|router| (vec![("router", router.name.to_string())], value(router)));
+        text.family(name, kind, help, samples);
+    };
+    routers("weft_router_packets_total", "counter", "Packets that went across a router.", |router| router.packets);
+    routers("weft_router_bytes_total", "counter", "Bytes that went across a router.", |router| router.bytes);
+    routers("weft_router_connections", "gauge", "Connections that a router knows.", |router| router.connections);
     // Captures come and go; their readers learn what they lost.
     let mut mirrors = |name, help, value: fn(&MirrorView) -> u64| {
         let declared = world.mirrors.iter().filter_map(|mirror| {

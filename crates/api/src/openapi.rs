@@ -2,7 +2,7 @@
 
 use utoipa::OpenApi;
 
-use crate::routes::{capture, events, forwards, images, operations, vms, world};
+use crate::routes::{capture, events, forwards, host, images, operations, shells, vms, world};
 
 /// Describes the routes; the schemas follow from them.
 #[derive(OpenApi)]
@@ -18,6 +18,10 @@ use crate::routes::{capture, events, forwards, images, operations, vms, world};
         world::world,
         world::apply,
         world::before,
+        host::enable,
+        host::disable,
+        host::halt,
+        host::boot,
         world::plan,
         world::networks,
         world::ports,
@@ -30,6 +34,9 @@ use crate::routes::{capture, events, forwards, images, operations, vms, world};
         forwards::list,
         forwards::add,
         forwards::remove,
+        shells::list,
+        shells::add,
+        shells::remove,
         vms::list,
         vms::remove,
         vms::start,

@@ -57,9 +57,8 @@ impl From<Vec<ProblemView>> for Problem {
 /// The HTTP status that fits a problem's code.
 fn status_of(code: &str) -> StatusCode {
     match code {
-        "no-such-vm" | "nothing-to-undo" | "no-such-image" | "no-such-forward" | "no-console-log" => {
-            StatusCode::NOT_FOUND
-        }
+        "no-such-vm" | "nothing-to-undo" | "no-such-image" | "no-such-forward" | "no-such-network"
+        | "no-such-shell" | "no-console-log" => StatusCode::NOT_FOUND,
         "changed-meanwhile" => StatusCode::PRECONDITION_FAILED,
         "name-taken" | "taken" | "forward-failed" | "declared-by-file" | "vm-not-running" | "vm-died"
         | "superseded" | "image-in-use" | "runs-already" => StatusCode::CONFLICT,

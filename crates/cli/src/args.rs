@@ -1,11 +1,12 @@
 //! The command line's definition; help, completions and man pages follow from it.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
 use weft_model::{parse_filter, parse_traffic};
-use weft_types::{Direction, Listen, MirrorFilter, NetworkName, PortName, Traffic, VlanSet, VmName};
+use weft_types::{Direction, Label, Listen, MacAddr, MirrorFilter, NetworkName, PortName, Traffic, VlanSet, VmName};
 
 const EXIT_CODES: &str = "Exit codes: 0 it is done, 1 it failed, 2 the command line or the file is wrong. \
 `exec` exits as its command did, with 128 and the signal's number if one killed it, and with 125 if it could not run it.
@@ -51,7 +52,8 @@ const SWITCH_FILE: &str = r#"The file, with every key that there is:
                                   #   the switch lets nothing pass there that the host would forward
   attach = "apart"                # nic: the host and the ports hear nothing of each other;
                                   #   "shared": the host is one of those behind it;
-                                  #   "existing-bridge": `nic` is a bridge, which is joined
+                                  #   "existing-bridge": `nic` is a bridge, which is joined;
+                                  #   "macvtap": the kernel gives the interface to the ports alone
   driver = "auto"                 # nic, apart: "packet", a packet socket;
                                   #   "xdp", AF_XDP: the host hears nothing there any more;
                                   #   "auto", AF_XDP where it pays and the host has no address
@@ -119,8 +121,28 @@ pub(crate) enum Command {
         #[arg(long, conflicts_with = "file")]
         all: bool,
     },
+    /// Have a file's machines come back when the host does.
+    ///
+    /// systemd starts them with the host, and shuts all machines down in good order before it goes down. After a power
+    /// failure they come back too. `down` ends it.
+    Enable(FileArg),
+    /// Have a file's machines come back no more.
+    Disable(FileArg),
+    /// Start the enabled machines that went down with the host, and wait until they are ready.
+    ///
+    /// systemd does it, by the unit of `weft enable`; without systemd, have the host run it when it has started.
+    Boot,
+    /// Shut all machines down because the host goes down, and wait until they are.
+    ///
+    /// systemd does it, by the unit of `weft enable`; without systemd, have the host run it before it goes down.
+    Halt,
     /// Show everything.
     Ls,
+    /// Show what machines take of the processors, memory, disks and networks, again and again. Ctrl-C ends it.
+    ///
+    /// WAIT is how long a machine's threads had to wait for a processor: what its guest sees as stolen. Into a pipe, or as
+    /// JSON, it is shown once unless `-n` says more.
+    Top(TopArgs),
     /// Work with machines.
     #[command(subcommand)]
     Vm(VmCommand),
@@ -133,6 +155,9 @@ pub(crate) enum Command {
     /// Work with port forwards: what of the host's ports leads to machines.
     #[command(subcommand)]
     Forward(ForwardCommand),
+    /// Look at routers: what joins networks.
+    #[command(subcommand)]
+    Router(RouterCommand),
     /// Work with DHCP leases.
     #[command(subcommand)]
     Lease(LeaseCommand),
@@ -143,6 +168,12 @@ pub(crate) enum Command {
     ///
     /// stdin, stdout, stderr and the exit code pass through, and so do SIGINT, SIGTERM, SIGHUP and SIGQUIT.
     Exec(ExecArgs),
+    /// Open a shell that stands on a network, without root: in a network namespace of its own, with an address and a name.
+    ///
+    /// Its port is one like any machine's, under the same rules, and ends with it. Programs and files are this host's; in
+    /// there you are root over that network alone. The exit code is the command's, with 128 and the signal's number if one
+    /// killed it, and 125 if it could not be run.
+    Shell(ShellArgs),
     /// Connect to a machine's serial console; Ctrl-] leaves.
     Console {
         /// The machine.
@@ -215,6 +246,16 @@ pub(crate) enum Command {
     /// The role that looks after machines and networks; started when needed.
     #[command(hide = true)]
     Daemon,
+    /// The role that keeps one machine of User-Mode Linux.
+    #[command(hide = true)]
+    Keeper {
+        /// What the machine is, in JSON.
+        #[arg(value_hint = ValueHint::FilePath)]
+        description: PathBuf,
+    },
+    /// The part of `weft shell` that becomes the command.
+    #[command(hide = true)]
+    ShellInside(InsideArgs),
     /// The role that runs one machine on KVM (docs/VMM.md).
     #[command(hide = true)]
     Vmm {
@@ -222,6 +263,45 @@ pub(crate) enum Command {
         #[arg(value_hint = ValueHint::FilePath)]
         description: PathBuf,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct TopArgs {
+    /// How often, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = seconds)]
+    pub(crate) every: f64,
+    /// Only so many times.
+    #[arg(short = 'n', long, value_name = "N")]
+    pub(crate) samples: Option<u32>,
+}
+
+/// A time that is neither too short to count something nor too long to wait for.
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds = text.parse::<f64>().ok().filter(|seconds| (0.1..=3600.0).contains(seconds));
+    seconds.ok_or_else(|| "write a number of seconds from 0.1 to 3600".to_owned())
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ShellArgs {
+    /// The network.
+    pub(crate) network: NetworkName,
+    /// What it is called, in the network's DNS too; `shell-1`, `shell-2` … if left out.
+    #[arg(long)]
+    pub(crate) name: Option<VmName>,
+    /// The command; your own shell if left out.
+    #[arg(last = true, value_name = "COMMAND", value_hint = ValueHint::CommandWithArguments)]
+    pub(crate) argv: Vec<OsString>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InsideArgs {
+    /// The adapter's address.
+    pub(crate) mac: MacAddr,
+    /// The largest IP packet, in bytes.
+    pub(crate) mtu: u16,
+    /// The command.
+    #[arg(last = true)]
+    pub(crate) argv: Vec<OsString>,
 }
 
 #[derive(Debug, Args)]
@@ -280,6 +360,18 @@ pub(crate) enum PortCommand {
     Show {
         /// The port, like `web-0`.
         name: PortName,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RouterCommand {
+    /// List routers, and what has passed them.
+    #[command(visible_alias = "list")]
+    Ls,
+    /// Show one router with its rules, and how often each has decided.
+    Show {
+        /// The router.
+        name: Label,
     },
 }
 

@@ -1,10 +1,11 @@
 //! What a world may not take, because another owner has it already. Pure.
 
-use weft_model::World;
 use weft_model::view::ProblemView;
-use weft_types::Provenance;
+use weft_model::{Vm, World};
+use weft_types::{Provenance, VmName};
 
 use crate::desired::Desired;
+use crate::shells::Shell;
 
 /// Everything in `world` that another owner than `owner` has already, each naming both places; empty if all is well.
 pub(crate) fn conflicts(current: &Desired, owner: &str, world: &World) -> Vec<ProblemView> {
@@ -33,15 +34,32 @@ pub(crate) fn conflicts(current: &Desired, owner: &str, world: &World) -> Vec<Pr
             taken("image", name.as_str(), &other.owner, &other.spec.provenance, &image.provenance);
         }
     }
+    for (name, router) in &world.routers {
+        if let Some(other) = current.routers.get(name) {
+            taken("router", name.as_str(), &other.owner, &other.spec.provenance, &router.provenance);
+        }
+    }
     for (name, vm) in &world.vms {
         if let Some(other) = current.vms.get(name) {
             taken("VM", name.as_str(), &other.owner, &other.spec.provenance, &vm.provenance);
         }
     }
+    problems.extend(shells(current, world));
     problems.extend(overlaps(current, owner, world));
     problems.extend(macs(current, owner, world));
     problems.extend(forwards(current, owner, world));
     problems
+}
+
+/// Names of machines that shells have.
+fn shells(current: &Desired, world: &World) -> Vec<ProblemView> {
+    let named = world.vms.iter().filter_map(|(name, vm)| Some((name, vm, current.shells.get(name)?)));
+    let clash = |(name, vm, shell): (&VmName, &Vm, &Shell)| {
+        let title = format!("there is a shell `{name}` already");
+        let hint = format!("call the machine something else, or end the shell (process {})", shell.process.pid);
+        problem("name-taken", title, &shell.provenance, hint, &vm.provenance)
+    };
+    named.map(clash).collect()
 }
 
 fn overlaps(current: &Desired, owner: &str, world: &World) -> Vec<ProblemView> {

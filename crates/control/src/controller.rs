@@ -10,12 +10,12 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 use weft_dataplane_protocol::{CaptureRequest, ExplainRequest, Explanation};
+use weft_machine::Exit;
 use weft_machine::guest::ExecRequest;
-use weft_machine::{Exit, Running};
 use weft_model::World;
 use weft_model::view::{
     AclView, ApplyRequest, EventView, ForwardRequest, HistoryView, ImageView, OperationView, PlanView, ProblemView,
-    WorldView,
+    ShellRequest, WorldView,
 };
 use weft_store::{SqliteStore, Store, StoreError};
 use weft_types::{Label, Listen, VmName};
@@ -107,8 +107,13 @@ impl Controller {
         let records = inner.records()?;
         compact(&*inner.store, records.revision)?;
         let observed = inner.observe(&records);
+        let comes_back = inner.notice_boot(&records, &observed)?;
+        let records = inner.records()?;
         if let Some(process) = observed.switch {
             inner.adopt_switch(process);
+        }
+        for (name, shell) in &records.desired.shells {
+            inner.watch_shell(name.clone(), shell.process);
         }
         let mut unfinished = false;
         for (id, record) in &records.operations {
@@ -122,17 +127,18 @@ impl Controller {
         }
         for (vm, seen) in &observed.vms {
             let declared = records.desired.vms.get(vm);
-            if let (Some(process), Some(accelerator)) = (seen.process, seen.accelerator) {
-                let ready = declared.is_some_and(|declared| declared.was_ready(process));
+            if let Some(running) = seen.running {
+                let ready = declared.is_some_and(|declared| declared.was_ready(running.process));
                 let beginning = if ready { Beginning::Ready } else { Beginning::Before };
-                inner.adopt_vm(vm, Running { process, accelerator }, beginning);
+                inner.adopt_vm(vm, running, beginning);
             }
         }
         if unfinished {
+            self.come_back(comes_back);
             return Ok(()); // which converges everything
         }
         for (vm, declared) in records.desired.vms.iter().filter(|(_, declared)| declared.should_run()) {
-            if observed.vms.get(vm).is_none_or(|seen| seen.process.is_none()) {
+            if observed.vms.get(vm).is_none_or(|seen| seen.running.is_none()) {
                 let fate = match supervise::fate_of(Exit::Unknown, &inner.host.words(vm)) {
                     Fate::Failed { reason } => Fate::Failed { reason: format!("{reason}, while no daemon ran") },
                     fate => fate,
@@ -148,6 +154,10 @@ impl Controller {
             healed.switch = Some(weft_machine::Process { pid: 0, start_ticks: 0 });
             healed.in_force = true;
         }
+        if comes_back {
+            self.come_back(true);
+            return Ok(()); // which converges everything, too
+        }
         let desired = inner.records()?.desired;
         if !plan(&desired, &healed, &inner.paths).is_empty()
             && let Err(problems) = inner.tidy()
@@ -155,6 +165,13 @@ impl Controller {
             tracing::warn!(?problems, "what is left over cannot be tidied up now");
         }
         Ok(())
+    }
+
+    /// Starts what is to come back with the host, if there is something.
+    fn come_back(&self, something: bool) {
+        if something && let Err(problems) = self.inner.boot() {
+            tracing::warn!(?problems, "what was to come back with the host cannot");
+        }
     }
 
     /// Everything at once.
@@ -220,6 +237,30 @@ impl Controller {
         self.inner.world_before(owner)
     }
 
+    /// Has what an owner declares come back when the host does, or no more.
+    ///
+    /// # Errors
+    /// When the owner has declared nothing.
+    pub fn enable(&self, owner: &str, enabled: bool) -> Result<(), ProblemView> {
+        self.inner.enable(owner, enabled)
+    }
+
+    /// Shuts all machines down before the host; the number of the operation that does it.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub fn halt(&self) -> Result<u64, Vec<ProblemView>> {
+        self.inner.halt()
+    }
+
+    /// Starts the machines of enabled owners that went down with the host; the number of the operation that does it.
+    ///
+    /// # Errors
+    /// When the host has not what it takes.
+    pub fn boot(&self) -> Result<u64, Vec<ProblemView>> {
+        self.inner.boot()
+    }
+
     /// Does something to one VM; the number of the operation that does it.
     ///
     /// # Errors
@@ -242,6 +283,22 @@ impl Controller {
     /// When there is none, or a file declares it.
     pub fn remove_forward(&self, listen: &Listen) -> Result<u64, Vec<ProblemView>> {
         self.inner.remove_forward(listen)
+    }
+
+    /// Plugs a shell into a network as long as its process lives; the number of the operation that does it.
+    ///
+    /// # Errors
+    /// When there is no such network or process, or the name is taken.
+    pub fn add_shell(&self, request: &ShellRequest) -> Result<u64, Vec<ProblemView>> {
+        self.inner.add_shell(request)
+    }
+
+    /// Takes a shell's port, name and lease away; the number of the operation that does it.
+    ///
+    /// # Errors
+    /// When there is no such shell.
+    pub fn remove_shell(&self, name: &VmName) -> Result<u64, Vec<ProblemView>> {
+        self.inner.remove_shell(name, None)
     }
 
     /// An operation, if it is known (still).

@@ -8,7 +8,7 @@ use weft_dataplane_protocol::{
     NetworkMode, PortConfig, PortKind, Reservation, Switching,
 };
 use weft_machine::{NicSetup, Process};
-use weft_model::{Forward, Image, Mode, Network, Nic, Problem, Vm, World};
+use weft_model::{Forward, Image, Mode, Network, Nic, Problem, Router, Vm, World};
 use weft_store::{Entry, Snapshot};
 use weft_types::{
     ByteSize, ForwardHost, Ipv4Net, Label, Listen, MacAddr, Native, NetworkName, NicDriver, PortName, PortRates,
@@ -18,12 +18,14 @@ use weft_types::{
 use crate::access::{acl_config, known_addresses, mirror_configs};
 use crate::launch::{Launch, NicLaunch};
 use crate::objects::{self, AddedForward, Fate, Object, OperationRecord, Override, Wish};
+use crate::router::router_configs;
+use crate::shells::Shell;
 use crate::{ControlError, Paths};
 
 /// The name under which a network's gateway is found in DNS.
 const GATEWAY: &str = "gateway";
 /// The name under which the host is found there, where it has an adapter.
-const HOST: &str = "host";
+pub(crate) const HOST: &str = "host";
 
 /// Everything that the store holds, at one revision.
 #[derive(Clone, Debug, Default)]
@@ -36,6 +38,8 @@ pub struct Records {
     pub owners: BTreeMap<String, u64>,
     /// The configuration that the switch has acknowledged last.
     pub applied: Option<DataplaneConfig>,
+    /// Which start of the host the daemon has seen last.
+    pub boot: Option<String>,
     /// The operations that are remembered, by number.
     pub operations: BTreeMap<u64, OperationRecord>,
 }
@@ -51,8 +55,14 @@ pub struct Desired {
     pub images: BTreeMap<Label, Object<Image>>,
     /// The machines.
     pub vms: BTreeMap<VmName, DesiredVm>,
+    /// The owners whose machines come back when the host does.
+    pub enabled: BTreeSet<String>,
+    /// What joins networks.
+    pub routers: BTreeMap<Label, Object<Router>>,
     /// The port forwards that commands have added; those of files are their networks'.
     pub forwards: BTreeMap<Listen, Object<AddedForward>>,
+    /// The shells that stand on networks.
+    pub shells: BTreeMap<VmName, Shell>,
 }
 
 /// A machine, and what commands and accidents have to say about it.
@@ -88,12 +98,20 @@ impl Records {
                 records.desired.generation = entry.mod_revision;
             } else if key == objects::APPLIED {
                 records.applied = Some(objects::get(entry)?);
+            } else if key == objects::BOOT {
+                records.boot = Some(objects::get(entry)?);
+            } else if let Some(owner) = key.strip_prefix(objects::ENABLED) {
+                records.desired.enabled.insert(owner.to_owned());
             } else if let Some(owner) = key.strip_prefix(objects::OWNERS) {
                 records.owners.insert(owner.to_owned(), entry.mod_revision);
             } else if let Some(name) = name_below(key, objects::NETWORKS) {
                 records.desired.networks.insert(name, objects::get(entry)?);
+            } else if let Some(name) = name_below(key, objects::ROUTERS) {
+                records.desired.routers.insert(name, objects::get(entry)?);
             } else if let Some(listen) = name_below(key, objects::FORWARDS) {
                 records.desired.forwards.insert(listen, objects::get(entry)?);
+            } else if let Some(name) = name_below(key, objects::SHELLS) {
+                records.desired.shells.insert(name, objects::get(entry)?);
             } else if let Some(name) = name_below(key, objects::IMAGES) {
                 records.desired.images.insert(name, objects::get(entry)?);
             } else if let Some(name) = name_below::<VmName>(key, objects::VMS) {
@@ -139,6 +157,11 @@ impl DesiredVm {
         matches!(self.override_, Some(Override { wish: Wish::Removed, .. }))
     }
 
+    /// Whether it was stopped because the host went down.
+    pub fn halted(&self) -> bool {
+        matches!(self.override_, Some(Override { wish: Wish::Halted, .. }))
+    }
+
     /// Whether a command has stopped it without asking its guest.
     pub fn stopped_by_force(&self) -> bool {
         matches!(self.override_, Some(Override { wish: Wish::Stopped { force: true }, .. }))
@@ -158,6 +181,7 @@ impl DesiredVm {
     pub fn drift(&self) -> Option<String> {
         match (&self.override_, &self.fate) {
             (Some(Override { wish: Wish::Stopped { .. }, by }), _) => Some(format!("stopped by {by}")),
+            (Some(Override { wish: Wish::Halted, .. }), _) => Some("stopped when the host went down".to_owned()),
             (Some(Override { wish: Wish::Removed, by }), _) => Some(format!("removed by {by}")),
             (None, fate) => fate.as_ref()?.reason().map(str::to_owned),
         }
@@ -178,16 +202,11 @@ impl Desired {
     /// The same, with `owner`'s objects replaced by `world`, and what commands and accidents did to them forgotten.
     pub fn with_world(&self, owner: &str, world: &World) -> Self {
         let mut next = self.clone();
-        next.networks.retain(|_, object| object.owner != owner);
-        next.images.retain(|_, object| object.owner != owner);
+        objects::replace(&mut next.networks, owner, &world.networks);
+        objects::replace(&mut next.images, owner, &world.images);
+        objects::replace(&mut next.routers, owner, &world.routers);
         next.vms.retain(|_, vm| vm.owner != owner);
         let own = |name: &VmName| self.vms.get(name).filter(|vm| vm.owner == owner);
-        next.networks.extend(
-            world.networks.iter().map(|(n, spec)| (n.clone(), Object { owner: owner.to_owned(), spec: spec.clone() })),
-        );
-        next.images.extend(
-            world.images.iter().map(|(n, spec)| (n.clone(), Object { owner: owner.to_owned(), spec: spec.clone() })),
-        );
         next.vms.extend(world.vms.iter().map(|(name, spec)| {
             let mut vm = DesiredVm::declared(owner, spec.clone());
             if let Some(old) = own(name) {
@@ -198,6 +217,7 @@ impl Desired {
             (name.clone(), vm)
         }));
         next.drop_dangling_forwards();
+        next.drop_dangling_shells();
         next
     }
 
@@ -251,6 +271,7 @@ impl Desired {
         Launch {
             image: spec.image.clone(),
             source: self.images.get(&spec.image).map(|object| object.spec.source.clone()),
+            engine: spec.engine,
             memory: spec.memory,
             cpus: spec.cpus,
             nics: spec.nics.iter().map(nic).collect(),
@@ -310,8 +331,9 @@ pub fn dataplane_config(desired: &Desired, paths: &Paths) -> DataplaneConfig {
         .collect();
     ports.extend(desired.networks.iter().flat_map(|(name, object)| adapter_ports(name, &object.spec)));
     ports.extend(desired.networks.iter().filter_map(|(name, object)| uplink_config(desired, name, &object.spec)));
+    ports.extend(desired.shell_ports(paths));
     ports.sort_by(|a, b| a.name.cmp(&b.name));
-    DataplaneConfig { revision: desired.generation, networks, ports }
+    DataplaneConfig { revision: desired.generation, networks, ports, routers: router_configs(desired) }
 }
 
 /// The ports of the host's own adapters on a network.
@@ -412,7 +434,10 @@ fn network_config(desired: &Desired, name: &NetworkName, network: &Network) -> N
         first: dhcp.first,
         last: dhcp.last,
         lease_s: u32::try_from(dhcp.lease.as_secs()).unwrap_or(u32::MAX),
-        reservations: adapters().map(|(vm, nic)| Reservation { mac: nic.mac, vm: vm.clone(), ip: nic.ip }).collect(),
+        reservations: adapters()
+            .map(|(vm, nic)| Reservation { mac: nic.mac, vm: vm.clone(), ip: nic.ip })
+            .chain(desired.shell_reservations(name))
+            .collect(),
         excluded: dhcp.excluded.clone(),
         kept: dhcp.kept.clone(),
         options: dhcp.options.clone(),

@@ -39,6 +39,9 @@ pub trait Host: Send + Sync {
     /// The time, in milliseconds since the Unix epoch.
     fn unix_ms(&self) -> u64;
 
+    /// Which start of the host this is: another word after each.
+    fn boot_id(&self) -> String;
+
     /// Whether a place could be listened at by the switch, as far as that can be found out beforehand.
     fn check_listen(&self, listen: &Listen) -> Result<(), Trouble>;
 

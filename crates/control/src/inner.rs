@@ -53,6 +53,8 @@ pub(crate) enum Notice {
     VmEnded { vm: VmName, process: Process, exit: weft_machine::Exit },
     /// The switch's process has ended.
     SwitchEnded { process: Process },
+    /// The process of a shell has ended.
+    ShellEnded { name: VmName, process: Process },
     /// The switch should be there and is not.
     SwitchMissing,
     /// The controller ends.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use weft_machine::NicSetup;
-use weft_model::ImageSource;
+use weft_model::{EngineKind, ImageSource};
 use weft_types::{ByteSize, Label, MacAddr, NetworkName};
 
 /// How long a machine without anything to lose is asked to go down before it is ended.
@@ -19,6 +19,9 @@ pub struct Launch {
     pub image: Label,
     /// What the image is; `None` for one that Weft builds.
     pub source: Option<ImageSource>,
+    /// The engine that was asked for.
+    #[serde(default)]
+    pub engine: Option<EngineKind>,
     /// Its memory.
     pub memory: ByteSize,
     /// Its virtual CPUs.
@@ -81,6 +84,7 @@ impl Launch {
             why.push("adapters changed".to_owned());
         }
         let texts = [
+            ("engine", self.engine == wanted.engine),
             ("cmdline", self.cmdline == wanted.cmdline),
             ("ssh_key", self.ssh_key == wanted.ssh_key),
             ("user_data", self.user_data == wanted.user_data),

@@ -16,6 +16,7 @@
 #![allow(clippy::result_large_err, reason = "a problem is told to a person, and costs a move once")]
 
 mod access;
+mod boot;
 mod conflicts;
 mod controller;
 pub mod desired;
@@ -40,8 +41,10 @@ mod propose;
 mod ready;
 mod real_host;
 mod renew;
+mod router;
 #[cfg(test)]
 mod sample;
+pub mod shells;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]

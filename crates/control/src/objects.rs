@@ -4,14 +4,19 @@
 //! | --- | --- |
 //! | `/weft/generation` | rewritten with every change of desired state: its revision *is* the desired state's |
 //! | `/weft/owners/OWNER` | that the owner has objects |
-//! | `/weft/networks/NAME`, `/weft/images/NAME`, `/weft/vms/NAME` | [`Object`]: who declared what |
+//! | `/weft/enabled/OWNER` | that the owner's machines come back when the host does |
+//! | `/weft/boot` | which start of the host the daemon has seen last |
+//! | `/weft/networks/NAME`, `/weft/images/NAME`, `/weft/vms/NAME`, `/weft/routers/NAME` | [`Object`]: who declared what |
 //! | `/weft/forwards/LISTEN` | [`Object`]: a port forward that a command has added ([`AddedForward`]) |
+//! | `/weft/shells/NAME` | [`crate::shells::Shell`]: a shell that stands on a network |
 //! | `/weft/overrides/vms/NAME` | [`Override`]: a command that contradicts the declaration |
 //! | `/weft/restarts/vms/NAME` | how often a command has asked for a restart |
 //! | `/weft/fates/vms/NAME` | [`Fate`]: what became of the machine since it was started |
 //! | `/weft/applied/dataplane` | the configuration that the switch has acknowledged last |
 //! | `/before/OWNER` | the [`weft_model::World`] that the owner had before it was changed last |
 //! | `/weft/operations/NUMBER` | [`OperationRecord`]: so that a later daemon finishes what an earlier one began |
+
+use std::collections::BTreeMap;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -27,10 +32,14 @@ use crate::ControlError;
 pub(crate) const ROOT: &str = "/weft/";
 pub(crate) const GENERATION: &str = "/weft/generation";
 pub(crate) const OWNERS: &str = "/weft/owners/";
+pub(crate) const ENABLED: &str = "/weft/enabled/";
+pub(crate) const BOOT: &str = "/weft/boot";
 pub(crate) const NETWORKS: &str = "/weft/networks/";
 pub(crate) const IMAGES: &str = "/weft/images/";
 pub(crate) const VMS: &str = "/weft/vms/";
+pub(crate) const ROUTERS: &str = "/weft/routers/";
 pub(crate) const FORWARDS: &str = "/weft/forwards/";
+pub(crate) const SHELLS: &str = "/weft/shells/";
 pub(crate) const OVERRIDES: &str = "/weft/overrides/vms/";
 pub(crate) const RESTARTS: &str = "/weft/restarts/vms/";
 pub(crate) const FATES: &str = "/weft/fates/vms/";
@@ -44,6 +53,13 @@ pub struct Object<T> {
     pub owner: String,
     /// What; its provenance is inside.
     pub spec: T,
+}
+
+impl<T: Clone> Object<T> {
+    /// What this owner has declared.
+    pub(crate) fn of(owner: &str, spec: &T) -> Self {
+        Self { owner: owner.to_owned(), spec: spec.clone() }
+    }
 }
 
 /// A port forward that a command has added to a network that somebody else declares.
@@ -73,6 +89,8 @@ pub enum Wish {
         /// Without asking the guest.
         force: bool,
     },
+    /// That it does not run while the host is down.
+    Halted,
     /// That it is gone, with its disk.
     Removed,
 }
@@ -155,6 +173,8 @@ pub enum Goal {
         /// The VM.
         vm: VmName,
     },
+    /// Every VM that comes back with the host is ready, if it should run.
+    Boot,
     /// This image is built.
     Image {
         /// The image.
@@ -162,6 +182,16 @@ pub enum Goal {
     },
     /// Nothing beyond the plan.
     Tidy,
+}
+
+/// Makes an owner's objects of one kind become `specs`.
+pub(crate) fn replace<K: Ord + Clone, T: Clone>(
+    objects: &mut BTreeMap<K, Object<T>>,
+    owner: &str,
+    specs: &BTreeMap<K, T>,
+) {
+    objects.retain(|_, object| object.owner != owner);
+    objects.extend(specs.iter().map(|(name, spec)| (name.clone(), Object::of(owner, spec))));
 }
 
 pub(crate) fn network_key(name: &NetworkName) -> String {
@@ -172,12 +202,20 @@ pub(crate) fn image_key(name: &Label) -> String {
     format!("{IMAGES}{name}")
 }
 
+pub(crate) fn router_key(name: &Label) -> String {
+    format!("{ROUTERS}{name}")
+}
+
 pub(crate) fn vm_key(name: &VmName) -> String {
     format!("{VMS}{name}")
 }
 
 pub(crate) fn forward_key(listen: &Listen) -> String {
     format!("{FORWARDS}{listen}")
+}
+
+pub(crate) fn shell_key(name: &VmName) -> String {
+    format!("{SHELLS}{name}")
 }
 
 pub(crate) fn override_key(name: &VmName) -> String {
@@ -194,6 +232,10 @@ pub(crate) fn fate_key(name: &VmName) -> String {
 
 pub(crate) fn owner_key(owner: &str) -> String {
     format!("{OWNERS}{owner}")
+}
+
+pub(crate) fn enabled_key(owner: &str) -> String {
+    format!("{ENABLED}{owner}")
 }
 
 /// Zero-padded, so that key order is number order.

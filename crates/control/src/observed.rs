@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use weft_dataplane_protocol::DataplaneConfig;
-use weft_machine::{Accelerator, Process};
+use weft_machine::{Process, Running};
 use weft_types::{Label, VmName};
 
 use crate::launch::Launch;
@@ -28,10 +28,8 @@ pub struct Observed {
 /// What is there of a machine.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ObservedVm {
-    /// Its process, if it runs.
-    pub process: Option<Process>,
-    /// How it runs the guest's instructions, if it runs.
-    pub accelerator: Option<Accelerator>,
+    /// Its process and what that is, if it runs.
+    pub running: Option<Running>,
     /// What it was started as last, if that is known.
     pub launch: Option<Launch>,
 }

@@ -154,6 +154,7 @@ fn awaited(desired: &Desired, goal: &Goal) -> BTreeSet<VmName> {
     runs.filter(|(name, vm)| match goal {
         Goal::World { owner } => vm.owner == *owner,
         Goal::Vm { vm } => vm == *name,
+        Goal::Boot => desired.enabled.contains(&vm.owner),
         Goal::Image { .. } | Goal::Tidy => false,
     })
     .map(|(name, _)| name.clone())

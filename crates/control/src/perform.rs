@@ -145,7 +145,7 @@ impl Inner {
 
     /// Watches a machine's process, and waits for it to be ready unless it was.
     pub(crate) fn adopt_vm(self: &Arc<Self>, vm: &VmName, running: Running, beginning: Beginning) {
-        let Running { process, accelerator } = running;
+        let process = running.process;
         let ready = beginning == Beginning::Ready;
         let phase = if ready { Phase::Ready } else { Phase::Starting("its first sign of life".to_owned()) };
         let (old_leases, operation) = match beginning {
@@ -156,7 +156,7 @@ impl Inner {
             let mut state = self.state();
             let known = state.life(vm, process).is_some_and(|life| !matches!(life.phase, Phase::Dead(_)));
             if !known {
-                state.lives.insert(vm.clone(), Life { process, accelerator, phase, old_leases });
+                state.lives.insert(vm.clone(), Life { running, phase, old_leases });
             }
             known
         };
@@ -196,7 +196,7 @@ impl Inner {
             let waits = matches!(phase, Phase::Starting(_) | Phase::Late(_));
             let process = self.state().lives.get_mut(vm).map(|life| {
                 life.phase = phase;
-                life.process
+                life.running.process
             });
             if let Some(process) = process.filter(|_| waits) {
                 self.await_ready(vm, process, None);

@@ -182,7 +182,7 @@ impl<'a> Planner<'a> {
     fn change(&self, name: &VmName) -> Option<VmChange<'a>> {
         let desired = self.desired.vms.get(name).filter(|vm| !vm.removed());
         let observed = self.observed.vms.get(name);
-        let runs = observed.is_some_and(|seen| seen.process.is_some());
+        let runs = observed.is_some_and(|seen| seen.running.is_some());
         let change = VmChange { desired, observed, stop: false, remove: false, start: None, why: Vec::new() };
         let Some(vm) = desired else {
             return observed.map(|_| VmChange { stop: runs, remove: true, ..change });
@@ -264,7 +264,8 @@ impl<'a> Planner<'a> {
         stopped: impl Iterator<Item = &'b usize>,
         changes: &BTreeMap<&VmName, VmChange<'a>>,
     ) -> Option<usize> {
-        let same = |applied: &DataplaneConfig| applied.networks == wanted.networks && applied.ports == wanted.ports;
+        let same =
+            |applied: &DataplaneConfig| *applied == DataplaneConfig { revision: applied.revision, ..wanted.clone() };
         let in_force = self.observed.in_force && self.observed.applied.as_ref().is_some_and(same);
         if !self.desired.needs_switch() || in_force {
             return None;

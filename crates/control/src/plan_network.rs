@@ -13,6 +13,7 @@ use weft_types::{IpNet, Listen, MacAddr, NetworkName, Provenance};
 
 use crate::desired::Desired;
 use crate::plan::step;
+use crate::router::router_steps;
 
 /// The steps from `old` to `new`, networks first, then machines whose address or port changes on a network that stays.
 ///
@@ -25,6 +26,7 @@ pub(crate) fn network_steps(desired: &Desired, old: Option<&DataplaneConfig>, ne
     let port_steps = old.map_or_else(Vec::new, |old| port_steps(desired, old, new));
     let forward_steps = forward_steps(old, new);
     let adapter_steps = adapter_steps(old, new);
+    let router_steps = router_steps(old, new);
     let (old, new) = (old.map(by_name).unwrap_or_default(), by_name(new));
     let mut steps = Vec::new();
     let mut moves = Vec::new();
@@ -47,6 +49,7 @@ pub(crate) fn network_steps(desired: &Desired, old: Option<&DataplaneConfig>, ne
         let detail = "its switch and services go";
         steps.push(step(StepAction::Remove, "network", name.as_str(), detail, Impact::Hitless, provenance));
     }
+    steps.extend(router_steps);
     steps.append(&mut moves);
     steps.extend(port_steps);
     steps.extend(forward_steps);

@@ -8,7 +8,7 @@ use weft_machine::Process;
 use weft_model::view::StepView;
 use weft_types::{Provenance, VmName};
 
-use crate::desired::Desired;
+use crate::desired::{Desired, dataplane_config};
 use crate::objects::{Fate, Override, Wish};
 use crate::observed::Observed;
 use crate::plan::{Plan, Work, plan};
@@ -95,6 +95,44 @@ fn forwards_come_and_go() {
             remove forward tcp/127.0.0.1:8082: to web:82: its connections end (hitless) @4
         "#]],
     );
+}
+
+#[test]
+fn routers_come_and_go_and_ports_stay() {
+    let with = |router: &str| format!("{THREE}{router}");
+    let core = "[router.core]\nnetworks = ['office', 'backstage']\n";
+    let one = with(&format!("{core}rules = ['allow office -> db tcp/5432']\n"));
+    check_edit(
+        THREE,
+        &one,
+        expect![[r#"
+        create router core: joins office backstage, 1 rule, else deny (hitless) @13
+    "#]],
+    );
+    check_edit(
+        &one,
+        &with(&format!("{core}rules = ['allow office -> db tcp/5433']\n")),
+        expect![[r#"
+        update router core: rules changed (hitless) @13
+    "#]],
+    );
+    check_edit(
+        &one,
+        &with(&format!("{core}default = 'allow'\n")),
+        expect![[r#"
+        update router core: 1 rule, else deny -> 0 rules, else allow (hitless) @13
+    "#]],
+    );
+    check_edit(
+        &one,
+        THREE,
+        expect![[r#"
+        remove router core: joins office backstage no more (hitless) @13
+    "#]],
+    );
+    let router = &dataplane_config(&desired(&one), &paths()).routers[0];
+    expect![[r#"Stations { stations: [StationConfig { network: "backstage", mac: 2e:86:16:cc:3c:1f }] }"#]]
+        .assert_eq(&format!("{:?}", router.rules[0].to));
 }
 
 #[test]
@@ -387,12 +425,11 @@ fn carried_out(plan: &Plan, mut observed: Observed) -> Observed {
             }
             Work::StopVm { vm, .. } => {
                 let seen = observed.vms.get_mut(vm).unwrap();
-                assert!(seen.process.take().is_some(), "stopped what did not run");
-                seen.accelerator = None;
+                assert!(seen.running.take().is_some(), "stopped what did not run");
             }
             Work::RemoveVm { vm } => {
                 let gone = observed.vms.remove(vm);
-                assert!(gone.is_some_and(|seen| seen.process.is_none()), "removed what runs");
+                assert!(gone.is_some_and(|seen| seen.running.is_none()), "removed what runs");
             }
             Work::StartVm { vm, launch } => {
                 assert!(observed.images.contains(&launch.image), "no image");
@@ -400,9 +437,8 @@ fn carried_out(plan: &Plan, mut observed: Observed) -> Observed {
                 let plugged = ports.iter().filter(|port| port.vm.as_ref() == Some(vm)).count();
                 assert!(plugged >= launch.nics.len(), "no port");
                 let seen = observed.vms.entry(vm.clone()).or_default();
-                assert!(seen.process.is_none(), "started what runs");
-                (seen.process, seen.launch) = (process, Some((**launch).clone()));
-                seen.accelerator = Some(weft_machine::Accelerator::Tcg);
+                assert!(seen.running.is_none(), "started what runs");
+                (seen.running, seen.launch) = (process.map(crate::sample::running), Some((**launch).clone()));
             }
         }
     }
@@ -420,7 +456,7 @@ proptest! {
         let reached = carried_out(&first, observed);
         prop_assert_eq!(plan(&after, &reached, &paths()), Plan::default());
         for (name, vm) in &after.vms {
-            let runs = reached.vms.get(name).is_some_and(|seen| seen.process.is_some());
+            let runs = reached.vms.get(name).is_some_and(|seen| seen.running.is_some());
             prop_assert_eq!(runs, vm.should_run());
         }
         prop_assert!(reached.vms.keys().all(|name| after.vms.get(name).is_some_and(|vm| !vm.removed())));

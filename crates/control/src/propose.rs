@@ -1,8 +1,10 @@
 //! Changes of desired state: checked against everything that is there, then written in one transaction together with
 //! the operation that will carry them out. So either nothing has happened, or some daemon will finish it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use serde::Serialize;
 use weft_model::view::{ApplyRequest, ForwardRequest, OperationState, PlanView, ProblemView};
 use weft_model::{Forward, HostFacts, Mode, Network, Vm, World};
 use weft_store::{Compare, Op, Txn};
@@ -14,8 +16,8 @@ use crate::desired::{Desired, DesiredVm, Records};
 use crate::host::Trouble;
 use crate::inner::Inner;
 use crate::objects::{
-    AddedForward, Fate, GENERATION, Goal, Object, OperationRecord, Override, Wish, fate_key, forward_key, image_key,
-    network_key, operation_key, override_key, owner_key, put, restart_key, vm_key,
+    AddedForward, Fate, GENERATION, Goal, Object, OperationRecord, Override, Wish, enabled_key, fate_key, forward_key,
+    image_key, network_key, operation_key, override_key, owner_key, put, restart_key, router_key, shell_key, vm_key,
 };
 use crate::plan::{Plan, drift, plan};
 use crate::state::Operation;
@@ -29,12 +31,12 @@ const MAX_OWNER_BYTES: usize = 4096;
 type Problems = Vec<ProblemView>;
 
 /// What a change writes, beside its operation.
-struct Change {
-    title: String,
-    goal: Goal,
-    ops: Vec<Op>,
+pub(crate) struct Change {
+    pub(crate) title: String,
+    pub(crate) goal: Goal,
+    pub(crate) ops: Vec<Op>,
     /// What desired state will be; the plan for it is checked before anything is written.
-    next: Desired,
+    pub(crate) next: Desired,
 }
 
 impl Inner {
@@ -134,7 +136,10 @@ impl Inner {
     }
 
     /// Writes a change and its operation, and queues the operation; its number.
-    fn propose(self: &Arc<Self>, change: impl Fn(&Records) -> Result<Change, Problems>) -> Result<u64, Problems> {
+    pub(crate) fn propose(
+        self: &Arc<Self>,
+        change: impl Fn(&Records) -> Result<Change, Problems>,
+    ) -> Result<u64, Problems> {
         loop {
             let records = self.records().map_err(problems)?;
             let Change { title, goal, ops, next } = change(&records)?;
@@ -229,18 +234,10 @@ fn check_world(records: &Records, request: &ApplyRequest) -> Result<(), Problems
 fn world_ops(records: &Records, owner: &str, world: &World) -> Vec<Op> {
     let current = &records.desired;
     let mut ops = Vec::new();
-    let own = |other: &str| other == owner;
-    for (name, object) in &current.networks {
-        if own(&object.owner) && !world.networks.contains_key(name) {
-            ops.push(Op::delete(network_key(name)));
-        }
-    }
-    for (name, object) in &current.images {
-        if own(&object.owner) && !world.images.contains_key(name) {
-            ops.push(Op::delete(image_key(name)));
-        }
-    }
-    for (name, vm) in current.vms.iter().filter(|(_, vm)| own(&vm.owner)) {
+    ops.extend(gone(owner, &current.networks, &world.networks, network_key));
+    ops.extend(gone(owner, &current.images, &world.images, image_key));
+    ops.extend(gone(owner, &current.routers, &world.routers, router_key));
+    for (name, vm) in current.vms.iter().filter(|(_, vm)| vm.owner == owner) {
         if !world.vms.contains_key(name) {
             ops.extend([vm_key(name), override_key(name), restart_key(name), fate_key(name)].map(Op::delete));
             continue;
@@ -252,31 +249,47 @@ fn world_ops(records: &Records, owner: &str, world: &World) -> Vec<Op> {
             ops.push(Op::delete(fate_key(name)));
         }
     }
-    for (name, spec) in &world.networks {
-        if current.networks.get(name).is_none_or(|object| object.spec != *spec) {
-            ops.push(put(network_key(name), &Object { owner: owner.to_owned(), spec: spec.clone() }));
-        }
-    }
-    for (name, spec) in &world.images {
-        if current.images.get(name).is_none_or(|object| object.spec != *spec) {
-            ops.push(put(image_key(name), &Object { owner: owner.to_owned(), spec: spec.clone() }));
-        }
-    }
+    ops.extend(other(owner, &current.networks, &world.networks, network_key));
+    ops.extend(other(owner, &current.images, &world.images, image_key));
+    ops.extend(other(owner, &current.routers, &world.routers, router_key));
     for (name, spec) in &world.vms {
         if current.vms.get(name).is_none_or(|vm| vm.spec != *spec) {
-            ops.push(put::<Object<Vm>>(vm_key(name), &Object { owner: owner.to_owned(), spec: spec.clone() }));
+            ops.push(put::<Object<Vm>>(vm_key(name), &Object::of(owner, spec)));
         }
     }
     let next = current.with_world(owner, world);
     ops.extend(
         current.forwards.keys().filter(|it| !next.forwards.contains_key(it)).map(|it| Op::delete(forward_key(it))),
     );
+    ops.extend(current.shells.keys().filter(|it| !next.shells.contains_key(*it)).map(|it| Op::delete(shell_key(it))));
     match (ops.is_empty(), *world == World::default()) {
         (true, _) => {}
-        (false, true) => ops.push(Op::delete(owner_key(owner))),
+        (false, true) => ops.extend([owner_key(owner), enabled_key(owner)].map(Op::delete)),
         (false, false) => ops.push(Op::put(owner_key(owner), "")),
     }
     ops
+}
+
+/// The writes that remove an owner's objects of one kind that are not among `specs`.
+fn gone<K: Ord, T>(
+    owner: &str,
+    current: &BTreeMap<K, Object<T>>,
+    specs: &BTreeMap<K, T>,
+    key: fn(&K) -> String,
+) -> impl Iterator<Item = Op> {
+    let gone = current.iter().filter(move |(name, object)| object.owner == owner && !specs.contains_key(name));
+    gone.map(move |(name, _)| Op::delete(key(name)))
+}
+
+/// The writes that make an owner's objects of one kind `specs`, as far as they are not that already.
+fn other<K: Ord, T: Clone + PartialEq + Serialize>(
+    owner: &str,
+    current: &BTreeMap<K, Object<T>>,
+    specs: &BTreeMap<K, T>,
+    key: fn(&K) -> String,
+) -> impl Iterator<Item = Op> {
+    let other = specs.iter().filter(|(name, spec)| current.get(name).is_none_or(|object| object.spec != **spec));
+    other.map(move |(name, spec)| put(key(name), &Object::of(owner, spec)))
 }
 
 /// The writes of a command to one machine, and what they make of `next`.

@@ -17,7 +17,7 @@ use weft_machine::guest::{Agent, ExecRequest, GuestError, QemuGuestAgent};
 use weft_machine::{
     Boot, Exit, ImageInfo, Images, LaunchNic, LaunchSpec, Process, Running, Seed, SeedNic, StopOutcome, Uuid,
 };
-use weft_model::ImageSource;
+use weft_model::{EngineKind, ImageSource};
 use weft_types::{ByteSize, Label, Listen, MacAddr, PortName, Transport, VmName};
 
 use crate::Paths;
@@ -42,6 +42,8 @@ const TURN: Duration = Duration::from_millis(100);
 /// The host that we run on.
 pub(crate) struct RealHost {
     paths: Paths,
+    /// Our own program.
+    exe: PathBuf,
     images: Images,
     switch: SwitchProcess,
     watcher: io::Result<Watcher>,
@@ -98,8 +100,8 @@ impl RealHost {
             tracing::error!(%error, "what guests listen to cannot be heard");
         }
         let images = Images::new(&paths.cache);
-        let switch = SwitchProcess::new(paths.clone(), exe);
-        Self { paths, images, switch, watcher, listener, agents: Mutex::default() }
+        let switch = SwitchProcess::new(paths.clone(), exe.clone());
+        Self { paths, exe, images, switch, watcher, listener, agents: Mutex::default() }
     }
 
     fn agents(&self) -> MutexGuard<'_, BTreeMap<VmName, Agents>> {
@@ -135,12 +137,15 @@ impl RealHost {
         Ok(LaunchSpec {
             name: vm.clone(),
             uuid: Uuid::derive(&format!("{}/{vm}", self.paths.state.display())),
+            engine: launch.engine,
             memory: launch.memory,
             cpus: launch.cpus,
             boot: self.boot(vm, launch)?,
             nics: launch.nics.iter().enumerate().map(nic).collect(),
             state_dir: self.paths.vm_state(vm),
             run_dir: self.paths.vm_run(vm),
+            cache_dir: self.paths.cache.clone(),
+            weft: self.exe.clone(),
         })
     }
 
@@ -151,7 +156,11 @@ impl RealHost {
         };
         Ok(match &launch.source {
             None => {
-                let built = self.images.ensure(launch.image.as_str(), &|_| {})?;
+                let built = self.images.ensure_for(
+                    launch.engine.unwrap_or(EngineKind::Qemu),
+                    launch.image.as_str(),
+                    &|_| {},
+                )?;
                 Boot::Kernel { kernel: built.kernel, initrd: Some(built.initrd), cmdline: appended(&built.cmdline) }
             }
             Some(ImageSource::Kernel { kernel, initrd, cmdline }) => {
@@ -178,6 +187,12 @@ impl Host for RealHost {
     fn unix_ms(&self) -> u64 {
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn boot_id(&self) -> String {
+        // Where it cannot be read, nobody notices a restart: machines are then taken for dead, as after any kill.
+        let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        id.trim().to_owned()
     }
 
     fn check_listen(&self, listen: &Listen) -> Result<(), Trouble> {
@@ -244,10 +259,8 @@ impl Host for RealHost {
         let names = folders.filter_map(|folder| folder.file_name().to_str()?.parse::<VmName>().ok());
         names
             .map(|name| {
-                let running = weft_machine::adopt(&self.paths.vm_run(&name));
                 let seen = ObservedVm {
-                    process: running.map(|running| running.process),
-                    accelerator: running.map(|running| running.accelerator),
+                    running: weft_machine::adopt(&self.paths.vm_run(&name)),
                     launch: read_launch(&self.paths.vm_state(&name)),
                 };
                 (name, seen)
@@ -298,7 +311,7 @@ impl Host for RealHost {
         let (Ok(listener), Some(launch)) = (&self.listener, read_launch(&self.paths.vm_state(vm))) else { return };
         let adapter =
             |index| Adapter { device: Some(weft_machine::adapter_name(index)), port: PortName::of_vnic(vm, index) };
-        let monitor = weft_machine::filter_socket(&self.paths.vm_run(vm));
+        let Some(monitor) = weft_machine::filter_socket(&self.paths.vm_run(vm)) else { return };
         listener.hear(monitor, (0..launch.nics.len()).map(adapter).collect());
     }
 
@@ -359,7 +372,7 @@ impl Host for RealHost {
             }
         }
         self.switch.bound_log();
-        let writes = |seen: &ObservedVm| seen.process.is_some() && seen.launch.as_ref().is_some_and(Launch::has_disk);
+        let writes = |seen: &ObservedVm| seen.running.is_some() && seen.launch.as_ref().is_some_and(Launch::has_disk);
         let waits = |vm: &VmName| weft_machine::resume_writes(&self.paths.vm_run(vm)).unwrap_or(false);
         vms.into_iter().filter(|(vm, seen)| writes(seen) && waits(vm)).map(|(vm, _)| vm).collect()
     }

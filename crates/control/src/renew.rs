@@ -43,7 +43,7 @@ impl Inner {
         let ready: Vec<_> = {
             let state = self.state();
             let ready = state.lives.iter().filter(|(_, life)| life.phase == Phase::Ready);
-            ready.map(|(vm, life)| (vm.clone(), life.process)).collect()
+            ready.map(|(vm, life)| (vm.clone(), life.running.process)).collect()
         };
         if ready.is_empty() {
             return Vec::new();

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use weft_machine::{Accelerator, Process};
-use weft_model::{HostFacts, World, parse_world};
+use weft_machine::{Accelerator, Process, Running};
+use weft_model::{EngineKind, HostFacts, World, parse_world};
 use weft_types::Label;
 
 use crate::Paths;
@@ -66,18 +66,18 @@ pub(crate) fn launch() -> Launch {
     desired.launch(&desired.vms[&"web".parse().unwrap()])
 }
 
+/// A machine that runs as this process.
+pub(crate) fn running(process: Process) -> Running {
+    Running { process, engine: EngineKind::Qemu, accelerator: Accelerator::Tcg }
+}
+
 /// A host on which `desired` has come true.
 pub(crate) fn converged(desired: &Desired) -> Observed {
     let process = Some(Process { pid: 7, start_ticks: 7 });
     let vms = desired.vms.iter().filter(|(_, vm)| !vm.removed()).map(|(name, vm)| {
         let launch = Some(desired.launch(vm));
-        let running = vm.should_run();
-        let seen = ObservedVm {
-            process: process.filter(|_| running),
-            accelerator: Some(Accelerator::Tcg).filter(|_| running),
-            launch,
-        };
-        (name.clone(), seen)
+        let running = process.filter(|_| vm.should_run()).map(running);
+        (name.clone(), ObservedVm { running, launch })
     });
     let micro: Label = weft_model::MICRO.parse().unwrap();
     Observed {

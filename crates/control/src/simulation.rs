@@ -14,7 +14,7 @@ use weft_dataplane_protocol::{
     PortConfig, SwitchStatus,
 };
 use weft_machine::guest::ExecRequest;
-use weft_machine::{Accelerator, Exit, ImageInfo, Process, Running, StopOutcome};
+use weft_machine::{Exit, ImageInfo, Process, Running, StopOutcome};
 use weft_model::ImageSource;
 use weft_store::{Entry, MemoryStore, Revision, Snapshot, Store, StoreError, Txn, TxnOutcome, Watch};
 use weft_types::{ByteSize, Label, Listen, MacAddr, VmName};
@@ -46,6 +46,8 @@ pub(crate) struct World {
     /// Until when the leases of machines last that keep them from one run to the next.
     pub(crate) leases: BTreeMap<VmName, u64>,
     pub(crate) memory: Option<ByteSize>,
+    /// How often the host was started.
+    pub(crate) boot: u32,
     /// Places of the host that other programs have.
     pub(crate) taken: Vec<Listen>,
     /// What was done, in order.
@@ -158,6 +160,10 @@ impl Host for SimulatedHost {
         0
     }
 
+    fn boot_id(&self) -> String {
+        lock(&self.world).boot.to_string()
+    }
+
     fn check_listen(&self, listen: &Listen) -> Result<(), Trouble> {
         match lock(&self.world).taken.iter().find(|taken| taken.overlaps(listen)) {
             Some(taken) => Err(Trouble::new("forward-failed", format!("{taken} is in use"), "choose another port")),
@@ -255,8 +261,7 @@ impl Host for SimulatedHost {
     fn vms(&self) -> BTreeMap<VmName, ObservedVm> {
         let world = lock(&self.world);
         let seen = |vm: &SimulatedVm| ObservedVm {
-            process: vm.process,
-            accelerator: vm.process.map(|_| Accelerator::Tcg),
+            running: vm.process.map(crate::sample::running),
             launch: Some(vm.launch.clone()),
         };
         world.vms.iter().map(|(name, vm)| (name.clone(), seen(vm))).collect()
@@ -277,7 +282,7 @@ impl Host for SimulatedHost {
             }
             let process = process.unwrap_or_else(|| world.new_process());
             world.vms.insert(vm.clone(), SimulatedVm { process: Some(process), launch: launch.clone() });
-            Ok(Running { process, accelerator: Accelerator::Tcg })
+            Ok(crate::sample::running(process))
         })
     }
 

@@ -89,7 +89,9 @@ impl Bed {
         if records.desired.is_empty() {
             assert!(observed.vms.is_empty() && observed.switch.is_none(), "something leaked: {observed:?}");
             let keys: Vec<_> = self.store.range(objects::ROOT).unwrap().entries.into_iter().map(|e| e.key).collect();
-            let allowed = |key: &String| key.starts_with(objects::OPERATIONS) || key == objects::GENERATION;
+            let allowed = |key: &String| {
+                key.starts_with(objects::OPERATIONS) || key == objects::GENERATION || key == objects::BOOT
+            };
             assert!(keys.iter().all(allowed), "something leaked: {keys:?}");
         }
     }
@@ -349,6 +351,82 @@ fn a_machine_that_dies_stays_dead_until_somebody_asks() {
     assert_eq!(bed.done(), "");
     assert_done(&apply(&controller, THREE));
     expect!["image micro, start db, start laptop, start web"].assert_eq(&bed.done());
+    bed.assert_converged();
+    controller.shutdown();
+}
+
+/// The host is started again: nothing that ran does.
+fn restart_host(world: &Mutex<World>) {
+    for name in ["db", "laptop", "web"] {
+        crash_vm(world, name, Exit::Unknown);
+    }
+    crash_switch(world);
+    lock(world).boot += 1;
+}
+
+#[test]
+fn what_is_enabled_comes_back_with_the_host() {
+    let bed = Bed::new();
+    let controller = bed.open();
+    let refused = controller.enable(OWNER, true).unwrap_err();
+    assert_eq!(refused.code, "no-such-owner");
+    assert_done(&apply(&controller, THREE));
+    assert_done(&act(&controller, "laptop", VmAction::Stop { force: false }));
+    bed.done();
+    controller.shutdown();
+
+    // The power fails, and nobody has asked for anything.
+    restart_host(&bed.world);
+    let controller = bed.open();
+    expect![[r#"
+        db stopped (stopped when the host went down)
+        laptop stopped (stopped by `weft vm stop laptop`)
+        web stopped (stopped when the host went down)
+    "#]]
+    .assert_eq(&states(&controller));
+    wait_for_all(&controller);
+    controller.enable(OWNER, true).unwrap();
+    controller.enable(OWNER, true).unwrap();
+    assert_eq!(controller.view().enabled, [OWNER]);
+    assert_done(&wait(&controller, controller.boot().unwrap()));
+    let ready = expect![[r#"
+        db ready
+        laptop stopped (stopped by `weft vm stop laptop`)
+        web ready
+    "#]];
+    ready.assert_eq(&states(&controller));
+    controller.shutdown();
+
+    // It fails again.
+    restart_host(&bed.world);
+    let controller = bed.open();
+    wait_for_all(&controller);
+    ready.assert_eq(&states(&controller));
+    bed.assert_converged();
+
+    // It is taken down in good order, twice as it may be, and the daemon with it.
+    assert_done(&wait(&controller, controller.halt().unwrap()));
+    assert_done(&wait(&controller, controller.halt().unwrap()));
+    assert!(!states(&controller).contains("ready"));
+    controller.shutdown();
+    let controller = bed.open();
+    wait_for_all(&controller);
+    assert!(!states(&controller).contains("ready"), "while the host goes down, a daemon brings nothing back");
+    controller.shutdown();
+    restart_host(&bed.world);
+    let controller = bed.open();
+    wait_for_all(&controller);
+    ready.assert_eq(&states(&controller));
+
+    // No more, and what is removed is forgotten.
+    controller.enable(OWNER, false).unwrap();
+    controller.shutdown();
+    restart_host(&bed.world);
+    let controller = bed.open();
+    wait_for_all(&controller);
+    assert!(!states(&controller).contains("ready"));
+    controller.enable(OWNER, true).unwrap();
+    assert_done(&apply(&controller, ""));
     bed.assert_converged();
     controller.shutdown();
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use weft_dataplane_protocol::LeaseStatus;
-use weft_machine::{Accelerator, Process};
+use weft_machine::{Process, Running};
 use weft_model::view::{OperationState, ProblemView};
 use weft_types::{MacAddr, NetworkName, VmName};
 
@@ -42,8 +42,7 @@ impl Operation {
 /// One machine's process.
 #[derive(Clone, Debug)]
 pub(crate) struct Life {
-    pub(crate) process: Process,
-    pub(crate) accelerator: Accelerator,
+    pub(crate) running: Running,
     pub(crate) phase: Phase,
     /// The leases that its adapters had before it began.
     pub(crate) old_leases: BTreeSet<Lease>,
@@ -86,7 +85,7 @@ impl State {
 
     /// The life of this very process.
     pub(crate) fn life(&mut self, vm: &VmName, process: Process) -> Option<&mut Life> {
-        self.lives.get_mut(vm).filter(|life| life.process == process)
+        self.lives.get_mut(vm).filter(|life| life.running.process == process)
     }
 
     /// The operation that waits for a machine to be ready.

@@ -28,6 +28,10 @@ pub(crate) fn supervise(inner: &Arc<Inner>, notices: &mpsc::Receiver<Notice>) {
         let mut heal = false;
         match notice {
             Ok(Notice::Close) | Err(mpsc::RecvTimeoutError::Disconnected) => return,
+            Ok(Notice::ShellEnded { name, process }) => {
+                // It may have said so itself.
+                let _ = inner.remove_shell(&name, Some(process));
+            }
             Ok(Notice::VmEnded { vm, process, exit }) => vm_ended(inner, &vm, process, exit),
             Ok(Notice::SwitchEnded { process }) => heal = switch_ended(inner, process),
             Ok(Notice::SwitchMissing) => heal = true,

@@ -1,5 +1,7 @@
 //! What a file's world was before it was changed last.
 
+use std::collections::BTreeMap;
+
 use weft_model::World;
 use weft_model::view::ProblemView;
 use weft_store::{Op, Store};
@@ -8,7 +10,7 @@ use crate::ControlError;
 use crate::desired::{Desired, Records};
 use crate::host::Trouble;
 use crate::inner::Inner;
-use crate::objects::{self, put};
+use crate::objects::{self, Object, put};
 
 /// Beside the state of things, which is read as a whole at every turn.
 const BEFORE: &str = "/before/";
@@ -56,18 +58,9 @@ impl Desired {
     /// All that an owner has declared.
     pub fn world_of(&self, owner: &str) -> World {
         World {
-            networks: self
-                .networks
-                .iter()
-                .filter(|(_, it)| it.owner == owner)
-                .map(|(n, it)| (n.clone(), it.spec.clone()))
-                .collect(),
-            images: self
-                .images
-                .iter()
-                .filter(|(_, it)| it.owner == owner)
-                .map(|(n, it)| (n.clone(), it.spec.clone()))
-                .collect(),
+            networks: declared_by(owner, &self.networks),
+            images: declared_by(owner, &self.images),
+            routers: declared_by(owner, &self.routers),
             vms: self
                 .vms
                 .iter()
@@ -76,4 +69,10 @@ impl Desired {
                 .collect(),
         }
     }
+}
+
+/// What an owner has declared of one kind.
+fn declared_by<K: Ord + Clone, T: Clone>(owner: &str, objects: &BTreeMap<K, Object<T>>) -> BTreeMap<K, T> {
+    let own = objects.iter().filter(|(_, object)| object.owner == owner);
+    own.map(|(name, object)| (name.clone(), object.spec.clone())).collect()
 }

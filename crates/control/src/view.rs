@@ -19,6 +19,7 @@ use crate::desired::{Desired, DesiredVm, Records};
 use crate::host::Trouble;
 use crate::inner::Inner;
 use crate::objects::Fate;
+use crate::router::router_views;
 use crate::state::{Phase, State};
 use crate::supervise::NO_ROOM;
 
@@ -50,8 +51,24 @@ impl Inner {
         let mirrors = status.as_ref().map_or_else(Vec::new, mirror_views);
         let statuses = status.as_ref().map_or(&[][..], |status| &status.forwards);
         let forwards = forward_views(&desired, statuses);
+        let routers = router_views(&desired, status.as_ref().map_or(&[], |status| &status.routers));
+        let shells = desired.shell_views(&self.paths);
         let switch = status.map(switch_view);
-        WorldView { revision, networks, vms, ports, leases, mirrors, forwards, daemon, switch }
+        let enabled = desired.enabled.into_iter().collect();
+        WorldView {
+            revision,
+            networks,
+            vms,
+            ports,
+            leases,
+            mirrors,
+            forwards,
+            routers,
+            shells,
+            enabled,
+            daemon,
+            switch,
+        }
     }
 
     /// The images that could be used, and what is in the cache.
@@ -129,9 +146,9 @@ fn vm_view(state: &State, desired: &Desired, name: &VmName, vm: &DesiredVm, stat
         state: now,
         reason,
         image: vm.spec.image.to_string(),
-        engine: vm.spec.engine.unwrap_or(EngineKind::Qemu),
-        accelerator: life.map(|life| life.accelerator.as_str().to_owned()),
-        pid: life.map(|life| life.process.pid),
+        engine: life.map(|life| life.running.engine).or(vm.spec.engine).unwrap_or(EngineKind::Qemu),
+        accelerator: life.map(|life| life.running.accelerator.as_str().to_owned()),
+        pid: life.map(|life| life.running.process.pid),
         memory: vm.spec.memory,
         cpus: vm.spec.cpus,
         nics: vm.spec.nics.iter().enumerate().map(nic).collect(),

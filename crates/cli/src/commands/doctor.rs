@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use rustix::fs::{Access, access, statvfs};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use rustix::process::{Resource, getegid, geteuid, getgroups, getrlimit};
 use serde::Serialize;
 use weft_machine::{HostReport, KvmState};
 
-use crate::commands::Context;
+use crate::commands::{Context, shell};
 use crate::failure::{Failure, Result};
 use crate::output::{self, Style, human_bytes};
 use crate::table::Table;
@@ -62,7 +64,7 @@ impl Check {
 pub(crate) fn run(context: &Context) -> Result<ExitCode> {
     let report = weft_machine::probe();
     let mut checks = machines(&report);
-    checks.extend([memory(&report), tun(), host_only(), lan(), user_namespaces(), ping(), cgroups(), descriptors()]);
+    checks.extend([memory(&report), tun(), host_only(), lan(), xdp(), shells(), ping(), cgroups(), descriptors()]);
     let paths = &context.paths;
     checks.extend([("state", &paths.state), ("cache", &paths.cache), ("run", &paths.run)].map(|(n, p)| folder(n, p)));
     match context.json {
@@ -101,11 +103,25 @@ fn machines(report: &HostReport) -> Vec<Check> {
         KvmState::Absent => Check::limited("kvm", "there is no /dev/kvm", hint),
         KvmState::NoPermission => Check::limited("kvm", "this user may not open /dev/kvm", hint),
     });
+    checks.push(engines(&report.kvm));
     checks.extend(report.tools.iter().map(|tool| match &tool.path {
         Some(path) => Check::ok(tool.name, format!("{}; it {}", path.display(), tool.purpose)),
         None => Check::limited(tool.name, format!("not found; it {}", tool.purpose), tool.hint),
     }));
     checks
+}
+
+/// Which engine machines get that name none, and why.
+fn engines(kvm: &KvmState) -> Check {
+    const NAME: &str = "engine";
+    match kvm {
+        KvmState::Usable => Check::ok(
+            NAME,
+            "images with a kernel (`micro` is one) run on `kvm`, Weft's own VMM; those with a disk on `qemu` with KVM, as \
+             `kvm` boots none",
+        ),
+        _ => Check::ok(NAME, "everything runs on `qemu`, which translates (TCG): `kvm` needs hardware virtualization"),
+    }
 }
 
 fn memory(report: &HostReport) -> Check {
@@ -146,10 +162,14 @@ fn host_only() -> Check {
 /// Whether this process, and so the switch that it starts, has CAP_NET_ADMIN (capabilities(7)).
 fn may_administer_networks() -> bool {
     const CAP_NET_ADMIN: u64 = 1 << 12;
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    capabilities() & CAP_NET_ADMIN != 0
+}
+
+/// The capabilities in force, a bit each.
+fn capabilities() -> u64 {
+    let status = read("/proc/self/status").unwrap_or_default();
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let effective = effective.and_then(|set| u64::from_str_radix(set.trim(), 16).ok());
-    effective.is_some_and(|set| set & CAP_NET_ADMIN != 0)
+    effective.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).unwrap_or(0)
 }
 
 /// Whether machines can stand on the LAN.
@@ -157,9 +177,7 @@ fn lan() -> Check {
     const NAME: &str = "LAN";
     // linux/capability.h
     const NEEDED: [(&str, u32); 3] = [("CAP_NET_RAW", 13), ("CAP_NET_ADMIN", 12), ("CAP_BPF", 39)];
-    let status = read("/proc/self/status").unwrap_or_default();
-    let held = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok());
-    let held = held.unwrap_or(0);
+    let held = capabilities();
     let lacking: Vec<_> = NEEDED.iter().filter(|(_, bit)| held >> bit & 1 == 0).map(|(name, _)| *name).collect();
     if !lacking.is_empty() {
         let hint = "run `weft` as root for `bridged` networks; `nat` needs nothing";
@@ -187,17 +205,42 @@ fn lan() -> Check {
     }
 }
 
-fn user_namespaces() -> Check {
-    let number = |path: &str| read(path)?.parse::<u64>().ok();
-    let allowed = number("/proc/sys/user/max_user_namespaces").is_some_and(|most| most > 0)
-        && number("/proc/sys/kernel/unprivileged_userns_clone").is_none_or(|switch| switch == 1);
-    match allowed || geteuid().is_root() {
-        true => Check::ok("user namespaces", "networks can be entered without root"),
-        false => Check::limited(
-            "user namespaces",
-            "this user cannot make them",
-            "sysctl user.max_user_namespaces=10000; machines do not need them",
+/// Whether pNICs can be driven by AF_XDP.
+fn xdp() -> Check {
+    const NAME: &str = "AF_XDP";
+    const OTHERWISE: &str = "packet sockets are used, which do the same and copy each frame";
+    match socket_with(AddressFamily::XDP, SocketType::RAW, SocketFlags::CLOEXEC, None) {
+        Ok(_) => {
+            Check::ok(NAME, "pNICs that move frames without a copy, and have no address of the host, are driven by it")
+        }
+        Err(Errno::PERM | Errno::ACCESS) => {
+            Check::limited(NAME, format!("not for this user; {OTHERWISE}"), "run `weft` as root")
+        }
+        Err(Errno::AFNOSUPPORT) => Check::limited(
+            NAME,
+            format!("this kernel has none; {OTHERWISE}"),
+            "a kernel with CONFIG_XDP_SOCKETS has it",
         ),
+        Err(error) => Check::limited(
+            NAME,
+            format!("cannot be used ({error}); {OTHERWISE}"),
+            "see `driver` in `weft switch run --help`",
+        ),
+    }
+}
+
+/// Whether `weft shell` works: it is tried.
+fn shells() -> Check {
+    const NAME: &str = "weft shell";
+    let hint = "`weft exec` looks at networks from inside of machines";
+    match shell::probe() {
+        Ok(()) => Check::ok(NAME, "shells can stand on networks"),
+        Err(Failure::Problems(problems)) => {
+            let finding = problems.first().map_or(String::new(), |problem| problem.title.clone());
+            let hint = problems.into_iter().find_map(|problem| problem.hint).unwrap_or_else(|| hint.to_owned());
+            Check::limited(NAME, finding, hint)
+        }
+        Err(_) => Check::limited(NAME, "it could not be tried", hint),
     }
 }
 

@@ -10,7 +10,7 @@ use weft_model::World;
 use weft_model::view::{ApplyRequest, OperationView, WorldView};
 
 use crate::args::FileArg;
-use crate::commands::Context;
+use crate::commands::{Context, enable};
 use crate::failure::{Failure, Result};
 use crate::file;
 use crate::link::Link;
@@ -40,6 +40,9 @@ pub(crate) async fn run(context: &Context, arg: FileArg, all: bool) -> Result {
         let undo = format!("weft up {}", request.owner);
         let course = progress::watch(&mut link, begun, &undo).await?.succeeded()?;
         operations.push(course.operation);
+    }
+    if !world.enabled.is_empty() {
+        enable::retire(&mut link).await?;
     }
     farewell(link).await?;
     nothing(context, &operations)

@@ -2,6 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use weft_model::EngineKind;
 use weft_model::Mode;
 use weft_model::view::{VmState, VmView, WorldView};
 
@@ -31,7 +32,13 @@ pub(crate) async fn everything(context: &Context) -> Result {
     if !world.forwards.is_empty() {
         text += &format!("\n{}", forward::table(&world).render());
     }
+    if !world.shells.is_empty() {
+        text += &format!("\n{}", shell_table(&world).render());
+    }
     output::data(&text)?;
+    for owner in &world.enabled {
+        output::say(format!("what {} made comes back with the host", output::printable(owner)));
+    }
     say_notes(&world);
     Ok(())
 }
@@ -102,6 +109,24 @@ fn subnet(network: &weft_model::view::NetworkView) -> String {
     }
 }
 
+/// The shells that stand on networks, a line each.
+fn shell_table(world: &WorldView) -> Table {
+    let mut table = Table::new(&["SHELL", "NETWORK", "ADDRESS", "MAC", "PROCESS"]);
+    for shell in &world.shells {
+        let leased = world.leases.iter().find(|lease| lease.network == shell.network && lease.mac == shell.mac);
+        // What a server of the LAN gave it, the switch has seen.
+        let seen = || world.ports.iter().find(|port| port.name == shell.port)?.learned.first().map(ToString::to_string);
+        table.row([
+            shell.name.to_string(),
+            shell.network.to_string(),
+            leased.map(|lease| lease.ip.to_string()).or_else(seen).unwrap_or_default(),
+            shell.mac.to_string(),
+            shell.pid.to_string(),
+        ]);
+    }
+    table
+}
+
 fn network_table(world: &WorldView) -> Table {
     let mut table = Table::new(&["NETWORK", "MODE", "SUBNET", "GATEWAY", "HOST ACCESS", "VMS", "FROM"]);
     for network in &world.networks {
@@ -125,7 +150,6 @@ fn vm_table(world: &WorldView) -> Table {
         table = Table::new(&["VM", "STATE", "ADDRESSES", "IMAGE", "MEMORY", "CPUS", "ENGINE", "FROM"]);
     }
     for vm in &world.vms {
-        let accelerator = vm.accelerator.as_ref().map(|name| format!(" ({name})")).unwrap_or_default();
         let mut row = vec![
             vm.name.to_string(),
             state(vm.state),
@@ -133,7 +157,7 @@ fn vm_table(world: &WorldView) -> Table {
             vm.image.clone(),
             vm.memory.to_string(),
             vm.cpus.to_string(),
-            format!("qemu{accelerator}"),
+            engine(vm),
             vm.provenance.to_string(),
         ];
         if explained {
@@ -142,6 +166,16 @@ fn vm_table(world: &WorldView) -> Table {
         table.row(row);
     }
     table
+}
+
+/// What runs a machine, and how, where that is a question.
+pub(crate) fn engine(vm: &VmView) -> String {
+    match (vm.engine, &vm.accelerator) {
+        (EngineKind::Kvm, _) => "kvm".to_owned(),
+        (EngineKind::Uml, _) => "uml".to_owned(),
+        (EngineKind::Qemu, Some(accelerator)) => format!("qemu ({accelerator})"),
+        (EngineKind::Qemu, None) => "qemu".to_owned(),
+    }
 }
 
 /// A machine's state in a word.

@@ -5,6 +5,7 @@ mod console;
 mod doctor;
 mod down;
 mod drops;
+mod enable;
 mod events;
 mod exec;
 mod forward;
@@ -20,10 +21,14 @@ mod packet;
 mod plan;
 mod port;
 mod roles;
+mod router;
 mod scratch;
+mod shell;
 mod switch;
 mod switch_talk;
+mod top;
 mod undo;
+mod unit;
 mod up;
 mod vm;
 mod why;
@@ -91,6 +96,8 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Completions { shell } => return done(generate::completions(shell)),
         Command::Man { dir } => return done(generate::man(dir.as_deref())),
         Command::Switch(SwitchCommand::Serve { control, state }) => return done(roles::switch(control, state)),
+        Command::Keeper { description } => return roles::keeper(&description),
+        Command::ShellInside(args) => return done(shell::inside::run(&args)),
         Command::Vmm { description } => return roles::vmm(&description),
         _ => {}
     }
@@ -99,6 +106,7 @@ pub(crate) fn run(cli: Cli) -> Result<ExitCode> {
         Command::Daemon => done(roles::daemon(&context.paths)),
         Command::Switch(command) => done(switch::run(&context, command)),
         Command::Doctor => doctor::run(&context),
+        Command::Shell(args) => shell::run(&context, &args),
         Command::Exec(args) => exec::run(&context, args),
         Command::Console { vm } => done(console::run(&context, &vm)),
         Command::Capture { names, options } => done(capture::run(&context, &names, &options)),
@@ -111,13 +119,19 @@ async fn talk(context: &Context, command: Command) -> Result {
     match command {
         Command::Up(file) => up::run(context, file).await,
         Command::Undo(file) => undo::run(context, file).await,
+        Command::Enable(file) => enable::enable(context, file).await,
+        Command::Disable(file) => enable::disable(context, file).await,
+        Command::Boot => enable::boot(context).await,
+        Command::Halt => enable::halt(context).await,
         Command::Plan(file) => plan::run(context, file).await,
         Command::Down { file, all } => down::run(context, file, all).await,
         Command::Ls => ls::everything(context).await,
+        Command::Top(args) => top::run(context, args).await,
         Command::Vm(command) => vm::run(context, command).await,
         Command::Network(command) => network::run(context, command).await,
         Command::Port(command) => port::run(context, command).await,
         Command::Forward(command) => forward::run(context, command).await,
+        Command::Router(command) => router::run(context, command).await,
         Command::Lease(_) => ls::leases(context).await,
         Command::Image(command) => image::run(context, command).await,
         Command::Logs { vm, follow, lines } => logs::run(context, &vm, follow, lines).await,
@@ -132,6 +146,9 @@ async fn talk(context: &Context, command: Command) -> Result {
         | Command::Man { .. }
         | Command::Switch(_)
         | Command::Daemon
+        | Command::Keeper { .. }
+        | Command::Shell(_)
+        | Command::ShellInside(_)
         | Command::Vmm { .. }
         | Command::Doctor
         | Command::Exec(_)

@@ -35,7 +35,25 @@ pub(crate) fn vmm(description: &Path) -> Result<ExitCode> {
     let failed = |error: weft_vmm::RunError| Failure::of("vmm", &error, error.hint());
     let config = weft_vmm::Config::parse(&text).map_err(|error| failed(error.into()))?;
     let ending = weft_vmm::run(config).map_err(failed)?;
+    if ending.exit_code() != 0 {
+        // What it leaves in its log is for whoever asks why the machine is gone.
+        eprintln!("{ending}");
+    }
     Ok(ExitCode::from(ending.exit_code()))
+}
+
+/// `weft keeper`
+pub(crate) fn keeper(description: &Path) -> Result<ExitCode> {
+    let hint = || format!("look at {}", description.display());
+    let text = std::fs::read_to_string(description).map_err(|error| Failure::of("keeper", &error, hint()))?;
+    let config: weft_keeper::Config =
+        serde_json::from_str(&text).map_err(|error| Failure::of("keeper", &error, hint()))?;
+    let status = weft_keeper::run(&config).map_err(|error| Failure::of("keeper", &error, error.hint()))?;
+    if status.success() {
+        return Ok(ExitCode::SUCCESS);
+    }
+    eprintln!("User-Mode Linux ended with {status}");
+    Ok(ExitCode::FAILURE)
 }
 
 /// Every port, session and flow to the host's network costs a descriptor: use as many as we may.

@@ -3,7 +3,8 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use weft_api::{ExplainBody, ExplanationView};
-use weft_model::view::{NetworkView, NicView, PortView, WorldView};
+use weft_model::Mode;
+use weft_model::view::{NetworkView, NicView, PortView, RouterView, WorldView};
 use weft_types::{MacAddr, PortName};
 
 use crate::args::PacketArgs;
@@ -66,8 +67,8 @@ struct Question<'a> {
     next_hop: MacAddr,
     /// Who that is, in words.
     next_hop_is: String,
-    /// Whether the target is a machine of ours on other networks.
-    shares_no_network: bool,
+    /// The target is a machine of ours on other networks: the router that leads there, if one does.
+    beyond: Option<Option<&'a RouterView>>,
 }
 
 impl<'a> Question<'a> {
@@ -94,22 +95,26 @@ impl<'a> Question<'a> {
         };
         let port = world.ports.iter().find(|port| port.name == nic.port).ok_or_else(|| no_adapter(from))?;
         let hosts = Hosts::V6(own_v6(port, nic.mac, target), target);
-        Ok(Self { nic, hosts, next_hop, next_hop_is, shares_no_network: false })
+        Ok(Self { nic, hosts, next_hop, next_hop_is, beyond: None })
     }
 
     fn find(world: &'a WorldView, from: &str, to: &str) -> Result<Self> {
         let nics = source_nics(world, from)?;
         let targets = target_addresses(world, to)?;
-        // Directly where there is a common network, through a gateway otherwise.
+        // Directly where there is a common network, else across a router, through a gateway otherwise.
         let direct = nics.iter().find_map(|nic| {
             let network = network_of(world, nic)?;
             Some((*nic, *targets.iter().find(|target| network.subnet.contains(*target))?))
         });
+        let by_router = || {
+            let ways = nics.iter().flat_map(|nic| targets.iter().map(move |target| (*nic, *target)));
+            ways.into_iter().find(|(nic, target)| router(world, nic, *target).is_some())
+        };
         let by_gateway = || {
-            let reaches = |nic: &&&NicView| network_of(world, nic).is_some_and(|n| n.mode == weft_model::Mode::Nat);
+            let reaches = |nic: &&&NicView| network_of(world, nic).is_some_and(|n| n.mode == Mode::Nat);
             Some((*nics.iter().find(reaches).or(nics.first())?, *targets.first()?))
         };
-        let (nic, target) = direct.or_else(by_gateway).ok_or_else(|| no_adapter(from))?;
+        let (nic, target) = direct.or_else(by_router).or_else(by_gateway).ok_or_else(|| no_adapter(from))?;
         let gateway = gateway_port(world, nic);
         let is_gateway = network_of(world, nic).is_some_and(|network| network.gateway == target);
         let neighbour = world.vms.iter().flat_map(|vm| vm.nics.iter().map(move |nic| (vm, nic)));
@@ -127,20 +132,28 @@ impl<'a> Question<'a> {
                 return Err(Failure::new("no-neighbour", title, "`weft lease ls` lists who has which address"));
             }
         };
-        let shares_no_network = direct.is_none() && to.parse::<Ipv4Addr>().is_err();
+        let router = router(world, nic, target);
+        let is_machine = to.parse::<Ipv4Addr>().is_err();
+        let beyond = (direct.is_none() && (is_machine || router.is_some())).then_some(router);
         let source = nic.ip.unwrap_or(Ipv4Addr::UNSPECIFIED);
-        Ok(Self { nic, hosts: Hosts::V4(source, target), next_hop, next_hop_is, shares_no_network })
+        Ok(Self { nic, hosts: Hosts::V4(source, target), next_hop, next_hop_is, beyond })
     }
 
     /// What is asked, in words.
     fn sentences(&self, packet: Packet, from: &str, to: &str) -> Vec<String> {
-        let Self { nic, hosts, next_hop, next_hop_is, shares_no_network } = self;
+        let Self { nic, hosts, next_hop, next_hop_is, beyond } = self;
         let (source, target) = (hosts.source(), hosts.target());
         let mut sentences =
             vec![format!("{packet} from {source} to {target} leaves by {} for {next_hop} ({next_hop_is}):", nic.port)];
-        if *shares_no_network {
-            let sentence =
-                format!("`{from}` and `{to}` share no network: it goes to the gateway, which joins no networks");
+        if let Some(router) = beyond {
+            let sentence = match router {
+                Some(router) => {
+                    format!("`{from}` and `{to}` share no network: it goes across router `{}`", router.name)
+                }
+                None => {
+                    format!("`{from}` and `{to}` share no network: it goes to the gateway, which joins no networks")
+                }
+            };
             sentences.push(sentence);
         }
         sentences
@@ -154,6 +167,14 @@ impl<'a> Question<'a> {
 
 fn network_of<'a>(world: &'a WorldView, nic: &NicView) -> Option<&'a NetworkView> {
     world.networks.iter().find(|network| network.name == nic.network)
+}
+
+/// The router that joins the network of an adapter with the one that has an address.
+fn router<'a>(world: &'a WorldView, nic: &NicView, target: Ipv4Addr) -> Option<&'a RouterView> {
+    let mut networks = world.networks.iter().filter(|network| network.mode != Mode::Bridged);
+    let there = &networks.find(|network| network.subnet.contains(&target))?.name;
+    let joins = |router: &&RouterView| router.networks.contains(&nic.network) && router.networks.contains(there);
+    world.routers.iter().find(joins).filter(|_| nic.network != *there)
 }
 
 fn gateway_port<'a>(world: &'a WorldView, nic: &NicView) -> Option<&'a PortView> {

@@ -29,14 +29,24 @@ fn help() {
               undo         Make what a file made become what it was before it was changed last
               plan         Show what `up` would do, and what has drifted from the file. Changes nothing
               down         Remove everything that a file made
+              enable       Have a file's machines come back when the host does
+              disable      Have a file's machines come back no more
+              boot         Start the enabled machines that went down with the host, and wait until they are
+                           ready
+              halt         Shut all machines down because the host goes down, and wait until they are
               ls           Show everything
+              top          Show what machines take of the processors, memory, disks and networks, again and
+                           again. Ctrl-C ends it
               vm           Work with machines
               network      Work with networks
               port         Work with ports: where machines plug into networks
               forward      Work with port forwards: what of the host's ports leads to machines
+              router       Look at routers: what joins networks
               lease        Work with DHCP leases
               image        Work with images
               exec         Run a command in a machine
+              shell        Open a shell that stands on a network, without root: in a network namespace of its
+                           own, with an address and a name
               console      Connect to a machine's serial console; Ctrl-] leaves
               logs         Show what a machine's serial console has said since its last start
               events       Show what happened

@@ -2,6 +2,7 @@
 
 mod bed;
 mod capture;
+mod collector;
 mod explain;
 mod filter;
 mod hosts;

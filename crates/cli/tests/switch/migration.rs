@@ -1,4 +1,4 @@
-//! A guest of somebody else's QEMU that moves to another one while frames go.
+//! A guest of somebody else's QEMU that moves to another one, of the same switch or of another, while frames go.
 
 use std::path::Path;
 use std::process::Command;
@@ -171,4 +171,60 @@ fn a_guest_migrates_while_it_receives() {
     destination.run("until [ -e /dev/shm/end ]; do sleep 0.1; done");
     let said = destination.run("sha256sum </dev/shm/got; wc -c </dev/shm/got");
     assert_eq!(said.split_whitespace().collect::<Vec<_>>(), [&sha256(&bed.path("sent")), "-", &sent.len().to_string()]);
+}
+
+/// A switch of its own on each host, which an uplink joins; both have the guest's port.
+fn joined(near: &str, far: &str, more: &str) -> String {
+    format!(
+        "[switch]\nmtu = 9000\n[port.cable]\nudp = '{near}:4000'\npeer = '{far}:4000'\nuplink = true\n\
+         [port.guest]\nvhost = 'guest.sock'\nmac = '02:00:00:00:00:01'\n{more}"
+    )
+}
+
+/// As `examples/switch/qemu.toml` says it: where the guest was, its port goes when it has gone.
+#[test]
+fn a_guest_migrates_to_another_switch() {
+    if let Err(why) = micro() {
+        return skipped("a_guest_migrates_to_another_switch", &why);
+    }
+    let peer = "[port.peer]\nvhost = 'peer.sock'\nmac = '02:00:00:00:00:02'\n";
+    // Addresses of this process's own, so that tests beside each other do not meet.
+    let pid = std::process::id();
+    let [near, far] = [1, 2].map(|last| format!("127.{}.{}.{last}", 64 + (pid >> 8) % 128, pid & 0xff));
+    let (mut here, there) = (Bed::run(&joined(&near, &far, peer)), Bed::run(&joined(&far, &near, "")));
+    let station = Station::start(&here.path("peer.sock"));
+    let plug = "path=guest.sock,reconnect=1";
+    let mut source = Machine::start(&here.path("."), "source", 1, plug, &[]);
+    source.boot("10.0.0.1");
+    source.run(&format!("ip link set dev eth0 mtu {MTU}"));
+    source.run("arp -s 10.0.0.2 02:00:00:00:00:02");
+    source.run("(nc 10.0.0.2 5000 </dev/null >/dev/shm/got; echo >/dev/shm/end) & true");
+    station.sends_more(1 << 20);
+
+    let incoming = format!("unix:{}", there.path("move.sock").display());
+    let mut destination = Machine::start(&there.path("."), "destination", 1, plug, &["-incoming", &incoming]);
+    while !there.path("move.sock").exists() {
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    source.qmp("migrate-set-parameters", json!({ "max-bandwidth": 1u64 << 30, "downtime-limit": 300 }));
+    source.qmp("migrate", json!({ "uri": incoming }));
+    destination.wait_until("it runs there", |it| it.qmp("query-status", json!({}))["status"] == "running");
+    here.edit(
+        &joined(&near, &far, peer).replace("[port.guest]\nvhost = 'guest.sock'\nmac = '02:00:00:00:00:01'\n", ""),
+    );
+    here.hears("took up");
+    station.sends_more(1 << 20);
+    drop(source);
+    station.sends_more(1 << 20);
+    assert!(station.announcements.load(Ordering::Relaxed) > 0, "the network hears where the guest is now");
+    assert!(there.port("guest")["tx_frames"].as_u64() > Some(0) && there.port("cable")["rx_frames"].as_u64() > Some(0));
+
+    let sent = station.finish();
+    std::fs::write(there.path("sent"), &sent).unwrap();
+    destination.run("until [ -e /dev/shm/end ]; do sleep 0.1; done");
+    let said = destination.run("sha256sum </dev/shm/got; wc -c </dev/shm/got");
+    assert_eq!(
+        said.split_whitespace().collect::<Vec<_>>(),
+        [&sha256(&there.path("sent")), "-", &sent.len().to_string()]
+    );
 }

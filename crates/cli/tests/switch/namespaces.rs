@@ -5,7 +5,7 @@ use std::net::UdpSocket;
 use std::process::{Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
-use weft_testkit::{Netns, in_netns, skipped};
+use weft_testkit::{Netns, in_netns, skipped, what_the_host_has};
 
 use crate::bed::{Bed, eventually};
 
@@ -165,16 +165,6 @@ fn a_pnic_is_the_uplink() {
         assert!(bed.end(Signal::TERM).success());
         assert!(ip("link show cable"), "the pNIC stays the host's");
     });
-}
-
-/// What the host has: interfaces, addresses, routes, rules and firewall.
-fn what_the_host_has() -> String {
-    let tell = |program: &str, args: &str| {
-        let output = Command::new(program).args(args.split(' ')).output();
-        output.map_or_else(|_| String::new(), |output| String::from_utf8_lossy(&output.stdout).into_owned())
-    };
-    let listings = ["link", "addr", "route show table all", "-6 route show table all", "rule"].map(|it| tell("ip", it));
-    listings.join("\n") + &tell("nft", "list ruleset")
 }
 
 /// The host stands on a network by an adapter of its own, which is no way to its other networks, nor from them, and ends

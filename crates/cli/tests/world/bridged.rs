@@ -4,7 +4,7 @@ use std::fs;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use weft_testkit::Netns;
+use weft_testkit::{Netns, skipped};
 
 use crate::harness::{Home, eventually, in_netns_of_root, kill};
 
@@ -101,6 +101,7 @@ fn all_reach_each_other(home: &Home, lan: &Lan, host: &str) {
     home.exec("a", &["ip", "addr", "add", "10.88.0.66/24", "dev", "eth0"]).ok();
     assert!(home.exec("a", &["ping", "-c", "1", "-W", "2", "-I", "10.88.0.66", "10.88.0.1"]).code != 0);
 
+    is_kept(home, &vm);
     kill(home.pid("switch"));
     eventually("all reach each other again", PATIENCE, all_do);
     kill(home.pid("daemon"));
@@ -110,6 +111,12 @@ fn all_reach_each_other(home: &Home, lan: &Lan, host: &str) {
     home.weft(&["down"]).ok();
     home.assert_gone();
     assert_eq!(of_the_host(), before, "nothing is left");
+}
+
+/// Waits until the switch would know the address again, if it were killed: it writes what it saw at most once a second.
+fn is_kept(home: &Home, ip: &str) {
+    let book = || std::fs::read_to_string(home.dir().join("state/switch/addresses.json")).unwrap_or_default();
+    eventually("its address is kept", PATIENCE, || book().contains(ip));
 }
 
 #[test]
@@ -142,5 +149,43 @@ fn a_machine_at_a_bridge_that_the_host_has() {
             "[network.lan]\nmode = 'bridged'\nnic = 'br7'\nattach = 'existing-bridge'\n[vm.a]\nnics = ['lan']\n";
         home.write("weft.toml", world);
         all_reach_each_other(&home, &lan, "10.88.0.9");
+    });
+}
+
+#[test]
+fn a_machine_on_a_pnic_that_the_kernel_gives_to_it_alone() {
+    const NAME: &str = "bridged::a_machine_on_a_pnic_that_the_kernel_gives_to_it_alone";
+    in_netns_of_root(NAME, || {
+        let home = Home::new("macvtap");
+        let lan = Lan::new();
+        ip("link set eth0 up");
+        let world = "[network.lan]\nmode = 'bridged'\nnic = 'eth0'\nattach = 'macvtap'\n[vm.a]\nnics = ['lan']\n";
+        home.write("weft.toml", world);
+        ip("addr add 10.88.0.9/24 dev eth0");
+        let said = home.weft(&["up"]);
+        assert!(said.code != 0 && said.err.contains("would hear nothing there any more"), "{}", said.err);
+        home.weft(&["down"]).ok();
+        ip("addr del 10.88.0.9/24 dev eth0");
+        let before = of_the_host();
+        let said = home.weft(&["up"]);
+        if said.code != 0 && said.err.contains("modprobe macvtap") {
+            home.weft(&["down"]).ok();
+            return skipped(NAME, "this kernel has no macvtap");
+        }
+        said.ok();
+        let vm = address(&home);
+        let meet = || lan.reaches(&vm) && home.exec("a", &["ping", "-c", "1", "-W", "2", "10.88.0.1"]).code == 0;
+        eventually("both reach each other", PATIENCE, meet);
+        is_kept(&home, &vm);
+        kill(home.pid("switch"));
+        eventually("both reach each other again", PATIENCE, meet);
+        let pids = [home.pid("daemon"), home.pid("switch")];
+        pids.into_iter().for_each(kill);
+        eventually("nothing is left on the host", PATIENCE, || of_the_host() == before);
+        home.weft(&["up"]).ok();
+        eventually("and again", PATIENCE, meet);
+        home.weft(&["down"]).ok();
+        home.assert_gone();
+        eventually("nothing is left", PATIENCE, || of_the_host() == before);
     });
 }

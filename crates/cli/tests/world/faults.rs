@@ -4,12 +4,15 @@ use std::time::Duration;
 
 use crate::harness::{Home, eventually, kill, said};
 
+/// On an engine that is everywhere; faults of others have tests of their own.
 const PAIR: &str = "
 [network.lan]
 subnet = '10.40.0.0/24'
 [vm.a]
+engine = 'qemu'
 nics = [{ network = 'lan', ip = '10.40.0.10' }]
 [vm.b]
+engine = 'qemu'
 nics = ['lan']
 ";
 
@@ -168,5 +171,28 @@ fn a_machine_that_exits_at_once_is_reported_in_its_engines_words() {
     kill(home.pid("daemon")); // it was started with the other PATH
     home.weft(&["up"]).ok();
     home.weft(&["down"]).ok();
+    home.assert_gone();
+}
+
+/// What systemd's unit does at the host's end and start, without systemd: the host of the test stays as it is.
+#[test]
+fn what_is_enabled_comes_back_after_the_host_was_down() {
+    let home = Home::rootless("boot");
+    home.write("weft.toml", "[vm.a]\n[vm.b]\n");
+    home.write("other.toml", "[vm.c]\n");
+    home.weft(&["up"]).ok();
+    home.weft(&["up", "other.toml"]).ok();
+    home.enable("weft.toml");
+    assert_eq!(home.json(&["ls"])["enabled"].as_array().unwrap().len(), 1);
+    let vms = |home: &Home| ["a", "b", "c"].map(|vm| state(home, vm)).join(" ");
+
+    let said = home.weft(&["halt"]);
+    assert_eq!((said.code, vms(&home).as_str()), (0, "stopped stopped stopped"), "{}", said.err);
+    home.weft(&["boot"]).ok();
+    assert_eq!(vms(&home), "ready ready stopped", "what is not enabled stays down");
+    assert_eq!(home.exec("a", &["cat", "/proc/1/comm"]).code, 0);
+
+    home.weft(&["vm", "start", "c"]).ok();
+    home.weft(&["down", "--all"]).ok();
     home.assert_gone();
 }

@@ -1,8 +1,9 @@
 //! A throw-away home for the real binary: its own `WEFT_HOME`, its own user if need be, and nothing left afterwards.
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read as _, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -119,6 +120,20 @@ impl Home {
         output
     }
 
+    /// Has what a file made come back with the host, as `weft enable` does, but without a unit for systemd.
+    pub(crate) fn enable(&self, file: &str) {
+        let owner = self.dir.canonicalize().unwrap().join(file);
+        let mut daemon = UnixStream::connect(self.dir.join("run/daemon.sock")).unwrap();
+        let asked = format!(
+            "PUT /v1/world/enabled?owner={} HTTP/1.1\r\nHost: weft\r\nConnection: close\r\n\r\n",
+            owner.display()
+        );
+        daemon.write_all(asked.as_bytes()).unwrap();
+        let mut answer = String::new();
+        daemon.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 204"), "{answer}");
+    }
+
     /// Writes a file of the world.
     pub(crate) fn write(&self, name: &str, text: &str) {
         fs::write(self.dir.join(name), text).unwrap();
@@ -231,7 +246,11 @@ pub(crate) fn said(output: Output) -> Said {
 }
 
 /// The image `micro`, built once for all tests.
-fn image_cache() -> PathBuf {
+/// The cache that holds the image `micro`.
+pub(crate) fn image_cache() -> PathBuf {
+    if weft_testkit::is_in_metal() {
+        return PathBuf::from("/lab/cache"); // whoever started us there has put it there
+    }
     static CACHE: OnceLock<PathBuf> = OnceLock::new();
     let build = || {
         let home = Path::new(env!("CARGO_TARGET_TMPDIR")).join("image-home");
@@ -243,7 +262,7 @@ fn image_cache() -> PathBuf {
     CACHE.get_or_init(build).clone()
 }
 
-fn copy_tree(from: &Path, to: &Path) {
+pub(crate) fn copy_tree(from: &Path, to: &Path) {
     let status = Command::new("cp").arg("-R").arg(from).arg(to).status().unwrap();
     assert!(status.success(), "cp -R {} {}", from.display(), to.display());
 }

@@ -4,7 +4,7 @@
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use weft_testkit::{Netns, in_netns, skipped};
+use weft_testkit::{Netns, in_netns, skipped, what_the_host_has};
 
 use crate::harness::{Home, eventually, kill};
 
@@ -12,16 +12,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 fn ip(args: &str) -> bool {
     Command::new("ip").args(args.split(' ')).stdout(Stdio::null()).status().is_ok_and(|status| status.success())
-}
-
-/// What the host has: interfaces, addresses, routes, rules and firewall.
-fn what_the_host_has() -> String {
-    let tell = |program: &str, args: &str| {
-        let output = Command::new(program).args(args.split(' ')).output();
-        output.map_or_else(|_| String::new(), |output| String::from_utf8_lossy(&output.stdout).into_owned())
-    };
-    let listings = ["link", "addr", "route show table all", "-6 route show table all", "rule"].map(|it| tell("ip", it));
-    listings.join("\n") + &tell("nft", "list ruleset")
 }
 
 #[test]

@@ -38,6 +38,11 @@ fn quickstart(home: &Home) {
     let db = vms.iter().find(|vm| vm["name"] == "db").unwrap();
     let db_ip = db["nics"][0]["ip"].as_str().unwrap().to_owned();
 
+    let top = home.json(&["top", "--every", "0.2"]);
+    let rows = top.as_array().unwrap().iter().map(|row| (row["name"].as_str().unwrap(), row["memory_bytes"].as_u64()));
+    assert_eq!(rows.clone().map(|(name, _)| name).collect::<Vec<_>>(), ["db", "laptop", "web", "(switch)", "(daemon)"]);
+    assert!(rows.clone().all(|(_, memory)| memory > Some(1 << 20)), "{top:#}");
+
     // Neighbours, by every form of their names.
     for name in ["web", "web.office.weft", "10.20.0.10"] {
         home.exec("laptop", &["ping", "-c", "1", "-W", "5", name]).ok();
