@@ -31,6 +31,7 @@ pub fn targets() -> Vec<Target> {
         ("dns_answer", services::dns_answer),
         ("dns_query", services::dns_query),
         ("dns_stream", services::dns_stream),
+        ("metadata_stream", services::metadata_stream),
         ("frame_stream", port::frame_stream),
         ("gateway_frames", services::gateway_frames),
         ("guest_rings", port::guest_rings),

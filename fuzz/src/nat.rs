@@ -91,6 +91,7 @@ impl Life {
                 mtu: 1500,
                 outside: true,
                 dns: false,
+                metadata: false,
                 host_access,
                 forwards: vec![FORWARD],
             })

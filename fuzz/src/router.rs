@@ -31,6 +31,7 @@ fn services() -> Services {
         subnet: format!("10.{network}.0.0/24").parse().expect("a subnet"),
         dhcp: None,
         dns: false,
+        metadata: Default::default(),
         host_access: false,
         records: Vec::new(),
         names: DnsNames::default(),

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use weft_services::{DhcpServer, NetworkId, NetworkServices, Reservation, Services};
-use weft_types::{Boot, DnsNames, Instant, MacAddr};
+use weft_types::{Boot, DnsNames, Instant, MacAddr, Metadata, UserData};
 use weft_wire::tcp::{Flags, Options};
 use weft_wire::{Csum, EtherType, Offload, Protocol, ethernet, icmpv4, ipv4, tcp, udp};
 
@@ -52,10 +52,20 @@ fn services(probe: bool) -> Services {
         host_access: true,
         records: Vec::new(),
         names: DnsNames::default(),
+        metadata: BTreeMap::from([(GUEST_MAC, machine())]),
         forwards: Vec::new(),
     };
     services.configure(Instant::ZERO, vec![network]);
     services
+}
+
+fn machine() -> Metadata {
+    Metadata {
+        vm: "web".parse().expect("a name"),
+        instance_id: "1234".to_owned(),
+        ssh_key: Some("ssh-ed25519 AAAA".to_owned()),
+        user_data: UserData::Text("#!/bin/sh\n".repeat(500)),
+    }
 }
 
 /// A datagram from a guest to the gateway; what answers it is checked.
@@ -141,15 +151,24 @@ pub(crate) fn dns_query(data: &[u8]) {
 
 /// What a guest sends to the name server over TCP, in segments of a few bytes; nobody outside answers.
 pub(crate) fn dns_stream(data: &[u8]) {
+    stream(SocketAddrV4::new(GATEWAY, 53), data);
+}
+
+/// What a guest asks of its machine, in segments of a few bytes.
+pub(crate) fn metadata_stream(data: &[u8]) {
+    stream(SocketAddrV4::new(Ipv4Addr::new(169, 254, 169, 254), 80), data);
+}
+
+fn stream(to: SocketAddrV4, data: &[u8]) {
     let mut services = services(false);
     let mut seq = 1;
-    send_segment(&mut services, 0, 0, Flags::SYN, &[]);
-    let (_, answer) = services.poll_frame().expect("a name server");
+    send_segment(&mut services, to, 0, 0, Flags::SYN, &[]);
+    let (_, answer) = services.poll_frame().expect("somebody answers");
     let frame = ethernet::parse(&answer.bytes).expect("a frame");
     let packet = ipv4::parse(frame.payload).expect("a packet");
     let ack = tcp::parse(packet.payload).expect("a segment").seq.wrapping_add(1);
     for piece in data.chunks(61) {
-        send_segment(&mut services, seq, ack, Flags::ACK, piece);
+        send_segment(&mut services, to, seq, ack, Flags::ACK, piece);
         seq = seq.wrapping_add(piece.len() as u32);
         while let Some(forward) = services.poll_dns() {
             assert!(forward.is_stream);
@@ -163,13 +182,13 @@ pub(crate) fn dns_stream(data: &[u8]) {
     }
 }
 
-fn send_segment(services: &mut Services, seq: u32, ack: u32, flags: Flags, payload: &[u8]) {
+fn send_segment(services: &mut Services, to: SocketAddrV4, seq: u32, ack: u32, flags: Flags, payload: &[u8]) {
     let (window, options) = (u16::MAX, Options::default());
     let mut segment = Vec::new();
-    let header = tcp::Repr { src_port: 40_000, dst_port: 53, seq, ack, flags, window, options };
-    header.emit(&mut segment, GUEST, GATEWAY, payload);
+    let header = tcp::Repr { src_port: 40_000, dst_port: to.port(), seq, ack, flags, window, options };
+    header.emit(&mut segment, GUEST, *to.ip(), payload);
     let payload_len = segment.len() as u16;
-    let (src, dst, protocol) = (GUEST, GATEWAY, Protocol::TCP);
+    let (src, dst, protocol) = (GUEST, *to.ip(), Protocol::TCP);
     let mut frame = Vec::new();
     ethernet::emit(&mut frame, GATEWAY_MAC, GUEST_MAC, EtherType::IPV4);
     ipv4::Repr { src, dst, protocol, ttl: 64, ident: 0, dont_fragment: true, payload_len }.emit(&mut frame);

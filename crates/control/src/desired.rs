@@ -464,6 +464,7 @@ fn network_config(desired: &Desired, name: &NetworkName, network: &Network) -> N
             host_access: network.host_access,
             records: names.filter_map(|(name, ip)| Some(HostRecord { name: name.parse().ok()?, ip })).collect(),
             names: network.names.clone(),
+            metadata: crate::metadata::of_network(desired, name),
         }),
         switching: Switching::Veb,
         team: None,

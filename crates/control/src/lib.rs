@@ -28,6 +28,7 @@ pub mod host;
 mod inner;
 pub mod launch;
 mod listen;
+mod metadata;
 pub mod objects;
 pub mod observed;
 mod operations;

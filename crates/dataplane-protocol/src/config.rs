@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use weft_types::{
-    Attach, Boot, ClientKey, DnsNames, ForwardTarget, Ipv4Net, Ipv4Run, Label, Listen, MacAddr, MacRange, NetworkName,
-    NicDriver, PortName, PortRates, PortVlans, Provenance, VmName,
+    Attach, Boot, ClientKey, DnsNames, ForwardTarget, Ipv4Net, Ipv4Run, Label, Listen, MacAddr, MacRange, Metadata,
+    NetworkName, NicDriver, PortName, PortRates, PortVlans, Provenance, VmName,
 };
 
 use crate::{AccessConfig, AclConfig, AddressConfig, MirrorConfig, RouterConfig};
@@ -122,6 +122,9 @@ pub struct GatewayConfig {
     /// What else its members can ask for.
     #[serde(default)]
     pub names: DnsNames,
+    /// What machines are told of themselves at 169.254.169.254, by their adapters.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<MacAddr, Metadata>,
 }
 
 /// A port forward: what clients of the host's network reach at an address of the host.

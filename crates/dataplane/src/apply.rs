@@ -361,6 +361,7 @@ fn services_of(network: &NetworkConfig, id: NetworkId, forwards: Vec<Forward>, p
         host_access: gateway.host_access,
         records: gateway.records.iter().map(|record| (record.name.clone(), record.ip)).collect(),
         names: gateway.names.clone(),
+        metadata: gateway.metadata.clone(),
         forwards,
     })
 }

@@ -217,6 +217,7 @@ mod tests {
                 boot: None,
             }),
             dns: true,
+            metadata: BTreeMap::new(),
             host_access: false,
             records: vec![],
             names: DnsNames::default(),

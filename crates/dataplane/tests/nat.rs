@@ -13,7 +13,7 @@ use weft_dataplane_protocol::{
     DataplaneConfig, ErrorCode, ForwardConfig, GatewayConfig, NetworkConfig, NetworkMode, PortKind, Request, Response,
 };
 use weft_testkit::{Netns, in_netns, mac, skipped};
-use weft_types::Provenance;
+use weft_types::{Metadata, Provenance, UserData};
 
 /// An address of the host's that is not its loopback's.
 const OUTSIDE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
@@ -78,6 +78,14 @@ impl Bench {
     }
 }
 
+/// A Python program that prints what is answered to a request.
+fn fetch(path: &str) -> String {
+    format!(
+        "import urllib.request\n\
+         print(urllib.request.urlopen('http://169.254.169.254{path}', timeout=10).read().decode(), end='')"
+    )
+}
+
 /// A program on the guest, which ends with this.
 struct Server(Child);
 
@@ -131,6 +139,29 @@ fn echo_server(connections: usize) -> u16 {
         }
     });
     port
+}
+
+#[test]
+fn a_guest_asks_who_it_is() {
+    with_guest("a_guest_asks_who_it_is", |bench| {
+        let told = |revision: u64, user_data: UserData| {
+            let mut config = DataplaneConfig { revision, ..bench.config.clone() };
+            let machine =
+                Metadata { vm: "web".parse().unwrap(), instance_id: "5eed".to_owned(), ssh_key: None, user_data };
+            config.networks[0].gateway.as_mut().unwrap().metadata = [(mac(1), machine)].into();
+            bench.world.apply(&config);
+        };
+        let long = "#cloud-config\n".repeat(1000);
+        told(2, UserData::Text(long.clone()));
+        assert_eq!(bench.python(&fetch("/latest/meta-data/instance-id")), "5eed");
+        assert_eq!(bench.python(&fetch("/openstack/latest/user_data")), long);
+        // By way of the gateway, and where a client takes the address for one of its own link.
+        let shell = |arguments: &str| succeed(&mut words(bench.guest.command("ip"), arguments));
+        shell("route add 169.254.0.0/16 dev tap1");
+        assert_eq!(bench.python(&fetch("/latest/meta-data/local-ipv4")), "10.20.0.10");
+        told(3, UserData::Text("#!/bin/sh\n".to_owned()));
+        assert_eq!(bench.python(&fetch("/latest/user-data")), "#!/bin/sh\n", "an edit is told at once");
+    });
 }
 
 #[test]

@@ -33,6 +33,7 @@ fn services() -> Services {
         host_access: false,
         records: vec![("web".parse().expect("a name"), *GUEST.ip())],
         names: DnsNames::default(),
+        metadata: std::collections::BTreeMap::new(),
         forwards: Vec::new(),
     };
     services.configure(Instant::ZERO, vec![network]);

@@ -12,7 +12,7 @@ use crate::dhcp::{self, Leases};
 use crate::dns::{self, View, Zone};
 use crate::frame::Link;
 use crate::services::Services;
-use crate::{Counters, NetworkId, NetworkServices, Reason};
+use crate::{Counters, NetworkId, NetworkServices, Reason, metadata};
 
 /// A network's configuration and state.
 #[derive(Debug)]
@@ -117,7 +117,8 @@ impl Services {
         if request.sender_mac != frame.src || request.sender_ip == config.ip {
             return Err(Reason::ForgedSource);
         }
-        if request.target_ip != config.ip {
+        let is_metadata = config.tells_machines() && request.target_ip == metadata::ADDRESS;
+        if request.target_ip != config.ip && !is_metadata {
             return self.hear_of_conflict(now, net, &request);
         }
         let (reply, subnet) = (request.reply(config.mac).frame(frame.src), config.subnet);
@@ -134,7 +135,7 @@ impl Services {
     fn take_ipv4(&mut self, arrival: &Arrival<'_>) -> Result<(), Reason> {
         let packet = ipv4::parse(arrival.frame.payload)?;
         let config = &self.gateway(arrival.net)?.config;
-        let (ip, subnet) = (config.ip, config.subnet);
+        let (ip, subnet, tells_machines) = (config.ip, config.subnet, config.tells_machines());
         let is_everyone = packet.dst.is_broadcast() || packet.dst == subnet.broadcast();
 
         // A DHCP client may not have an address yet, or one of another network.
@@ -158,7 +159,25 @@ impl Services {
         if !dhcp::is_station(subnet, packet.src) || packet.src == ip {
             return Err(Reason::ForgedSource);
         }
+        if packet.dst == metadata::ADDRESS && tells_machines {
+            return self.take_metadata(arrival, &packet);
+        }
         if packet.dst == ip { self.take_local(arrival, &packet) } else { self.route(arrival, &packet) }
+    }
+
+    /// A packet for the address at which machines are told of themselves.
+    fn take_metadata(&mut self, arrival: &Arrival<'_>, packet: &ipv4::Packet<'_>) -> Result<(), Reason> {
+        match packet.protocol {
+            Protocol::ICMP | Protocol::UDP if packet.is_fragment() => Err(Reason::Fragment),
+            Protocol::ICMP => self.take_icmp(arrival, packet),
+            Protocol::UDP => self.refuse(arrival, packet, Unreachable::PORT, Reason::NoService),
+            Protocol::TCP => {
+                self.nat.handle_packet(arrival.now, arrival.net, arrival.bytes, arrival.offload);
+                self.serve_streams(arrival.now);
+                Ok(())
+            }
+            _ => self.refuse(arrival, packet, Unreachable::PROTOCOL, Reason::NoService),
+        }
     }
 
     /// A packet for the gateway's own address.

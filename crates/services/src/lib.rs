@@ -1,4 +1,4 @@
-//! What stands behind a network's gateway, sans-IO: ARP, DHCP, DNS, ICMP echo, the NAT device and routers.
+//! What stands behind a network's gateway, sans-IO: ARP, DHCP, DNS, metadata, ICMP echo, the NAT device and routers.
 //!
 //! [`Services`] takes frames and time in and gives frames and host operations out. It never sees a socket, a
 //! clock or a disk: what must be durable leaves by [`Services::poll_persist`], what must be asked of the host's
@@ -13,12 +13,15 @@ mod forward;
 mod frame;
 mod gateway;
 mod leasing;
+mod local;
+mod metadata;
 mod names;
 pub mod nat;
 mod network;
 mod random;
 mod router;
 mod services;
+mod streams;
 
 pub use counters::{Counters, Reason};
 pub use dhcp::{Lease, LeaseRecord, LeaseState, PersistRequest};

@@ -1,4 +1,4 @@
-//! Names asked for at the gateways: queries over UDP and TCP come in here, and answers go out.
+//! Names asked for at the gateways: queries come in here, and answers go out.
 
 use std::net::{Ipv4Addr, SocketAddrV4};
 
@@ -8,7 +8,7 @@ use weft_wire::udp;
 use crate::dns::{self, Asker, Heard, Lookups, Outcome, Way};
 use crate::frame::Link;
 use crate::gateway::{Gateway, views};
-use crate::nat::{FlowId, HostError, HostOp};
+use crate::nat::FlowId;
 use crate::services::Services;
 use crate::{DnsForward, NetworkId, Reason};
 
@@ -83,9 +83,9 @@ impl Services {
                 self.send(asker.network, frame)
             }
             Way::Tcp(flow) => {
-                if let Some(stream) = self.dns.streams.get(flow) {
+                if let Some(stream) = self.streams.get(flow) {
                     stream.waited(now);
-                    stream.answer(answer);
+                    stream.answer_name(answer);
                     self.serve_stream(now, flow);
                     self.serve_streams(now);
                 }
@@ -94,80 +94,20 @@ impl Services {
         }
     }
 
-    /// Does what clients ask over TCP. To be called after whatever may have moved a connection.
-    pub(crate) fn serve_streams(&mut self, now: Instant) {
-        while let Some(op) = self.nat.poll_local() {
-            match op {
-                HostOp::TcpConnect { flow, .. } => {
-                    let caller = self.nat.caller(flow);
-                    if caller.is_some_and(|(network, mac, _)| self.dns.streams.open(now, flow, network, mac)) {
-                        self.nat.tcp_connected(now, flow);
-                    } else {
-                        self.nat.tcp_failed(now, flow, HostError::Exhausted);
-                    }
-                }
-                HostOp::TcpProgress { flow } => self.serve_stream(now, flow),
-                HostOp::TcpClose { flow, .. } => self.dns.streams.close(flow),
-                _ => {} // of connections there is nothing else to say
-            }
-        }
-    }
-
-    /// Moves what can be moved between a client's connection and the name server.
-    fn serve_stream(&mut self, now: Instant, flow: FlowId) {
-        let Some((network, mac, _)) = self.nat.caller(flow) else { return };
-        loop {
-            self.give_answers(now, flow);
-            let Some(stream) = self.dns.streams.get(flow) else { return };
-            match stream.next_query(now) {
-                Ok(Some(query)) => self.take_stream_query(now, flow, (network, mac), &query),
-                Ok(None) if self.read_stream(now, flow) == 0 => break,
-                Ok(None) => {}
-                Err(dns::TooLong) => {
-                    self.count(network, Reason::DnsMalformed);
-                    return self.reset_stream(now, flow, HostError::Refused);
-                }
-            }
-        }
-        if self.nat.tcp_outgoing(flow).is_empty() && self.nat.tcp_outgoing(flow).then_shut {
-            self.nat.tcp_shut(now, flow);
-            self.dns.streams.get(flow).into_iter().for_each(|stream| stream.end());
-        }
-        if self.dns.streams.get(flow).is_some_and(|stream| stream.closes()) {
-            self.nat.tcp_finished(now, flow);
-        }
-    }
-
-    /// Gives the client of a connection as many bytes of answers as it has room for.
-    fn give_answers(&mut self, now: Instant, flow: FlowId) {
-        while let Some(stream) = self.dns.streams.get(flow) {
-            if !stream.has_answers() {
-                return;
-            }
-            match stream.give(self.nat.tcp_room(now, flow)) {
-                0 => return,
-                count => self.nat.tcp_read(now, flow, count),
-            }
-        }
-    }
-
-    /// Reads what the client sent, as far as there is room for it; how many bytes that were.
-    fn read_stream(&mut self, now: Instant, flow: FlowId) -> usize {
-        let Some(stream) = self.dns.streams.get(flow) else { return 0 };
-        let count = stream.take(self.nat.tcp_outgoing(flow).bytes[0]);
-        if count > 0 {
-            self.nat.tcp_written(now, flow, count);
-        }
-        count
-    }
-
-    fn take_stream_query(&mut self, now: Instant, flow: FlowId, (network, mac): (NetworkId, MacAddr), query: &[u8]) {
+    /// A query that came over TCP.
+    pub(crate) fn take_stream_query(
+        &mut self,
+        now: Instant,
+        flow: FlowId,
+        (network, mac): (NetworkId, MacAddr),
+        query: &[u8],
+    ) {
         let asker = Asker { network, mac, way: Way::Tcp(flow) };
         let outcome = self.ask(now, asker, query).unwrap_or_else(Outcome::Dropped);
-        let Some(stream) = self.dns.streams.get(flow) else { return };
+        let Some(stream) = self.streams.get(flow) else { return };
         let reason = match outcome {
             Outcome::Answer(answer, reason) => {
-                stream.answer(&answer);
+                stream.answer_name(&answer);
                 reason
             }
             Outcome::Forwarded => {
@@ -177,20 +117,5 @@ impl Services {
             Outcome::Dropped(reason) => Some(reason),
         };
         reason.into_iter().for_each(|reason| self.count(network, reason));
-    }
-
-    /// Ends connections that were silent for too long.
-    pub(crate) fn end_silent_streams(&mut self, now: Instant) {
-        while let Some((flow, was_told)) = self.dns.streams.overdue(now) {
-            match was_told {
-                false => self.nat.tcp_finished(now, flow),
-                true => self.reset_stream(now, flow, HostError::TimedOut),
-            }
-        }
-    }
-
-    fn reset_stream(&mut self, now: Instant, flow: FlowId, error: HostError) {
-        self.dns.streams.close(flow);
-        self.nat.tcp_failed(now, flow, error);
     }
 }

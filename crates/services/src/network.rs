@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use weft_types::{Boot, ClientKey, DnsNames, Ipv4Net, Ipv4Run, Label, MacAddr, NetworkName, VmName};
+use weft_types::{Boot, ClientKey, DnsNames, Ipv4Net, Ipv4Run, Label, MacAddr, Metadata, NetworkName, VmName};
 
 use crate::nat::ForwardId;
 
@@ -36,11 +36,18 @@ pub struct NetworkServices {
     pub records: Vec<(Label, Ipv4Addr)>,
     /// What else its members can ask for.
     pub names: DnsNames,
+    /// What machines are told of themselves, by their adapters.
+    pub metadata: BTreeMap<MacAddr, Metadata>,
     /// Port forwards to its machines (only with `nat`).
     pub forwards: Vec<Forward>,
 }
 
 impl NetworkServices {
+    /// Whether any machine is told of itself here.
+    pub(crate) fn tells_machines(&self) -> bool {
+        !self.metadata.is_empty()
+    }
+
     /// Whether what the outside answered to the members of this network, it would answer to those of `other`.
     pub(crate) fn asks_as(&self, other: &Self) -> bool {
         (self.id, self.nat, &self.names.forward) == (other.id, other.nat, &other.names.forward)

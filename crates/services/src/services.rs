@@ -9,6 +9,7 @@ use crate::dns::Dns;
 use crate::gateway::Gateway;
 use crate::nat::{Nat, NatNetwork};
 use crate::router::Routers;
+use crate::streams::Streams;
 use crate::{Counters, Lease, LeaseRecord, NetworkId, NetworkServices, OutFrame, PersistRequest, Reason};
 
 /// Frames that may wait for the switch, those of the NAT device not included.
@@ -21,6 +22,7 @@ pub struct Services {
     pub(crate) journal: Journal,
     pub(crate) probes: Probes,
     pub(crate) dns: Dns,
+    pub(crate) streams: Streams,
     pub(crate) nat: Nat,
     pub(crate) routers: Routers,
     queue: VecDeque<(NetworkId, OutFrame)>,
@@ -38,6 +40,7 @@ impl Services {
             journal: Journal::default(),
             probes: Probes::default(),
             dns: Dns::new(&seed),
+            streams: Streams::default(),
             routers: Routers::new(&seed),
             nat: Nat::new(seed),
             queue: VecDeque::new(),
@@ -81,7 +84,7 @@ impl Services {
     fn configure_nat(&mut self, now: Instant) {
         let configs = || self.gateways.values().map(|gateway| &gateway.config);
         let networks: Vec<_> = configs()
-            .filter(|config| config.nat || config.dns)
+            .filter(|config| config.nat || config.dns || config.tells_machines())
             .map(|config| NatNetwork {
                 id: config.id,
                 mac: config.mac,
@@ -90,6 +93,7 @@ impl Services {
                 mtu: config.mtu,
                 outside: config.nat,
                 dns: config.dns,
+                metadata: config.tells_machines(),
                 host_access: config.host_access,
                 forwards: config.forwards.iter().map(|forward| forward.id).collect(),
             })
@@ -181,7 +185,7 @@ impl Services {
 
     /// When [`Self::handle_timeout`] wants to be called, the NAT device's timeouts included.
     pub fn next_timeout(&self) -> Option<Instant> {
-        let dns = [self.dns.forwarder.next_timeout(), self.dns.streams.next_timeout()];
+        let dns = [self.dns.forwarder.next_timeout(), self.streams.next_timeout()];
         let others = [self.probes.next_timeout(), self.nat.next_timeout(), self.next_router_timeout()];
         dns.into_iter().chain(others).flatten().min()
     }

@@ -49,6 +49,7 @@ impl Bench {
             subnet: Ipv4Net::new_assert(GATEWAY, 24),
             dhcp: None,
             dns: true,
+            metadata: Default::default(),
             host_access: true,
             records: Vec::new(),
             names: DnsNames::default(),

@@ -195,6 +195,7 @@ pub(crate) fn network_with_gateway(name: &str, second: u8) -> NetworkConfig {
             boot: None,
         }),
         dns: true,
+        metadata: std::collections::BTreeMap::new(),
         host_access: false,
         records: vec![],
         names: DnsNames::default(),

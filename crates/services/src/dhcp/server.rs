@@ -13,7 +13,7 @@ use super::code;
 use super::leases::{Change, Leases};
 use super::reply::{ReplyKind, ReplyWriter};
 use super::request::{Firmware, Request, RequestKind};
-use crate::{DhcpServer, NetworkServices, Reason};
+use crate::{DhcpServer, NetworkServices, Reason, metadata};
 
 /// What a client hears of that does not say what it wants, the most needed first.
 const USUAL: [u8; 8] = [
@@ -228,7 +228,7 @@ impl Server<'_> {
         match code {
             code::SUBNET_MASK => return ip(network.subnet.netmask()),
             code::BROADCAST => return ip(network.subnet.broadcast()),
-            code::CLASSLESS_ROUTES => return self.routes(),
+            code::CLASSLESS_ROUTES => return self.routes(request),
             _ => {}
         }
         if let Some(value) = self.dhcp.options.get(&code) {
@@ -248,17 +248,21 @@ impl Server<'_> {
         }
     }
 
-    /// The file's routes, and those to the networks that a router joins with this one. Who hears of any forgets the router
-    /// (RFC 3442), so that is one of them.
-    fn routes(&self) -> Option<Vec<u8>> {
+    /// The file's routes, and those to what the gateway leads to besides: networks that a router joins with this one, and the
+    /// address at which the client is told of itself. Who hears of any forgets the router (RFC 3442), so that is one of them.
+    fn routes(&self, request: &Request) -> Option<Vec<u8>> {
         let configured = self.dhcp.options.get(&code::CLASSLESS_ROUTES);
-        let joined = if self.network.nat { &[] } else { self.joined };
-        if configured.is_none() && joined.is_empty() {
+        let is_told = self.network.metadata.contains_key(&request.mac);
+        let own = is_told.then(|| Ipv4Net::new_assert(metadata::ADDRESS, 32));
+        // With NAT everything is behind the gateway.
+        let beside: Vec<_> =
+            if self.network.nat { Vec::new() } else { self.joined.iter().copied().chain(own).collect() };
+        if configured.is_none() && beside.is_empty() {
             return None;
         }
         let gateway = self.network.ip.octets();
         let files_router = || self.dhcp.options.get(&code::ROUTER)?.first_chunk::<4>().copied();
-        let router = if self.network.nat { Some(gateway) } else { files_router().filter(|_| !joined.is_empty()) };
+        let router = if self.network.nat { Some(gateway) } else { files_router().filter(|_| !beside.is_empty()) };
         let mut routes = Vec::new();
         if let Some(router) = router
             && !configured.is_some_and(|configured| has_default_route(configured))
@@ -266,7 +270,7 @@ impl Server<'_> {
             routes.push(0);
             routes.extend_from_slice(&router);
         }
-        for subnet in joined {
+        for subnet in beside {
             let significant = usize::from(subnet.prefix_len()).div_ceil(8);
             routes.push(subnet.prefix_len());
             routes.extend_from_slice(&subnet.network().octets()[..significant]);

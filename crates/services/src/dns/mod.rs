@@ -13,7 +13,7 @@ use std::net::SocketAddr;
 use weft_types::Instant;
 
 pub(crate) use forward::{Asker, Forwarder, Way};
-pub(crate) use stream::{Streams, TooLong};
+pub(crate) use stream::{MAX_FRAMED_BYTES, TooLong, next_query, put_answer};
 pub(crate) use zone::{Lookups, View, Zone};
 
 use answer::is_answer_to;
@@ -70,11 +70,10 @@ pub(crate) enum Heard {
     TooLate,
 }
 
-/// The name server: what waits for the outside, what is remembered of it, and who asks over TCP.
+/// The name server: what waits for the outside and what is remembered of it.
 pub(crate) struct Dns {
     pub(crate) forwarder: Forwarder,
     cache: Cache,
-    pub(crate) streams: Streams,
 }
 
 impl Dns {
@@ -82,7 +81,7 @@ impl Dns {
         let mut random = Random::new(seed, "dns cache");
         let cache_seed = (0..4).fold(0, |bits, _| bits << 16 | u64::from(random.word()));
         let forwarder = Forwarder::new(Random::new(seed, "dns ids"));
-        Self { forwarder, cache: Cache::new(cache_seed), streams: Streams::default() }
+        Self { forwarder, cache: Cache::new(cache_seed) }
     }
 
     /// Answers `message`, or passes it on if the network is `open` to the outside.

@@ -63,7 +63,7 @@ const MAX_DATAGRAM_BYTES: usize = 4 << 20;
 /// The share of a guest's idle flows that make room at a time, so that looking for them is worth it.
 const EVICTED_SHARE: usize = 8;
 
-/// A network whose packets may leave, or whose guests reach the gateway's name server by TCP.
+/// A network whose packets may leave, or whose guests reach services of the gateway by TCP.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NatNetwork {
     /// Its id.
@@ -80,6 +80,8 @@ pub struct NatNetwork {
     pub outside: bool,
     /// Whether a name server of ours answers at the gateway's address, and never one of the host's.
     pub dns: bool,
+    /// Whether machines are told of themselves at the metadata address.
+    pub metadata: bool,
     /// Whether the host's own services are reachable at the gateway's address.
     pub host_access: bool,
     /// The port forwards to it.
@@ -135,7 +137,7 @@ pub struct Nat {
     queue: VecDeque<(NetworkId, OutFrame)>,
     queue_bytes: usize,
     ops: VecDeque<HostOp>,
-    /// Work for the gateway's own name server, which stands in place of the host's sockets.
+    /// Work for the gateway's own services, which stand in place of the host's sockets.
     local_ops: VecDeque<HostOp>,
     datagram_bytes: usize,
 }
@@ -214,7 +216,7 @@ impl Nat {
             && match &flow.kind {
                 Kind::Tcp(connection) => match connection.forward {
                     Some(forward) => config.forwards.contains(&forward),
-                    None if policy::is_name_server(config, flow.key.remote) => connection.is_local,
+                    None if policy::is_local(config, flow.key.remote) => connection.is_local,
                     None => !connection.is_local && is_open(*flow.key.remote.ip()),
                 },
                 Kind::Client(client) => config.forwards.contains(&client.place.0),
@@ -299,7 +301,7 @@ impl Nat {
         Some(op)
     }
 
-    /// The next piece of work for the gateway's own name server: about connections, as for a socket of the host.
+    /// The next piece of work for the gateway's own services: about connections, as for a socket of the host.
     pub(crate) fn poll_local(&mut self) -> Option<HostOp> {
         let op = self.local_ops.pop_front()?;
         if let HostOp::TcpProgress { flow } = &op {

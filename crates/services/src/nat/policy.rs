@@ -5,9 +5,9 @@ use std::net::{Ipv4Addr, SocketAddrV4};
 use weft_types::Ipv4Net;
 
 use super::{Cause, NatNetwork};
-use crate::dns;
+use crate::{dns, metadata};
 
-/// Addresses that no packet is forwarded to: `this network`, loopback, link-local (cloud metadata stands there),
+/// Addresses that no packet is forwarded to: `this network`, loopback, link-local (a cloud's metadata stand there, and ours),
 /// multicast, reserved and broadcast (RFC 6890).
 const NEVER: [Ipv4Net; 5] = [
     Ipv4Net::new_assert(Ipv4Addr::new(0, 0, 0, 0), 8),
@@ -20,6 +20,11 @@ const NEVER: [Ipv4Net; 5] = [
 /// Whether a guest means the name server of its gateway, which is ours and never the host's.
 pub(super) fn is_name_server(network: &NatNetwork, to: SocketAddrV4) -> bool {
     network.dns && to == SocketAddrV4::new(network.ip, dns::PORT)
+}
+
+/// Whether a guest's connection ends at the gateway itself: at its name server, or where its machine is told of itself.
+pub(super) fn is_local(network: &NatNetwork, to: SocketAddrV4) -> bool {
+    is_name_server(network, to) || (network.metadata && to == metadata::SOCKET)
 }
 
 /// Where on the host's network a guest's packet for `to` goes: [`Cause::NoHostAccess`] or [`Cause::Prohibited`] when
@@ -64,6 +69,7 @@ mod tests {
             mtu: 1500,
             outside: true,
             dns: false,
+            metadata: false,
             host_access: false,
             forwards: Vec::new(),
         };

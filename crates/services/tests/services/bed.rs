@@ -81,6 +81,7 @@ pub(crate) fn office() -> NetworkServices {
         host_access: true,
         records: vec![("web".parse().unwrap(), ip("10.20.0.10")), ("printer".parse().unwrap(), ip("10.20.0.101"))],
         names: DnsNames::default(),
+        metadata: BTreeMap::new(),
         forwards: Vec::new(),
     }
 }
@@ -104,6 +105,7 @@ pub(crate) fn backstage() -> NetworkServices {
         host_access: false,
         records: Vec::new(),
         names: DnsNames::default(),
+        metadata: BTreeMap::new(),
         forwards: Vec::new(),
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
 use weft_services::{DhcpServer, NetworkServices};
-use weft_types::{Boot, ClientKey, MacAddr};
+use weft_types::{Boot, ClientKey, MacAddr, Metadata, UserData};
 
 use crate::bed::*;
 
@@ -223,6 +223,24 @@ fn routes_include_the_router() {
     assert_eq!(heard(false, &route), (Some(route.to_vec()), false));
     let own = [&route[..], &[0, 10, 20, 0, 7]].concat();
     assert_eq!(heard(true, &own), (Some(own), true));
+}
+
+#[test]
+fn who_is_told_of_itself_hears_the_way_to_it() {
+    let heard = |nat: bool, mac: MacAddr| {
+        let machine = Metadata {
+            vm: "web".parse().unwrap(),
+            instance_id: String::new(),
+            ssh_key: None,
+            user_data: UserData::None,
+        };
+        let office = NetworkServices { nat, metadata: [(WEB, machine)].into(), ..office() };
+        let answer = ask(mac, &[DISCOVER, (55, &[121])]).answer(&mut Bed::with(vec![office])).unwrap();
+        answer.option(121).map(<[u8]>::to_vec)
+    };
+    assert_eq!(heard(false, WEB), Some(vec![32, 169, 254, 169, 254, 10, 20, 0, 1]));
+    assert_eq!(heard(true, WEB), None, "the router leads there");
+    assert_eq!(heard(false, LAPTOP), None);
 }
 
 #[test]

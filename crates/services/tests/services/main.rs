@@ -11,4 +11,5 @@ mod dns_names;
 mod dns_tcp;
 mod gateway;
 mod laws;
+mod metadata;
 mod router;

@@ -76,7 +76,7 @@ impl Nat {
         let options = Options::parse(segment.options)?;
         let network = &self.network(arrival.network)?.config;
         let mtu = network.mtu;
-        let is_local = policy::is_name_server(network, key.remote);
+        let is_local = policy::is_local(network, key.remote);
         let ip = match policy::destination(network, &self.subnets, *key.remote.ip()) {
             _ if is_local => *key.remote.ip(),
             Ok(ip) => ip,

@@ -26,6 +26,7 @@ pub(super) fn network() -> NatNetwork {
         mtu: 1500,
         outside: true,
         dns: false,
+        metadata: false,
         host_access: true,
         forwards: vec![FORWARD],
     }
