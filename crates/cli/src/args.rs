@@ -158,6 +158,11 @@ pub(crate) enum Command {
     /// Look at routers: what joins networks.
     #[command(subcommand)]
     Router(RouterCommand),
+    /// List the names of machines, and say how this host finds them by name.
+    ///
+    /// The names are answered on this host's loopback. Where systemd-resolved runs and the host has an adapter on a network,
+    /// Weft tells it, if it may; otherwise one line is printed that has this host's resolver ask there.
+    Names,
     /// Work with DHCP leases.
     #[command(subcommand)]
     Lease(LeaseCommand),

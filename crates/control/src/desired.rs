@@ -1,7 +1,7 @@
 //! What should be: the store's content as one value, and what follows from it purely.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use weft_dataplane_protocol::{
     AccessConfig, AddressConfig, DataplaneConfig, DhcpConfig, ForwardConfig, GatewayConfig, HostRecord, NetworkConfig,
@@ -333,7 +333,14 @@ pub fn dataplane_config(desired: &Desired, paths: &Paths) -> DataplaneConfig {
     ports.extend(desired.networks.iter().filter_map(|(name, object)| uplink_config(desired, name, &object.spec)));
     ports.extend(desired.shell_ports(paths));
     ports.sort_by(|a, b| a.name.cmp(&b.name));
-    DataplaneConfig { revision: desired.generation, networks, ports, routers: router_configs(desired) }
+    let host_names = desired.networks.values().any(|network| network.spec.dns).then(|| names_address(paths));
+    DataplaneConfig { revision: desired.generation, networks, ports, routers: router_configs(desired), host_names }
+}
+
+/// Where the host asks for names: an address of its loopback that no other home has, unless by a rare chance.
+fn names_address(paths: &Paths) -> Ipv4Addr {
+    let [.., a, b] = MacAddr::derive(&format!("names/{}", paths.state.display())).octets();
+    Ipv4Addr::new(127, 87, a, b)
 }
 
 /// The ports of the host's own adapters on a network.

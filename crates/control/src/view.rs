@@ -344,6 +344,7 @@ pub fn switch_view(status: SwitchStatus) -> SwitchView {
         cache_hits: status.cache_hits,
         cache_misses: status.cache_misses,
         nat_flows: status.nat_flows,
+        host_names: status.host_names,
         notes: status.notes,
     }
 }

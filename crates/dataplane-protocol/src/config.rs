@@ -23,6 +23,9 @@ pub struct DataplaneConfig {
     /// What joins networks, in name order.
     #[serde(default)]
     pub routers: Vec<RouterConfig>,
+    /// The address of the host's loopback at which its programs are answered that ask for names.
+    #[serde(default)]
+    pub host_names: Option<Ipv4Addr>,
 }
 
 /// How a network reaches what lies outside of it.

@@ -1,4 +1,4 @@
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 
 use serde::{Deserialize, Serialize};
 use weft_types::{
@@ -112,6 +112,9 @@ pub struct SwitchStatus {
     /// Every router.
     #[serde(default)]
     pub routers: Vec<RouterStatus>,
+    /// Where programs of the host can ask for the names of machines.
+    #[serde(default)]
+    pub host_names: Option<SocketAddrV4>,
     /// What does not work on this host, in sentences (for example: ICMP sockets are closed to this user).
     pub notes: Vec<String>,
 }

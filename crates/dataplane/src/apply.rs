@@ -179,7 +179,11 @@ impl Worker {
         });
         self.rule_hits = hits.collect();
         let mut old: BTreeMap<PortId, Slot> = self.slots.drain(..).map(|slot| (slot.id, slot)).collect();
+        let mut made_anew = BTreeSet::new();
         for (id, about, plug) in ports {
+            if let (Some(PortKind::Tap { name, .. }), Some(Plug::Port(_))) = (&about.kind, &plug) {
+                made_anew.insert(name.clone());
+            }
             let is_new = plug.is_some();
             let slot = match (old.remove(&id), plug) {
                 (Some(slot), None) => Slot { about, ..slot },
@@ -220,6 +224,8 @@ impl Worker {
         self.delivery.services.configure(now, services.collect());
         self.delivery.services.set_routers(routers(&config, &networks));
         self.commit_forwards(forwards);
+        self.host.answer_names(config.host_names);
+        self.resolved.follow(&config, &made_anew);
         let unrestored = std::mem::take(&mut self.unrestored);
         self.delivery.services.restore_leases(now, unrestored);
         self.addresses.restore(&mut self.switch, self.slots.iter().map(|slot| (slot.id, &slot.about.name)));

@@ -29,6 +29,7 @@ mod neighbours;
 mod pacing;
 mod patience;
 mod replies;
+mod resolved;
 mod routers;
 mod signals;
 mod slot;

@@ -47,6 +47,7 @@ impl Worker {
             nat_flows,
             mirrors: self.delivery.mirrors.status(),
             routers: self.router_status(),
+            host_names: self.host.names_address(),
             notes,
         }
     }

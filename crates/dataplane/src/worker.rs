@@ -22,6 +22,7 @@ use crate::lease_log::{LeaseLog, Report};
 use crate::listens::Wish;
 use crate::mailbox::{Letter, Mailbox, Task};
 use crate::patience::Patience;
+use crate::resolved::Resolved;
 use crate::signals::Signals;
 use crate::slot::{Delivery, Others, Plug, Slot, hold};
 use crate::state_dir::{Snapshot, StateDir};
@@ -83,6 +84,8 @@ pub(crate) struct Worker {
     pub(crate) unrestored: Vec<LeaseRecord>,
     /// What ports were seen to get from servers of others.
     pub(crate) addresses: AddressBook,
+    /// What the host's own resolver was told.
+    pub(crate) resolved: Resolved,
     /// What could not be taken up at the start, until the first configuration, in sentences.
     pub(crate) start_notes: Vec<String>,
     /// Why leases are not durable, if they are not.
@@ -133,6 +136,7 @@ impl Worker {
             rule_hits: BTreeMap::new(),
             unrestored,
             addresses: AddressBook::open(state.addresses()),
+            resolved: Resolved::default(),
             start_notes: Vec::new(),
             lease_note: None,
             epoll,

@@ -30,6 +30,7 @@ fn office(world: &World) -> DataplaneConfig {
         networks: vec![network_with_gateway("office", 20)],
         ports: vec![vhost_user(at, "a-0", "office", mac(1)), vhost_user(at, "b-0", "office", mac(2))],
         routers: Vec::new(),
+        host_names: None,
     }
 }
 

@@ -81,6 +81,7 @@ impl Bench {
             ],
             ports: vec![station("tap1", 20, 1), station("tap2", 30, 2)],
             routers: vec![core(rules())],
+            ..DataplaneConfig::default()
         };
         world.apply(&config);
         let bench = Self { world, web: Netns::new(), db: Netns::new(), config };
@@ -352,6 +353,7 @@ fn what_cannot_be_joined_is_refused() {
         networks: vec![network_with_gateway("web", 20), common::bare_network("lan")],
         ports: vec![],
         routers: vec![router, core(vec![])],
+        ..DataplaneConfig::default()
     };
     assert_eq!(
         world.refused(&config),

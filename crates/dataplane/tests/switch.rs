@@ -31,6 +31,7 @@ fn two_networks(world: &World) -> DataplaneConfig {
             vhost_user(at, "d-0", "right", mac(4)),
         ],
         routers: Vec::new(),
+        host_names: None,
     }
 }
 

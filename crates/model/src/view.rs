@@ -1,7 +1,7 @@
 //! What the API shows: the state of the world as plain data.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -150,6 +150,10 @@ pub struct SwitchView {
     pub cache_misses: u64,
     /// Open flows of the NAT device.
     pub nat_flows: u64,
+    /// Where programs of this host can ask for the names of machines, by UDP.
+    #[serde(default)]
+    #[schema(value_type = Option<String>, example = "127.87.12.34:5300")]
+    pub host_names: Option<SocketAddrV4>,
     /// What does not work on this host, in sentences.
     pub notes: Vec<String>,
 }

@@ -46,6 +46,12 @@ impl Services {
         self.dns.forget_answers(|_| false);
     }
 
+    /// The answer to what a program of the host asks, by a datagram: about names in our own domain, and nothing else.
+    /// `None` to what deserves none.
+    pub fn answer_host(&self, now: Instant, message: &[u8]) -> Option<Vec<u8>> {
+        dns::answer_host(message, &Lookups::of_host(views(&self.gateways), self.unix_s(now)))
+    }
+
     /// A query over UDP.
     pub(crate) fn take_dns(
         &mut self,

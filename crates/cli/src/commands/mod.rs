@@ -15,6 +15,7 @@ mod image;
 mod logs;
 mod ls;
 mod mirrors;
+mod names;
 mod network;
 mod own_addresses;
 mod packet;
@@ -132,6 +133,7 @@ async fn talk(context: &Context, command: Command) -> Result {
         Command::Port(command) => port::run(context, command).await,
         Command::Forward(command) => forward::run(context, command).await,
         Command::Router(command) => router::run(context, command).await,
+        Command::Names => names::run(context).await,
         Command::Lease(_) => ls::leases(context).await,
         Command::Image(command) => image::run(context, command).await,
         Command::Logs { vm, follow, lines } => logs::run(context, &vm, follow, lines).await,

@@ -176,7 +176,7 @@ fn config(switch: &SwitchFile, revision: u64) -> DataplaneConfig {
         forwards: Vec::new(),
         provenance: switch.provenance.clone(),
     };
-    DataplaneConfig { revision, networks: vec![network], ports: ports.collect(), routers: Vec::new() }
+    DataplaneConfig { revision, networks: vec![network], ports: ports.collect(), ..DataplaneConfig::default() }
 }
 
 /// A refusal's reasons, the way out behind the last of them.

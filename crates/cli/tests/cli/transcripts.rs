@@ -42,6 +42,7 @@ fn help() {
               port         Work with ports: where machines plug into networks
               forward      Work with port forwards: what of the host's ports leads to machines
               router       Look at routers: what joins networks
+              names        List the names of machines, and say how this host finds them by name
               lease        Work with DHCP leases
               image        Work with images
               exec         Run a command in a machine

@@ -11,6 +11,7 @@ mod harness;
 mod host_only;
 mod kvm;
 mod law;
+mod names;
 mod quickstart;
 mod router;
 mod shell;

@@ -8,6 +8,7 @@ mod echo;
 mod error;
 mod listeners;
 mod lookup;
+mod names;
 mod resolver;
 mod tcp;
 mod transit;
@@ -15,6 +16,7 @@ mod udp;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -27,6 +29,7 @@ use weft_types::{Instant, Transport};
 
 use self::echo::Echoes;
 use self::listeners::Listeners;
+use self::names::HostNames;
 use self::resolver::Resolver;
 use self::tcp::TcpSocket;
 use self::udp::UdpSocket;
@@ -53,6 +56,8 @@ const OWN: u64 = 1 << 63;
 const LISTENING: u64 = OWN | 1 << 62;
 /// Epoll's data for the raw socket of all echoes.
 const RAW_ECHO: u64 = u64::MAX;
+/// Epoll's data for the socket at which the host asks for names.
+const HOST_NAMES: u64 = u64::MAX - 1;
 
 /// Drives the sockets that the NAT device and the DNS forwarder of [`Services`] ask for.
 pub struct HostSockets {
@@ -63,6 +68,7 @@ pub struct HostSockets {
     echoes: Echoes,
     resolver: Resolver,
     listeners: Listeners,
+    names: HostNames,
     limits: HostLimits,
     buffer: Box<[u8]>,
 }
@@ -91,6 +97,7 @@ impl HostSockets {
             echoes,
             resolver: Resolver::new(path),
             listeners: Listeners::default(),
+            names: HostNames::default(),
             buffer: vec![0; DATAGRAM_BYTES].into_boxed_slice(),
         })
     }
@@ -113,7 +120,7 @@ impl HostSockets {
 
     /// What does not work on this host, and how to make it work.
     pub fn notes(&self) -> Vec<String> {
-        self.echoes.note().into_iter().chain(self.resolver.note()).collect()
+        [self.echoes.note(), self.resolver.note(), self.names.note()].into_iter().flatten().collect()
     }
 
     /// How many flows the host can bear.
@@ -134,6 +141,16 @@ impl HostSockets {
     /// Lets clients in at these places and no others: what is open stays so, the rest is in `opened`, or is opened now.
     pub(crate) fn listen(&mut self, entrances: &[Entrance], opened: BTreeMap<Place, OwnedFd>) {
         self.listeners.set(&self.epoll, entrances, opened);
+    }
+
+    /// Answers programs of the host that ask for names at this address of its loopback, or none.
+    pub(crate) fn answer_names(&mut self, address: Option<Ipv4Addr>) {
+        self.names.set(&self.epoll, address);
+    }
+
+    /// Where programs of the host can ask for names.
+    pub(crate) fn names_address(&self) -> Option<SocketAddrV4> {
+        self.names.address()
     }
 
     /// Does what the NAT device asks for.
@@ -194,6 +211,8 @@ impl HostSockets {
             let (data, flags) = (event.data.u64(), event.flags);
             if data == RAW_ECHO {
                 self.echoes.receive_raw(now, services.nat_mut(), flags, &mut self.buffer);
+            } else if data == HOST_NAMES {
+                self.names.receive(now, services, &mut self.buffer);
             } else if data & LISTENING == LISTENING {
                 self.let_in(now, data as u32, services);
             } else if data & OWN != 0 {

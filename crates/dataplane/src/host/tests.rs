@@ -502,3 +502,33 @@ fn idle_flows_cost_nothing() {
     bench.run(|bench| bench.services.nat_mut().flows() == 0);
     server.join().unwrap();
 }
+
+#[test]
+fn programs_of_the_host_ask_for_names() {
+    let mut bench = Bench::new();
+    let address = Ipv4Addr::new(127, 87, 254, 253);
+    bench.host.answer_names(Some(address));
+    let server = bench.host.names_address().unwrap();
+    assert_eq!(*server.ip(), address);
+    let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let query = b"\xbe\xef\x01\0\0\x01\0\0\0\0\0\0\x07gateway\x06office\x04weft\0\0\x01\0\x01";
+    let ask = |bench: &mut Bench| {
+        client.send_to(query, server).unwrap();
+        bench.host.drive(Instant::ZERO, &mut bench.services);
+        let mut answer = [0; 512];
+        let count = client.recv(&mut answer).unwrap();
+        answer[..count].to_vec()
+    };
+    assert!(ask(&mut bench).ends_with(&GATEWAY.octets()));
+    // The same again leaves it alone; another process has it meanwhile, and does not get in its way.
+    bench.host.answer_names(Some(address));
+    let mut second = HostSockets::new().unwrap();
+    second.answer_names(Some(address));
+    assert_ne!(second.names_address(), Some(server));
+    assert!(ask(&mut bench).ends_with(&GATEWAY.octets()));
+    bench.host.answer_names(None);
+    assert_eq!(bench.host.names_address(), None);
+    second.answer_names(Some(Ipv4Addr::new(192, 0, 2, 1)));
+    assert_eq!(second.names_address(), None, "only on the loopback");
+}

@@ -20,7 +20,7 @@ use answer::is_answer_to;
 use cache::Cache;
 use message::{CLASS_ANY, CLASS_IN, Query, QueryError, Rcode, refuse_unread, rtype, with_id};
 use writer::AnswerWriter;
-use zone::{Found, Lookup};
+use zone::{Found, Lookup, is_of_ours};
 
 use crate::random::Random;
 use crate::{NetworkId, Reason};
@@ -94,23 +94,10 @@ impl Dns {
         lookups: &Lookups<'_>,
         open: bool,
     ) -> Outcome {
-        let query = match Query::parse(message) {
+        let query = match read(message) {
             Ok(query) => query,
-            Err(QueryError::Silent) => return Outcome::Dropped(Reason::DnsMalformed),
-            Err(QueryError::Refuse(rcode)) => {
-                let answer = refuse_unread(message, rcode);
-                return answer.map_or(Outcome::Dropped(Reason::DnsMalformed), |answer| {
-                    Outcome::Answer(answer, Some(Reason::DnsMalformed))
-                });
-            }
+            Err(outcome) => return outcome,
         };
-        if query.edns.is_some_and(|edns| edns.version != 0) {
-            return Outcome::Answer(query.refuse(Rcode::BadVers), None);
-        }
-        let is_of_names = [CLASS_IN, CLASS_ANY].contains(&query.class);
-        if !is_of_names || (rtype::TKEY..=rtype::AXFR).contains(&query.rtype) {
-            return Outcome::Answer(query.refuse(Rcode::Refused), Some(Reason::DnsRefused));
-        }
         let max_bytes = match asker.way {
             Way::Udp(_) => query.max_answer_bytes(mtu),
             Way::Tcp(_) => MAX_STREAM_ANSWER_BYTES,
@@ -153,6 +140,41 @@ impl Dns {
     pub(crate) fn forget_answers(&mut self, but_of: impl Fn(NetworkId) -> bool) {
         self.cache.retain(but_of);
     }
+}
+
+/// The query in a message; what the message leads to if there is none that can be answered.
+fn read(message: &[u8]) -> Result<Query<'_>, Outcome> {
+    let query = Query::parse(message).map_err(|error| {
+        let refusal = match error {
+            QueryError::Silent => None,
+            QueryError::Refuse(rcode) => refuse_unread(message, rcode),
+        };
+        refusal.map_or(Outcome::Dropped(Reason::DnsMalformed), |refusal| {
+            Outcome::Answer(refusal, Some(Reason::DnsMalformed))
+        })
+    })?;
+    if query.edns.is_some_and(|edns| edns.version != 0) {
+        return Err(Outcome::Answer(query.refuse(Rcode::BadVers), None));
+    }
+    let is_of_names = [CLASS_IN, CLASS_ANY].contains(&query.class);
+    if !is_of_names || (rtype::TKEY..=rtype::AXFR).contains(&query.rtype) {
+        return Err(Outcome::Answer(query.refuse(Rcode::Refused), Some(Reason::DnsRefused)));
+    }
+    Ok(query)
+}
+
+/// The answer to a program of the host, by a datagram: about names in our own domain and addresses that have one.
+pub(crate) fn answer_host(message: &[u8], lookups: &Lookups<'_>) -> Option<Vec<u8>> {
+    let query = match read(message) {
+        Ok(query) => query,
+        Err(Outcome::Answer(refusal, _)) => return Some(refusal),
+        Err(_) => return None,
+    };
+    let lookup = lookups.look_up(&query.name);
+    Some(match is_of_ours(&query.name, &lookup) {
+        true => answer(&query, &lookup, query.max_answer_bytes(u16::MAX)),
+        false => query.refuse(Rcode::Refused),
+    })
 }
 
 /// The answer to a query about a name of ours.

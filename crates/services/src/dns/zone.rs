@@ -199,6 +199,15 @@ pub(crate) struct Lookups<'a> {
     now: u64,
 }
 
+/// Whether what was found is in our own domain, or an address of a name that is.
+pub(crate) fn is_of_ours(name: &Name, lookup: &Lookup) -> bool {
+    let is_domain_of = |name: &str| name.rsplit('.').next().is_some_and(|label| label.as_bytes() == DOMAIN);
+    match &lookup.found {
+        Found::Address(found) => is_domain_of(found),
+        _ => name.below(&[DOMAIN]).is_some(),
+    }
+}
+
 impl<'a> Lookups<'a> {
     /// For the adapter `mac`, which asks on the network `own`.
     pub(crate) fn new(all: Vec<View<'a>>, own: NetworkId, mac: MacAddr, now: u64) -> Self {
@@ -207,6 +216,11 @@ impl<'a> Lookups<'a> {
         let (first, others): (Vec<_>, Vec<_>) = all.iter().copied().partition(|view| view.id == own);
         let visible = first.into_iter().chain(others.iter().filter(attached).copied()).collect();
         Self { all, visible, now }
+    }
+
+    /// For the host, which sees every network.
+    pub(crate) fn of_host(all: Vec<View<'a>>, now: u64) -> Self {
+        Self { visible: all.clone(), all, now }
     }
 
     /// Whom to ask for `name`, if not the host's resolvers: those of the longest domain that it is in.

@@ -96,6 +96,35 @@ fn check(names: &[&str], expected: Expect) {
 }
 
 #[test]
+fn the_host_sees_every_network_and_is_told_nothing_else() {
+    let bed = bed();
+    let ask = |name: &str, rtype: &str| {
+        let query = query(name, rtype).to_vec().unwrap();
+        describe(&bed.services.answer_host(bed.now, &query).unwrap()).replace(" authoritative", "")
+    };
+    for (name, rtype, expected) in [
+        ("web.office.weft.", "A", "NoError [web.office.weft. 5 IN A 10.20.0.10]"),
+        ("DB.backstage.weft.", "A", "NoError [DB.backstage.weft. 5 IN A 10.30.0.20]"),
+        ("web.backstage.weft.", "AAAA", "NoError (weft. SOA)"),
+        ("20.0.30.10.in-addr.arpa.", "PTR", "NoError [20.0.30.10.in-addr.arpa. 5 IN PTR db.backstage.weft.]"),
+        ("nobody.office.weft.", "A", "NXDomain (weft. SOA)"),
+        ("weft.", "SOA", "NoError [weft. 5 IN SOA gateway.weft. hostmaster.weft. 1 3600 600 86400 5]"),
+        ("21.0.30.10.in-addr.arpa.", "PTR", "Refused"),
+        ("1.0.0.127.in-addr.arpa.", "PTR", "Refused"),
+        ("web.", "A", "Refused"),
+        ("localhost.", "A", "Refused"),
+        ("www.example.org.", "A", "Refused"),
+        ("weft.example.", "A", "Refused"),
+    ] {
+        assert_eq!(ask(name, rtype), expected, "{name}");
+    }
+    assert_eq!(bed.services.answer_host(bed.now, b"no query"), None);
+    let mut long = query("db.backstage.weft.", "A").to_vec().unwrap();
+    long.truncate(20);
+    assert_eq!(describe(&bed.services.answer_host(bed.now, &long).unwrap()), "FormErr");
+}
+
+#[test]
 fn each_sees_the_networks_it_is_on() {
     check(
         &["web.office.weft.", "laptop.office.weft.", "web.backstage.weft.", "db.backstage.weft."],
