@@ -85,6 +85,9 @@ pub trait Host: Send + Sync {
     /// Starts a machine unless it runs.
     fn start_vm(&self, vm: &VmName, launch: &Launch) -> Result<Running, Trouble>;
 
+    /// Gives a machine that runs its shares of the host; what of them cannot be had, a sentence each.
+    fn share_vm(&self, vm: &VmName, launch: &Launch) -> Result<Vec<String>, Trouble>;
+
     /// Whether a machine of which something is there could be started again as this, as far as that can be seen.
     fn check_restart(&self, _vm: &VmName, _launch: &Launch) -> Result<(), Trouble> {
         Ok(())

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use weft_machine::NicSetup;
 use weft_model::{EngineKind, ImageSource};
-use weft_types::{ByteSize, Label, MacAddr, NetworkName};
+use weft_types::{ByteSize, Label, MacAddr, NetworkName, Shares};
 
 /// How long a machine without anything to lose is asked to go down before it is ended.
 const GRACE: Duration = Duration::from_millis(700);
@@ -36,6 +36,9 @@ pub struct Launch {
     pub user_data: Option<String>,
     /// The disk's size, when it is to be larger than the image's.
     pub disk_size: Option<ByteSize>,
+    /// What it may take of the host.
+    #[serde(default)]
+    pub shares: Shares,
     /// How often a command has asked for a restart.
     pub restarts: u64,
 }
@@ -58,6 +61,8 @@ pub struct NicLaunch {
 pub enum Difference {
     /// Nothing.
     None,
+    /// Other shares of the host, while it runs.
+    Shares,
     /// A restart, for these reasons.
     Restart(Vec<String>),
     /// A new disk and a restart, for these reasons.
@@ -95,6 +100,7 @@ impl Launch {
             why.push("asked for by a command".to_owned());
         }
         match (why.is_empty(), self.source == wanted.source && self.image == wanted.image) {
+            (true, _) if self.shares != wanted.shares => Difference::Shares,
             (true, _) => Difference::None,
             (false, true) => Difference::Restart(why),
             // A disk's overlay holds only differences from its own base: on another base they mean nothing.

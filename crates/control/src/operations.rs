@@ -289,6 +289,7 @@ fn describe(work: &Work) -> String {
         Work::RemoveVm { vm } => format!("remove vm {vm}"),
         Work::ApplyDataplane(_) => "configure switch".to_owned(),
         Work::StartVm { vm, .. } => format!("start vm {vm}"),
+        Work::ShareVm { vm, .. } => format!("give vm {vm} its shares"),
         Work::StopSwitch => "stop switch".to_owned(),
     }
 }

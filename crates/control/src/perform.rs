@@ -58,6 +58,7 @@ impl Inner {
                 self.apply_dataplane(config)
             }
             Work::StartVm { vm, launch } => self.start_vm(id, generation, vm, launch),
+            Work::ShareVm { vm, launch } => self.share_vm(id, vm, launch),
             Work::StopSwitch => self.stop_switch(generation),
         }
     }
@@ -133,7 +134,16 @@ impl Inner {
         }
         let old_leases = self.leases_of(vm);
         let running = self.host.start_vm(vm, launch)?;
+        self.share_vm(id, vm, launch)?;
         self.adopt_vm(vm, running, Beginning::Now { old_leases, operation: id });
+        Ok(())
+    }
+
+    /// Gives a machine that runs its shares of the host. That some of them cannot be had does not keep it from running.
+    fn share_vm(self: &Arc<Self>, id: u64, vm: &VmName, launch: &Launch) -> Result<(), Trouble> {
+        for lacking in self.host.share_vm(vm, launch)? {
+            self.tell(Happening::new("shares-lacking", format!("{vm}: {lacking}")).of(id).to("vm", vm));
+        }
         Ok(())
     }
 

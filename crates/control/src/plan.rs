@@ -9,7 +9,7 @@ use std::time::Duration;
 use weft_dataplane_protocol::DataplaneConfig;
 use weft_model::view::{DriftView, Impact, StepAction, StepView};
 use weft_model::{ImageSource, MICRO};
-use weft_types::{ByteSize, Label, Provenance, VmName};
+use weft_types::{ByteSize, Label, Provenance, Shares, VmName};
 
 use crate::Paths;
 use crate::desired::{Desired, DesiredVm, dataplane_config};
@@ -74,6 +74,13 @@ pub enum Work {
         /// What it is.
         launch: Box<Launch>,
     },
+    /// Give a machine that runs other shares of the host.
+    ShareVm {
+        /// The machine.
+        vm: VmName,
+        /// What it is then.
+        launch: Box<Launch>,
+    },
     /// End the switch's process and forget its leases.
     StopSwitch,
 }
@@ -82,7 +89,8 @@ impl Work {
     /// The machine that it is about.
     pub fn vm(&self) -> Option<&VmName> {
         match self {
-            Self::StopVm { vm, .. } | Self::RemoveVm { vm } | Self::StartVm { vm, .. } => Some(vm),
+            Self::StopVm { vm, .. } | Self::RemoveVm { vm } => Some(vm),
+            Self::StartVm { vm, .. } | Self::ShareVm { vm, .. } => Some(vm),
             _ => None,
         }
     }
@@ -117,6 +125,7 @@ pub fn plan(desired: &Desired, observed: &Observed, paths: &Paths) -> Plan {
         changes.iter().filter_map(|(vm, change)| Some((*vm, planner.remove(vm, change, stopped.get(vm))?))).collect();
     let applied = planner.apply(dataplane_config(desired, paths), switch, stopped.values(), &changes);
     for (vm, change) in changes {
+        planner.share(vm, &change);
         planner.start(vm, change, [applied, stopped.get(vm).copied(), removed.get(vm).copied()]);
     }
     let remains = observed.switch.is_some() || observed.switch_remains || observed.applied.is_some();
@@ -142,6 +151,8 @@ struct VmChange<'a> {
     stop: bool,
     remove: bool,
     start: Option<Launch>,
+    /// What it is with other shares, while it runs.
+    share: Option<Launch>,
     /// Why a machine that runs is stopped and started again.
     why: Vec<String>,
 }
@@ -183,7 +194,8 @@ impl<'a> Planner<'a> {
         let desired = self.desired.vms.get(name).filter(|vm| !vm.removed());
         let observed = self.observed.vms.get(name);
         let runs = observed.is_some_and(|seen| seen.running.is_some());
-        let change = VmChange { desired, observed, stop: false, remove: false, start: None, why: Vec::new() };
+        let change =
+            VmChange { desired, observed, stop: false, remove: false, start: None, share: None, why: Vec::new() };
         let Some(vm) = desired else {
             return observed.map(|_| VmChange { stop: runs, remove: true, ..change });
         };
@@ -200,7 +212,8 @@ impl<'a> Planner<'a> {
         let start = Some(wanted);
         match difference {
             Difference::None if runs => None,
-            Difference::None => Some(VmChange { start, ..change }),
+            Difference::Shares if runs => Some(VmChange { share: start, ..change }),
+            Difference::None | Difference::Shares => Some(VmChange { start, ..change }),
             Difference::Restart(why) => Some(VmChange { stop: runs, start, why, ..change }),
             Difference::Recreate(why) => Some(VmChange { stop: runs, remove: true, start, why, ..change }),
         }
@@ -278,6 +291,15 @@ impl<'a> Planner<'a> {
         Some(self.add(Work::ApplyDataplane(wanted), switch, stopped.copied(), steps))
     }
 
+    fn share(&mut self, vm: &VmName, change: &VmChange<'a>) {
+        let Some((launch, desired)) = change.share.as_ref().zip(change.desired) else { return };
+        let old = change.observed.and_then(|seen| seen.launch.as_ref()).map(|launch| &launch.shares);
+        let detail = shares_change(old.unwrap_or(&Shares::default()), &launch.shares);
+        let place = Some(desired.spec.provenance.clone());
+        let steps = vec![step(StepAction::Update, "vm", vm.as_str(), detail, Impact::Hitless, place)];
+        self.add(Work::ShareVm { vm: vm.clone(), launch: Box::new(launch.clone()) }, [], [], steps);
+    }
+
     fn start(&mut self, vm: &VmName, change: VmChange<'a>, needs: [Option<usize>; 3]) {
         let Some(launch) = change.start else { return };
         let new = self.desired.vms.get(vm).map(|vm| vm.spec.provenance.clone());
@@ -304,6 +326,24 @@ fn summary(launch: &Launch) -> String {
     let cpus = if launch.cpus == 1 { "CPU" } else { "CPUs" };
     let place = if networks.is_empty() { "no network".to_owned() } else { networks.join(", ") };
     format!("image {}, {}, {} {cpus}, on {place}", launch.image, launch.memory, launch.cpus)
+}
+
+/// What changes of a machine's shares.
+fn shares_change(old: &Shares, new: &Shares) -> String {
+    fn or_none(value: Option<impl std::fmt::Display>) -> String {
+        value.map_or_else(|| "none".to_owned(), |value| value.to_string())
+    }
+    let keys = |shares: &Shares| {
+        [
+            ("cpu_weight", shares.cpu_weight.to_string()),
+            ("cpu_limit", or_none(shares.cpu_limit)),
+            ("cpu_pin", or_none(shares.cpu_pin.as_ref())),
+            ("io_weight", shares.io_weight.to_string()),
+            ("memory_limit", or_none(shares.memory_limit)),
+        ]
+    };
+    let changed = keys(old).into_iter().zip(keys(new)).filter(|(old, new)| old != new);
+    changed.map(|((key, old), (_, new))| format!("{key} {old} -> {new}")).collect::<Vec<_>>().join(", ")
 }
 
 fn start_switch_step() -> StepView {

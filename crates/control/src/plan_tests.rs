@@ -340,6 +340,32 @@ fn commands_and_accidents() {
 }
 
 #[test]
+fn shares_change_while_the_machine_runs() {
+    let with = |keys: &str| THREE.replace("[vm.db]", &format!("[vm.db]\n{keys}"));
+    check_edit(
+        THREE,
+        &with("cpu_weight = 300\ncpu_limit = '150%'\nmemory_limit = '1GiB'"),
+        expect![[r#"
+        update vm db: cpu_weight 100 -> 300, cpu_limit none -> 150%, memory_limit none -> 1GiB (hitless) @9
+    "#]],
+    );
+    check_edit(
+        &with("cpu_weight = 300\ncpu_pin = '0'"),
+        THREE,
+        expect![[r#"
+        update vm db: cpu_weight 300 -> 100, cpu_pin 0 -> none (hitless) @9
+    "#]],
+    );
+    check_edit(
+        &with("cpu_weight = 300"),
+        &with("cpu_weight = 200\nmemory = '512MiB'"),
+        expect![[r#"
+        update vm db: restart: memory 256MiB -> 512MiB (restart) @9
+    "#]],
+    );
+}
+
+#[test]
 fn a_disk_outlives_a_restart_but_not_another_image() {
     let image = |path: &str| format!("[image.d]\ndisk = '{path}'\n[vm.a]\nimage = 'd'\n");
     let dir = tempfile::tempdir().unwrap();
@@ -390,8 +416,9 @@ fn any_desired() -> impl Strategy<Value = Desired> {
                 continue;
             }
             let memory = if large { 512 } else { 256 };
+            let weight = 100 + u32::from(mark) * 100;
             let nics = if network < networks { format!("['n{network}']") } else { "[]".to_owned() };
-            source += &format!("[vm.v{name}]\nmemory = '{memory}MiB'\nnics = {nics}\n");
+            source += &format!("[vm.v{name}]\nmemory = '{memory}MiB'\ncpu_weight = {weight}\nnics = {nics}\n");
         }
         let mut desired = desired(&source);
         for (name, mark) in marks {
@@ -430,6 +457,11 @@ fn carried_out(plan: &Plan, mut observed: Observed) -> Observed {
             Work::RemoveVm { vm } => {
                 let gone = observed.vms.remove(vm);
                 assert!(gone.is_some_and(|seen| seen.running.is_none()), "removed what runs");
+            }
+            Work::ShareVm { vm, launch } => {
+                let seen = observed.vms.get_mut(vm).unwrap();
+                assert!(seen.running.is_some(), "only who runs has shares");
+                seen.launch = Some((**launch).clone());
             }
             Work::StartVm { vm, launch } => {
                 assert!(observed.images.contains(&launch.image), "no image");

@@ -136,7 +136,7 @@ impl RealHost {
         };
         Ok(LaunchSpec {
             name: vm.clone(),
-            uuid: Uuid::derive(&format!("{}/{vm}", self.paths.state.display())),
+            uuid: self.uuid(vm),
             engine: launch.engine,
             memory: launch.memory,
             cpus: launch.cpus,
@@ -147,6 +147,10 @@ impl RealHost {
             cache_dir: self.paths.cache.clone(),
             weft: self.exe.clone(),
         })
+    }
+
+    fn uuid(&self, vm: &VmName) -> Uuid {
+        Uuid::derive(&format!("{}/{vm}", self.paths.state.display()))
     }
 
     fn boot(&self, vm: &VmName, launch: &Launch) -> Result<Boot, Trouble> {
@@ -277,6 +281,15 @@ impl Host for RealHost {
         // Written first: whatever happens from here on, what is there is known to be this machine's.
         write_launch(&spec.state_dir, launch)?;
         Ok(weft_machine::start(&spec)?)
+    }
+
+    fn share_vm(&self, vm: &VmName, launch: &Launch) -> Result<Vec<String>, Trouble> {
+        let run = self.paths.vm_run(vm);
+        // One that has ended meanwhile has none, and gets them with the next start.
+        let running = weft_machine::adopt(&run);
+        let lacking = running.map(|running| weft_machine::share(&run, self.uuid(vm), running.process, &launch.shares));
+        write_launch(&self.paths.vm_state(vm), launch)?;
+        Ok(lacking.unwrap_or_default())
     }
 
     fn check_restart(&self, vm: &VmName, launch: &Launch) -> Result<(), Trouble> {

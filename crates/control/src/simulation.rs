@@ -286,6 +286,18 @@ impl Host for SimulatedHost {
         })
     }
 
+    fn share_vm(&self, vm: &VmName, launch: &Launch) -> Result<Vec<String>, Trouble> {
+        if lock(&self.world).vms.get(vm).is_none_or(|vm| vm.launch == *launch) {
+            return Ok(Vec::new());
+        }
+        self.effect(format!("share {vm}"), |world| {
+            if let Some(vm) = world.vms.get_mut(vm) {
+                vm.launch = launch.clone();
+            }
+            Ok(Vec::new())
+        })
+    }
+
     fn check_restart(&self, vm: &VmName, _: &Launch) -> Result<(), Trouble> {
         match lock(&self.world).broken.contains(vm) {
             true => Err(Trouble::new("image-file-changed", format!("the disk of `{vm}` has changed"), "")),

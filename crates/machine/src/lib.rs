@@ -10,6 +10,7 @@ pub mod guest;
 mod host;
 mod image;
 mod process;
+mod shares;
 mod spec;
 mod whole;
 
@@ -23,6 +24,7 @@ pub use error::{MAX_SOCKET_PATH_BYTES, MachineError};
 pub use host::{HostReport, KvmState, QemuReport, Tool, probe};
 pub use image::{Built, CpioWriter, ImageInfo, Images, Parts, Progress};
 pub use process::{Exit, Process};
+pub use shares::{GroupState, share, state as group_state};
 pub use spec::{Boot, LaunchNic, LaunchSpec, NicSetup, Seed, SeedNic, Uuid};
 
 /// Decoders of hostile bytes, for the fuzzers and nobody else.

@@ -13,6 +13,7 @@ use crate::port_keys::{self, MAX_LEARNED, Run, meetings};
 use crate::problem::Problem;
 use crate::read::{list, nearest};
 use crate::router;
+use crate::shares;
 use crate::{Forward, ImageSource, MICRO, Mode, Network, Nic, Vm, World};
 
 /// The least that a Debian kernel boots in.
@@ -324,6 +325,9 @@ impl Check<'_> {
         if vm.memory < MIN_MEMORY {
             let message = format!("{} are too little memory to boot in", vm.memory);
             self.find(format!("{path}.memory"), Problem::new("out-of-range", message, "give it 64MiB or more"));
+        }
+        if let Some(problem) = shares::problem(vm) {
+            self.find(format!("{path}.memory_limit"), problem);
         }
         if vm.nics.len() > MAX_NICS {
             let message = format!("a VM has at most {MAX_NICS} adapters, not {}", vm.nics.len());

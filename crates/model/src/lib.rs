@@ -17,6 +17,7 @@ pub mod qcow2;
 mod read;
 mod router;
 mod rule;
+mod shares;
 mod switch_file;
 mod team;
 mod uplink;

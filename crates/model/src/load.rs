@@ -24,6 +24,7 @@ use crate::port_keys;
 use crate::problem::{Problem, Report};
 use crate::read::{Lines, Notes, Section, items, list, nearest, parse, subtables, wrong_type};
 use crate::router;
+use crate::shares;
 use crate::uplink;
 use crate::{
     Acl, DiskFormat, EngineKind, Image, ImageSource, MICRO, Mode, Network, Nic, PortRules, Ready, Uplink, Vm, World,
@@ -419,6 +420,7 @@ impl<'a> Loader<'a> {
         if let (Some(asked), Some(disk)) = (disk_size, self.disks.get(&image)) {
             check_disk_size(notes, &format!("{path}.disk_size"), &image, asked, disk);
         }
+        let shares = shares::read(notes, &mut section);
         let ready = section.string(notes, "ready", "agent");
         let ready = ready.and_then(|text| one_of(notes, &format!("{path}.ready"), text, READY));
         let nics = items(notes, &mut section, "nics", "[{ network = \"office\" }]");
@@ -433,7 +435,8 @@ impl<'a> Loader<'a> {
             nics
         });
         let ready = ready.unwrap_or(default_ready);
-        let vm = Vm { image, memory, cpus, engine, nics, cmdline, ssh_key, user_data, disk_size, ready, provenance };
+        let vm =
+            Vm { image, memory, cpus, engine, nics, cmdline, ssh_key, user_data, disk_size, shares, ready, provenance };
         self.world.vms.insert(name.clone(), vm);
     }
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use weft_types::{
     Allowance, Boot, ByteSize, ClientKey, DnsNames, IpNet, Ipv4Net, Ipv4Run, Label, MacAddr, MacRange, NetworkName,
-    PortRates, PortVlans, Provenance, VmName,
+    PortRates, PortVlans, Provenance, Shares, VmName,
 };
 
 use crate::{Acl, Forward, Mirror, Router, Uplink};
@@ -147,6 +147,10 @@ pub struct Vm {
     pub user_data: Option<String>,
     /// The size of the disk, when it is to be larger than the image's.
     pub disk_size: Option<ByteSize>,
+    /// What it may take of the host.
+    #[serde(default)]
+    #[schema(value_type = Object, example = json!({"cpu_weight": 300, "cpu_limit": "150%", "cpu_pin": "0,2-3"}))]
+    pub shares: Shares,
     /// When the machine counts as ready.
     pub ready: Ready,
     /// Where it is declared.

@@ -81,7 +81,7 @@ fn an_unknown_key_and_its_nearest() {
               |
             3 | frobnicate = 1
               | ^^^^^^^^^^
-            hint: a VM has the keys `image`, `memory`, `cpus`, `engine`, `cmdline`, `ssh_key`, `user_data`, `disk_size`, `ready` and `nics`
+            hint: a VM has the keys `image`, `memory`, `cpus`, `engine`, `cmdline`, `ssh_key`, `user_data`, `disk_size`, `cpu_weight`, `io_weight`, `cpu_limit`, `cpu_pin`, `memory_limit`, `ready` and `nics`
 
             2 problems in lab.toml; nothing was changed
         "#]],

@@ -22,6 +22,7 @@ mod port_vlans;
 mod rate;
 #[cfg(feature = "schema")]
 mod schema;
+mod shares;
 mod traffic;
 mod vlan;
 mod vlan_set;
@@ -44,6 +45,7 @@ pub use place::Provenance;
 pub use port::PortId;
 pub use port_vlans::{Native, PortVlans};
 pub use rate::{BitRate, BitRateError, Excess, PortRates};
+pub use shares::{CpuLimit, CpuLimitError, CpuSet, CpuSetError, Shares};
 pub use traffic::{Permission, Traffic};
 pub use vlan::{VlanId, VlanIdError};
 pub use vlan_set::{VlanSet, VlanSetError};

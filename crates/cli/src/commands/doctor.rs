@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use rustix::process::{Resource, getegid, geteuid, getgroups, getrlimit};
 use serde::Serialize;
-use weft_machine::{HostReport, KvmState};
+use weft_machine::{GroupState, HostReport, KvmState};
 
 use crate::commands::{Context, shell};
 use crate::failure::{Failure, Result};
@@ -268,9 +268,17 @@ fn in_range(range: &str, groups: &[u32]) -> bool {
 }
 
 fn cgroups() -> Check {
-    match Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
-        true => Check::ok("cgroups", "version 2"),
-        false => Check::limited("cgroups", "version 2 is not mounted", "nothing needs it yet"),
+    const NAME: &str = "cgroups";
+    match weft_machine::group_state() {
+        GroupState::Usable(base) => {
+            let controllers = base.controllers.join(", ");
+            Check::ok(NAME, format!("machines have groups of their own, with {controllers}"))
+        }
+        GroupState::Absent(why) => Check::limited(
+            NAME,
+            format!("machines have no groups of their own, as {why}: `cpu_weight` is kept by niceness, limits are not"),
+            "run `weft` as root, or in a service with `Delegate=yes`",
+        ),
     }
 }
 

@@ -15,11 +15,15 @@ subnet = '10.40.0.0/24'
 [vm.one]
 memory = '128MiB'
 engine = 'kvm'
+cpu_weight = 300
 nics = [{ network = 'lan', ip = '10.40.0.10' }]
 [vm.two]
 memory = '128MiB'
 nics = ['lan']
 ";
+
+/// Where root's machines have their control groups.
+const GROUPS: &str = "/sys/fs/cgroup/weft";
 
 /// What this engine cannot run.
 const UNFIT: &str = "
@@ -49,6 +53,8 @@ fn machines_on_the_own_vmm() {
         .folder(lab.path())
         .patience(Duration::from_secs(900));
     in_metal("kvm::machines_on_the_own_vmm", metal, || {
+        // As any host's own services do it.
+        std::fs::write("/sys/fs/cgroup/cgroup.subtree_control", "+cpu +memory +io").unwrap();
         let home = Home::new("kvm");
         the_choice_is_told(&home);
         home.write("weft.toml", PAIR);
@@ -58,8 +64,10 @@ fn machines_on_the_own_vmm() {
             assert_eq!(vm["engine"], "kvm", "{vm}");
         }
         whatever_is_killed_is_back_or_told(&home);
+        weights_are_kept(&home);
         home.weft(&["down"]).ok();
         home.assert_gone();
+        assert!(!Path::new(GROUPS).exists(), "the last machine takes the groups along");
     });
 }
 
@@ -99,6 +107,51 @@ fn whatever_is_killed_is_back_or_told(home: &Home) {
     home.weft(&["up"]).ok();
     eventually("it is back", PATIENCE, pings);
     assert_eq!(home.pid("two"), before.1);
+}
+
+/// Both machines want the one processor, and one of them has three times the weight.
+fn weights_are_kept(home: &Home) {
+    let group = |vm: &str| {
+        let pid = home.pid(vm).to_string();
+        let groups = std::fs::read_dir(GROUPS).unwrap().flatten().map(|entry| entry.path());
+        let has = |group: &Path| {
+            std::fs::read_to_string(group.join("cgroup.procs")).is_ok_and(|all| all.lines().any(|line| line == pid))
+        };
+        groups.filter(|path| path.is_dir()).find(|path| has(path)).expect("a group of its own")
+    };
+    let groups = ["one", "two"].map(group);
+    let weight = |group: &Path| std::fs::read_to_string(group.join("cpu.weight")).unwrap().trim().to_owned();
+    assert_eq!([weight(&groups[0]), weight(&groups[1])], ["300", "100"]);
+
+    let mut loops = ["one", "two"].map(|vm| home.spawn(&["exec", vm, "--", "sh", "-c", "while :; do :; done"]));
+    let used = || {
+        groups.each_ref().map(|group| {
+            let stat = std::fs::read_to_string(group.join("cpu.stat")).unwrap();
+            stat.lines().find_map(|line| line.strip_prefix("usage_usec ")).unwrap().parse::<f64>().unwrap()
+        })
+    };
+    let ratio_over = |seconds: u64| {
+        let before = used();
+        std::thread::sleep(Duration::from_secs(seconds));
+        let after = used();
+        (after[0] - before[0]) / (after[1] - before[1])
+    };
+    std::thread::sleep(Duration::from_secs(5)); // until both are at it
+    let ratio = ratio_over(20);
+    eprintln!("weights 300 and 100: processor time 1 to {ratio:.3}");
+    assert!((2.85..3.15).contains(&ratio), "{ratio}");
+
+    // While they run, the other way round; and a limit.
+    let edited = PAIR.replace("cpu_weight = 300\n", "cpu_limit = '20%'\n");
+    home.write("weft.toml", &edited);
+    home.weft(&["up"]).ok();
+    let limited = ratio_over(10);
+    eprintln!("a fifth of one processor beside the rest of it: 1 to {limited:.3}");
+    assert!(limited < 0.3, "{limited}");
+    for exec in &mut loops {
+        exec.kill().unwrap();
+        exec.wait().unwrap();
+    }
 }
 
 /// Copies the image `micro`, without what else was built into the same folder.

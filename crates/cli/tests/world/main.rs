@@ -14,5 +14,6 @@ mod law;
 mod names;
 mod quickstart;
 mod router;
+mod shares;
 mod shell;
 mod uml;

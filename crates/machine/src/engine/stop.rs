@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::{ENGINES, Running, engine, files, record};
-use crate::{MachineError, Process};
+use crate::{MachineError, Process, shares};
 
 /// How long an engine may take to end after it was told to.
 const QUIT_PATIENCE: Duration = Duration::from_millis(500);
@@ -117,6 +117,7 @@ pub(super) fn clear(run_dir: &Path) {
         let path = run_dir.join(name);
         let _ = fs::remove_file(&path).or_else(|_| fs::remove_dir_all(&path)); // what stays is replaced by the next start
     }
+    shares::clear(run_dir);
     let _ = fs::remove_dir(run_dir);
 }
 
