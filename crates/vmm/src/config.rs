@@ -75,14 +75,28 @@ pub struct PortConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct DiskConfig {
-    /// A raw image or a block device.
+    /// The image's file, or a block device.
     pub path: PathBuf,
+    /// How sectors stand in it.
+    #[serde(default)]
+    pub format: DiskFormat,
     /// Whether the guest may only read.
     #[serde(default)]
     pub read_only: bool,
     /// The serial number that the guest sees, of which 20 bytes count.
     #[serde(default)]
     pub id: String,
+}
+
+/// How sectors stand in an image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DiskFormat {
+    /// One after the other.
+    #[default]
+    Raw,
+    /// Where a qcow2 file says, and in what is behind it.
+    Qcow2,
 }
 
 /// A network adapter.

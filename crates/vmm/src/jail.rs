@@ -72,7 +72,20 @@ impl Role {
         match self {
             // KVM_RUN, routes and doorbells; a guest that starts or resets its adapter has the switch told.
             Self::Vcpu => &[libc::SYS_ioctl, libc::SYS_eventfd2, libc::SYS_sendmsg, libc::SYS_recvmsg],
-            Self::Block => &[libc::SYS_preadv, libc::SYS_pwritev, libc::SYS_fdatasync, libc::SYS_fallocate],
+            // The last of them for images that grow: fsync(2) after their size changed, and looks at it.
+            Self::Block => &[
+                libc::SYS_preadv,
+                libc::SYS_pwritev,
+                libc::SYS_fdatasync,
+                libc::SYS_fallocate,
+                libc::SYS_pread64,
+                libc::SYS_pwrite64,
+                libc::SYS_fsync,
+                libc::SYS_ftruncate,
+                libc::SYS_lseek,
+                libc::SYS_fstat,
+                libc::SYS_statx,
+            ],
             Self::Net => &[
                 libc::SYS_socket,
                 libc::SYS_connect,

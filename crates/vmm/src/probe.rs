@@ -14,7 +14,7 @@ use crate::layout::{ECAM, ECAM_BYTES, PCI_CONFIG_PORT, PCI_WINDOW};
 use crate::memory::GuestMemory;
 use crate::pci::{ConfigPorts, Ecam, Message, PciRoot, Platform, Windows};
 use crate::terminal::Terminal;
-use crate::virtio::{Block, Console, Device, Ports, Rng, Transport};
+use crate::virtio::{Block, Console, Device, Image, Ports, Rng, Transport};
 
 /// The guest's memory: small, so that addresses made of any bytes hit it and miss it.
 const MEMORY_BYTES: usize = 0x2_0000;
@@ -50,7 +50,7 @@ impl World {
         let disk = File::from(memfd_create("disk", MemfdFlags::CLOEXEC)?);
         disk.set_len(DISK_BYTES)?;
         let terminal = Arc::new(Mutex::new(Terminal::new(256, None, None)?));
-        let block = Block::new(disk.try_clone()?, false, "probe").map_err(io::Error::other)?;
+        let block = Block::new(Image::raw(disk.try_clone()?), false, "probe").map_err(io::Error::other)?;
         let console = Console::new(terminal)?;
         let ports = Ports::new(vec![("probe".to_owned(), unconnected()?)])?;
         let devices: [Box<dyn Device>; 4] = [Box::new(Rng), Box::new(console), Box::new(block), Box::new(ports)];

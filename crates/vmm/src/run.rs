@@ -12,14 +12,14 @@ use serde_json::{Value, json};
 
 use crate::boot::Boot;
 use crate::bus::{Shared, lock};
-use crate::config::{Config, ConfigError, PortConfig, TerminalConfig, append, listen, open};
+use crate::config::{Config, ConfigError, DiskConfig, DiskFormat, PortConfig, TerminalConfig, append, listen, open};
 use crate::control::{Control, Reply, Request};
 use crate::devices::Ending;
 use crate::event::descriptor;
 use crate::jail::{self, Role};
 use crate::memory::{self, MemoryError};
 use crate::terminal::Terminal;
-use crate::virtio::{Block, Console, Device, DiskError, Net, NetError, Ports, Rng};
+use crate::virtio::{Block, Console, Device, DiskError, Image, Net, NetError, Ports, Rng};
 use crate::vm::{Machine, MachineError, Parts};
 
 /// Output that is kept for whoever connects to a console.
@@ -87,7 +87,7 @@ struct Resources {
     memory: Arc<File>,
     kernel: File,
     initrd: Option<File>,
-    disks: Vec<File>,
+    disks: Vec<Image>,
     serial: Shared<Terminal>,
     console: Option<Shared<Terminal>>,
     ports: Vec<(String, UnixListener)>,
@@ -120,13 +120,12 @@ pub fn run(config: Config) -> Result<Ending, RunError> {
 impl Resources {
     fn open(config: Config) -> Result<Self, RunError> {
         let port = |port: &PortConfig| Ok((port.name.clone(), listen(&port.socket)?));
-        let disk = |disk: &crate::config::DiskConfig| open(&disk.path, !disk.read_only);
         Ok(Self {
             kvm: Kvm::new().map_err(RunError::Kvm)?,
             memory: memory::create(config.memory_mib.saturating_mul(1 << 20))?,
             kernel: open(&config.kernel, false)?,
             initrd: config.initrd.as_deref().map(|path| open(path, false)).transpose()?,
-            disks: config.disks.iter().map(disk).collect::<Result<_, _>>()?,
+            disks: config.disks.iter().map(image).collect::<Result<_, _>>()?,
             serial: terminal(&config.serial)?,
             console: config.console.as_ref().map(terminal).transpose()?,
             ports: config.ports.iter().map(port).collect::<Result<_, ConfigError>>()?,
@@ -159,13 +158,22 @@ impl Resources {
             let port = |(name, socket): &(String, UnixListener)| Ok((name.clone(), socket.try_clone()?));
             devices.push(Box::new(Ports::new(self.ports.iter().map(port).collect::<io::Result<_>>()?)?));
         }
-        for (file, disk) in self.disks.iter().zip(&self.config.disks) {
-            devices.push(Box::new(Block::new(file.try_clone()?, disk.read_only, &disk.id)?));
+        for (image, disk) in self.disks.iter().zip(&self.config.disks) {
+            devices.push(Box::new(Block::new(image.clone(), disk.read_only, &disk.id)?));
         }
         for net in &self.config.nets {
             devices.push(Box::new(Net::new(&net.socket, net.mac.0, net.mtu)?));
         }
         Ok(devices)
+    }
+}
+
+/// Opens a disk's image.
+fn image(disk: &DiskConfig) -> Result<Image, ConfigError> {
+    match disk.format {
+        DiskFormat::Raw => open(&disk.path, !disk.read_only).map(Image::raw),
+        DiskFormat::Qcow2 => Image::open_qcow2(&disk.path, !disk.read_only)
+            .map_err(|source| ConfigError::Open { path: disk.path.clone(), source }),
     }
 }
 

@@ -1,15 +1,12 @@
-//! A disk (virtio 1.2, section 5.2) in a raw image or a block device.
+//! A disk (virtio 1.2, section 5.2).
 
-use std::fs::File;
 use std::io;
-use std::os::fd::AsRawFd as _;
 
-use rustix::fs::{FallocateFlags, fallocate, fdatasync};
 use serde_json::{Value, json};
-use vm_memory::{GuestAddress, GuestMemoryBackend as _};
 
 use super::chain::{Chain, Segment, cut, gather, scatter, total};
 use super::device::{Device, DeviceKind, Service};
+use super::image::{Clear, Direction, Image};
 use super::queue::QueueError;
 use crate::memory::GuestMemory;
 
@@ -58,11 +55,13 @@ pub enum DiskError {
 
 /// A disk.
 pub struct Block {
-    image: File,
+    image: Image,
     sectors: u64,
     read_only: bool,
     id: [u8; ID_BYTES],
     counters: Counters,
+    /// Why the last request failed that did, which is said once.
+    trouble: Option<String>,
 }
 
 /// What became of requests.
@@ -78,8 +77,8 @@ impl Block {
     ///
     /// # Errors
     /// When the image cannot be a disk.
-    pub fn new(mut image: File, read_only: bool, id: &str) -> Result<Self, DiskError> {
-        let bytes = io::Seek::seek(&mut image, io::SeekFrom::End(0))?;
+    pub fn new(image: Image, read_only: bool, id: &str) -> Result<Self, DiskError> {
+        let bytes = image.bytes()?;
         if !bytes.is_multiple_of(SECTOR_BYTES) {
             return Err(DiskError::Sectors(bytes));
         }
@@ -87,7 +86,14 @@ impl Block {
         for (place, byte) in padded.iter_mut().zip(id.bytes()) {
             *place = byte;
         }
-        Ok(Self { image, sectors: bytes / SECTOR_BYTES, read_only, id: padded, counters: Counters::default() })
+        Ok(Self {
+            image,
+            sectors: bytes / SECTOR_BYTES,
+            read_only,
+            id: padded,
+            counters: Counters::default(),
+            trouble: None,
+        })
     }
 
     /// Does a request, and says how many bytes it wrote for the driver.
@@ -105,7 +111,7 @@ impl Block {
         let done = match kind {
             READ => self.transfer(memory, sector, &answer, Direction::FromDisk).map(|()| room as u32),
             WRITE => self.writable().and_then(|()| self.transfer(memory, sector, &data, Direction::ToDisk)).map(|()| 0),
-            FLUSH => fdatasync(&self.image).map(|()| 0).map_err(|_| IO_ERROR),
+            FLUSH => self.image.flush().map(|()| 0).map_err(|error| self.complain("flushed", &error)),
             GET_ID => scatter(memory, &answer, &self.id).map(|count| count as u32).map_err(|_| IO_ERROR),
             DISCARD | WRITE_ZEROES => self.writable().and_then(|()| self.clear(memory, kind, &data)).map(|()| 0),
             _ => Err(UNSUPPORTED),
@@ -122,6 +128,16 @@ impl Block {
         Ok(if u64::from(written) == room { written + 1 } else { written })
     }
 
+    /// Tells the host what it could not do, unless it was the same before; the guest hears of an error.
+    fn complain(&mut self, what: &str, error: &io::Error) -> u8 {
+        let words = format!("the disk could not be {what}: {error}");
+        if self.trouble.as_ref() != Some(&words) {
+            eprintln!("weft vmm: {words}");
+            self.trouble = Some(words);
+        }
+        IO_ERROR
+    }
+
     fn writable(&self) -> Result<(), u8> {
         if self.read_only { Err(IO_ERROR) } else { Ok(()) }
     }
@@ -133,23 +149,14 @@ impl Block {
         end.map(|_| sector * SECTOR_BYTES).ok_or(IO_ERROR)
     }
 
-    fn transfer(&self, memory: &GuestMemory, sector: u64, segments: &[Segment], way: Direction) -> Result<(), u8> {
-        let bytes = total(segments);
-        let start = self.place(sector, bytes)?;
-        let mut done = 0;
-        while done < bytes {
-            match way.call(&self.image, memory, &cut(segments, done, u64::MAX), start + done) {
-                Ok(0) => return Err(IO_ERROR), // the image became shorter, or full
-                Ok(count) => done += count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return Err(IO_ERROR),
-            }
-        }
-        Ok(())
+    fn transfer(&mut self, memory: &GuestMemory, sector: u64, segments: &[Segment], way: Direction) -> Result<(), u8> {
+        let start = self.place(sector, total(segments))?;
+        let moved = self.image.transfer(memory, segments, way, start);
+        moved.map_err(|error| self.complain(if way == Direction::ToDisk { "written" } else { "read" }, &error))
     }
 
     /// Does what a list of ranges says: they read as zeroes then, or as anything.
-    fn clear(&self, memory: &GuestMemory, kind: u32, data: &[Segment]) -> Result<(), u8> {
+    fn clear(&mut self, memory: &GuestMemory, kind: u32, data: &[Segment]) -> Result<(), u8> {
         let mut ranges = [0; MAX_RANGES * RANGE_BYTES];
         if total(data) > ranges.len() as u64 || !total(data).is_multiple_of(RANGE_BYTES as u64) {
             return Err(UNSUPPORTED);
@@ -167,50 +174,14 @@ impl Block {
             }
             let bytes = u64::from(count) * SECTOR_BYTES;
             let start = self.place(sector, bytes)?;
-            let hole = if kind == DISCARD || unmap { FallocateFlags::PUNCH_HOLE } else { FallocateFlags::ZERO_RANGE };
-            if bytes > 0
-                && let Err(error) = fallocate(&self.image, hole | FallocateFlags::KEEP_SIZE, start, bytes)
-            {
-                // A discard is a hint, which a file system need not understand.
-                let hint = kind == DISCARD && error == rustix::io::Errno::OPNOTSUPP;
-                return if hint { Ok(()) } else { Err(IO_ERROR) };
-            }
+            let how = match kind {
+                DISCARD => Clear::Discard,
+                _ if unmap => Clear::ZeroAndFree,
+                _ => Clear::Zero,
+            };
+            self.image.clear(start, bytes, how).map_err(|error| self.complain("cleared", &error))?;
         }
         Ok(())
-    }
-}
-
-#[derive(Clone, Copy)]
-enum Direction {
-    FromDisk,
-    ToDisk,
-}
-
-impl Direction {
-    /// Has the system move bytes between guest memory and the image, without a copy of ours; how many.
-    #[expect(unsafe_code, reason = "the system reads and writes guest memory in place")]
-    fn call(self, image: &File, memory: &GuestMemory, segments: &[Segment], offset: u64) -> io::Result<u64> {
-        let slices = segments
-            .iter()
-            .map(|segment| memory.get_slice(GuestAddress(segment.at), segment.bytes as usize))
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(io::Error::other)?;
-        let guards: Vec<_> = slices.iter().map(|slice| slice.ptr_guard_mut()).collect();
-        let pieces: Vec<_> = guards
-            .iter()
-            .zip(segments)
-            .map(|(guard, segment)| libc::iovec { iov_base: guard.as_ptr().cast(), iov_len: segment.bytes as usize })
-            .collect();
-        let (fd, list, count, offset) = (image.as_raw_fd(), pieces.as_ptr(), pieces.len() as i32, offset as i64);
-        // SAFETY: each piece is a range of guest memory that `memory` checked and keeps mapped while it is borrowed;
-        // no reference to guest memory exists, and the guest may change it meanwhile as it may at any time.
-        let moved = unsafe {
-            match self {
-                Self::FromDisk => libc::preadv(fd, list, count, offset),
-                Self::ToDisk => libc::pwritev(fd, list, count, offset),
-            }
-        };
-        u64::try_from(moved).map_err(|_| io::Error::last_os_error())
     }
 }
 
@@ -262,8 +233,9 @@ impl Device for Block {
 mod tests {
     use super::super::queue::tests::{describe, memory, offer, queue};
     use super::*;
+    use std::fs::File;
     use std::io::{Read as _, Seek as _, Write as _};
-    use vm_memory::Bytes as _;
+    use vm_memory::{Bytes as _, GuestAddress};
 
     const SECTORS: u64 = 16;
     const HEADER: u64 = 0x1_0000;
@@ -274,7 +246,7 @@ mod tests {
         let mut file = tempfile::tempfile().expect("a file");
         let bytes: Vec<u8> = (0..SECTORS * SECTOR_BYTES).map(|at| (at / SECTOR_BYTES) as u8 + 1).collect();
         file.write_all(&bytes).expect("room");
-        (file.try_clone().expect("a descriptor"), Block::new(file, read_only, "disk-0").expect("a disk"))
+        (file.try_clone().expect("a descriptor"), Block::new(Image::raw(file), read_only, "disk-0").expect("a disk"))
     }
 
     /// Makes one request with `data` that is read or written, and returns what was written and the status.
@@ -381,6 +353,6 @@ mod tests {
     fn an_image_is_made_of_sectors() {
         let file = tempfile::tempfile().expect("a file");
         file.set_len(1000).expect("room");
-        assert!(matches!(Block::new(file, false, ""), Err(DiskError::Sectors(1000))));
+        assert!(matches!(Block::new(Image::raw(file), false, ""), Err(DiskError::Sectors(1000))));
     }
 }
