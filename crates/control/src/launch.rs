@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use weft_machine::NicSetup;
-use weft_model::{EngineKind, ImageSource};
+use weft_model::{EngineKind, ImageDisk, ImageSource};
 use weft_types::{ByteSize, Label, MacAddr, NetworkName, Shares};
 
 /// How long a machine without anything to lose is asked to go down before it is ended.
@@ -109,9 +109,14 @@ impl Launch {
         }
     }
 
+    /// The disk that its own is an overlay over.
+    pub fn disk(&self) -> Option<&ImageDisk> {
+        self.source.as_ref().and_then(ImageSource::disk)
+    }
+
     /// Whether it has a disk of its own.
     pub fn has_disk(&self) -> bool {
-        matches!(self.source, Some(ImageSource::Disk { .. }))
+        self.disk().is_some()
     }
 
     /// How long its guest is asked to go down before it is ended.

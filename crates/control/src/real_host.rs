@@ -15,7 +15,7 @@ use weft_dataplane_protocol::{
 };
 use weft_machine::guest::{Agent, ExecRequest, GuestError, QemuGuestAgent};
 use weft_machine::{
-    Boot, Exit, ImageInfo, Images, LaunchNic, LaunchSpec, Process, Running, Seed, SeedNic, StopOutcome, Uuid,
+    Boot, DiskSpec, Exit, ImageInfo, Images, LaunchNic, LaunchSpec, Process, Running, Seed, SeedNic, StopOutcome, Uuid,
 };
 use weft_model::{EngineKind, ImageSource};
 use weft_types::{ByteSize, Label, Listen, MacAddr, PortName, Transport, VmName};
@@ -140,7 +140,13 @@ impl RealHost {
             engine: launch.engine,
             memory: launch.memory,
             cpus: launch.cpus,
-            boot: self.boot(vm, launch)?,
+            boot: self.boot(launch)?,
+            disk: launch.disk().map(|disk| DiskSpec {
+                base: disk.path.clone(),
+                format: disk.format,
+                size: launch.disk_size,
+                seed: Some(seed(vm, launch)),
+            }),
             nics: launch.nics.iter().enumerate().map(nic).collect(),
             state_dir: self.paths.vm_state(vm),
             run_dir: self.paths.vm_run(vm),
@@ -153,7 +159,7 @@ impl RealHost {
         Uuid::derive(&format!("{}/{vm}", self.paths.state.display()))
     }
 
-    fn boot(&self, vm: &VmName, launch: &Launch) -> Result<Boot, Trouble> {
+    fn boot(&self, launch: &Launch) -> Result<Boot, Trouble> {
         let appended = |cmdline: &str| match &launch.cmdline {
             Some(more) => format!("{cmdline} {more}"),
             None => cmdline.to_owned(),
@@ -167,12 +173,10 @@ impl RealHost {
                 )?;
                 Boot::Kernel { kernel: built.kernel, initrd: Some(built.initrd), cmdline: appended(&built.cmdline) }
             }
-            Some(ImageSource::Kernel { kernel, initrd, cmdline }) => {
+            Some(ImageSource::Kernel { kernel, initrd, cmdline, .. }) => {
                 Boot::Kernel { kernel: kernel.clone(), initrd: initrd.clone(), cmdline: appended(cmdline) }
             }
-            Some(ImageSource::Disk { path, format }) => {
-                Boot::Disk { base: path.clone(), format: *format, size: launch.disk_size, seed: Some(seed(vm, launch)) }
-            }
+            Some(ImageSource::Disk(_)) => Boot::Firmware,
         })
     }
 }
@@ -293,11 +297,9 @@ impl Host for RealHost {
     }
 
     fn check_restart(&self, vm: &VmName, launch: &Launch) -> Result<(), Trouble> {
-        match &launch.source {
-            Some(ImageSource::Disk { path, format }) => {
-                Ok(weft_machine::check_overlay(&self.paths.vm_state(vm), path, *format)?)
-            }
-            _ => Ok(()),
+        match launch.disk() {
+            Some(disk) => Ok(weft_machine::check_overlay(&self.paths.vm_state(vm), &disk.path, disk.format)?),
+            None => Ok(()),
         }
     }
 
@@ -405,13 +407,15 @@ impl Host for RealHost {
         source: Option<&ImageSource>,
         progress: &dyn Fn(String),
     ) -> Result<(), Trouble> {
-        match source {
-            None => self.images.ensure(image.as_str(), &|step| progress(step.to_string())).map(drop)?,
-            Some(ImageSource::Kernel { kernel, initrd, .. }) => {
-                weft_machine::check_file("kernel", kernel)?;
-                initrd.as_deref().map_or(Ok(()), |initrd| weft_machine::check_file("initrd", initrd))?;
-            }
-            Some(ImageSource::Disk { path, format }) => drop(weft_machine::check_disk(path, *format)?),
+        let Some(source) = source else {
+            return Ok(self.images.ensure(image.as_str(), &|step| progress(step.to_string())).map(drop)?);
+        };
+        if let ImageSource::Kernel { kernel, initrd, .. } = source {
+            weft_machine::check_file("kernel", kernel)?;
+            initrd.as_deref().map_or(Ok(()), |initrd| weft_machine::check_file("initrd", initrd))?;
+        }
+        if let Some(disk) = source.disk() {
+            weft_machine::check_disk(&disk.path, disk.format)?;
         }
         Ok(())
     }

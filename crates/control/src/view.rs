@@ -98,7 +98,7 @@ impl Inner {
 fn described_image(source: &ImageSource) -> (String, bool, Option<ByteSize>) {
     let (what, path) = match source {
         ImageSource::Kernel { kernel, .. } => ("kernel", kernel),
-        ImageSource::Disk { path, .. } => ("disk", path),
+        ImageSource::Disk(disk) => ("disk", &disk.path),
     };
     let size = std::fs::metadata(path).ok().map(|metadata| ByteSize::from_bytes(metadata.len()));
     (format!("{what} {}", path.display()), size.is_some(), size)

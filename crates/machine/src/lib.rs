@@ -25,7 +25,7 @@ pub use host::{HostReport, KvmState, QemuReport, Tool, probe};
 pub use image::{Built, CpioWriter, ImageInfo, Images, Parts, Progress};
 pub use process::{Exit, Process};
 pub use shares::{GroupState, share, state as group_state};
-pub use spec::{Boot, LaunchNic, LaunchSpec, NicSetup, Seed, SeedNic, Uuid};
+pub use spec::{Boot, DiskSpec, LaunchNic, LaunchSpec, NicSetup, Seed, SeedNic, Uuid};
 
 /// Decoders of hostile bytes, for the fuzzers and nobody else.
 #[doc(hidden)]

@@ -22,8 +22,10 @@ pub struct LaunchSpec {
     pub memory: ByteSize,
     /// Its virtual CPUs.
     pub cpus: u16,
-    /// What it boots from.
+    /// What it boots.
     pub boot: Boot,
+    /// Its disk, if it has one.
+    pub disk: Option<DiskSpec>,
     /// Its network adapters, in order.
     pub nics: Vec<LaunchNic>,
     /// The folder for what lasts: disk overlay, seed, `console.log`, `engine.log`.
@@ -48,7 +50,7 @@ pub struct LaunchNic {
     pub mtu: u16,
 }
 
-/// What a machine boots from.
+/// What a machine boots.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Boot {
     /// A kernel that the engine loads itself.
@@ -60,17 +62,21 @@ pub enum Boot {
         /// The kernel's command line.
         cmdline: String,
     },
-    /// A disk, of which the machine gets a copy-on-write overlay.
-    Disk {
-        /// The disk; never written to.
-        base: PathBuf,
-        /// Its format; never guessed from its contents, which a guest may have written.
-        format: DiskFormat,
-        /// The overlay's size, when it is to be larger than the disk.
-        size: Option<ByteSize>,
-        /// What cloud-init is told.
-        seed: Option<Seed>,
-    },
+    /// What the firmware finds on its disk.
+    Firmware,
+}
+
+/// A disk, of which the machine gets a copy-on-write overlay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskSpec {
+    /// The disk; never written to.
+    pub base: PathBuf,
+    /// Its format; never guessed from its contents, which a guest may have written.
+    pub format: DiskFormat,
+    /// The overlay's size, when it is to be larger than the disk.
+    pub size: Option<ByteSize>,
+    /// What cloud-init is told.
+    pub seed: Option<Seed>,
 }
 
 /// What cloud-init is told through a NoCloud volume.

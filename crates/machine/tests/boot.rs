@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use weft_machine::{
-    Boot, Built, Exit, Images, LaunchSpec, MachineError, Process, Qmp, Seed, StopOutcome, Uuid, adopt, console_log,
-    find, monitor_socket, remove, start, stop,
+    Boot, Built, DiskSpec, Exit, Images, LaunchSpec, MachineError, Process, Qmp, Seed, StopOutcome, Uuid, adopt,
+    console_log, find, monitor_socket, remove, start, stop,
 };
 use weft_model::{DiskFormat, EngineKind};
 
@@ -62,6 +62,7 @@ impl Bed {
             memory: "160MiB".parse().unwrap(),
             cpus: 1,
             boot,
+            disk: None,
             nics: Vec::new(),
             state_dir: dir.path().join("state"),
             run_dir: dir.path().join("run"),
@@ -69,6 +70,13 @@ impl Bed {
             weft: "/none/weft".into(),
         };
         Self { dir, spec }
+    }
+
+    /// One that boots a disk.
+    fn with_disk(disk: DiskSpec) -> Self {
+        let mut bed = Self::with(Boot::Firmware);
+        bed.spec.disk = Some(disk);
+        bed
     }
 
     fn run_dir(&self) -> &Path {
@@ -155,13 +163,12 @@ fn what_a_machine_writes_to_its_disk_stays_its_own() {
     let base = dir.path().join("base, with a comma.img");
     fs::write(&base, vec![0x11; 1 << 20]).unwrap();
     let seed = Seed { hostname: "web".to_owned(), ssh_key: None, user_data: None, nics: Vec::new() };
-    let boot = Boot::Disk {
+    let bed = Bed::with_disk(DiskSpec {
         base: base.clone(),
         format: DiskFormat::Raw,
         size: Some("8MiB".parse().unwrap()),
         seed: Some(seed),
-    };
-    let bed = Bed::with(boot);
+    });
     // Runs these commands of QEMU's own tool for reading and writing disks, and says how many of them did what they say.
     let disk_io = |commands: &[&str]| {
         start(&bed.spec).unwrap();
@@ -209,7 +216,7 @@ fn disks_of_both_formats_boot() {
     let [raw, qcow2] = ["disk.img", "disk.qcow2"].map(|name| dir.path().join(name));
     fs::write(&raw, speaking_disk()).unwrap();
     let boots = |base: &Path, format| {
-        let bed = Bed::with(Boot::Disk { base: base.to_owned(), format, size: None, seed: None });
+        let bed = Bed::with_disk(DiskSpec { base: base.to_owned(), format, size: None, seed: None });
         start(&bed.spec).unwrap();
         eprintln!("{} boots after {:?}", base.display(), bed.console_says("boots"));
         // Nobody hears the power button, and nobody waits for ever.

@@ -306,15 +306,16 @@ impl Check<'_> {
             let message = format!("there is no image `{}`", vm.image);
             self.find(format!("{path}.image"), Problem::new("missing-image", message, hint));
         }
-        let is_disk = matches!(source, Some(ImageSource::Disk { .. }));
+        let has_disk = source.is_some_and(|source| source.disk().is_some());
+        let has_kernel = !matches!(source, Some(ImageSource::Disk(_)));
         let given = [
             ("ssh_key", vm.ssh_key.is_some(), true),
             ("user_data", vm.user_data.is_some(), true),
             ("disk_size", vm.disk_size.is_some(), true),
             ("cmdline", vm.cmdline.is_some(), false),
         ];
-        for (key, _, wants_disk) in given.into_iter().filter(|(_, given, wants_disk)| *given && *wants_disk != is_disk)
-        {
+        let is_idle = |wants_disk: bool| if wants_disk { !has_disk } else { !has_kernel };
+        for (key, _, wants_disk) in given.into_iter().filter(|(_, given, wants_disk)| *given && is_idle(*wants_disk)) {
             let (has, hint) = match wants_disk {
                 true => ("has no disk", "it is for images with a disk, whose cloud-init reads it"),
                 false => ("boots its own kernel", "it is for images with `kernel`"),

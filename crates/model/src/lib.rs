@@ -37,7 +37,9 @@ pub use rule::{End, Rule, RuleError, parse_filter, parse_traffic};
 pub use switch_file::{Monitor, Plug, SwitchFile, SwitchMode, SwitchPort, load_switch, parse_switch};
 pub use team::{Team, TeamMode};
 pub use uplink::Uplink;
-pub use world::{Dhcp, DiskFormat, EngineKind, Image, ImageSource, Mode, Network, Nic, PortRules, Ready, Vm, World};
+pub use world::{
+    Dhcp, DiskFormat, EngineKind, Image, ImageDisk, ImageSource, Mode, Network, Nic, PortRules, Ready, Vm, World,
+};
 
 /// The name of the image that Weft builds itself.
 pub const MICRO: &str = "micro";

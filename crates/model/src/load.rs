@@ -27,7 +27,8 @@ use crate::router;
 use crate::shares;
 use crate::uplink;
 use crate::{
-    Acl, DiskFormat, EngineKind, Image, ImageSource, MICRO, Mode, Network, Nic, PortRules, Ready, Uplink, Vm, World,
+    Acl, DiskFormat, EngineKind, Image, ImageDisk, ImageSource, MICRO, Mode, Network, Nic, PortRules, Ready, Uplink,
+    Vm, World,
 };
 
 /// A world that a person writes has a few hundred lines; this many bytes are no such file.
@@ -350,49 +351,45 @@ impl<'a> Loader<'a> {
         let format = section.string(notes, "format", "qcow2");
         let format = format.and_then(|text| one_of(notes, &format!("{path}.format"), text, FORMATS));
         section.finish(notes);
-        let source = match (kernel, disk) {
-            (Some(kernel), None) => {
-                if format.is_some() {
-                    let hint = "remove it";
-                    notes.complain(
-                        &format!("{path}.format"),
-                        Problem::new("contradiction", "a kernel has no disk format", hint),
-                    );
+        if kernel.is_none() {
+            for (key, given) in [("initrd", initrd.is_some()), ("cmdline", cmdline.is_some())] {
+                if given && disk.is_some() {
+                    let message = format!("a disk image boots by itself: `{key}` does not apply");
+                    let hint = "remove it, or give `kernel` too";
+                    notes.complain(&format!("{path}.{key}"), Problem::new("contradiction", message, hint));
                 }
+            }
+        }
+        if format.is_some() && disk.is_none() && kernel.is_some() {
+            let problem = Problem::new("contradiction", "a kernel has no disk format", "remove it");
+            notes.complain(&format!("{path}.format"), problem);
+        }
+        let disk = disk.map(|disk| {
+            let found = check_disk(notes, &format!("{path}.disk"), &disk, format);
+            let format = found.map_or(format.unwrap_or(DiskFormat::Raw), |found| found.format);
+            if let Some(found) = found {
+                self.disks.insert(name.clone(), found);
+            }
+            ImageDisk { path: disk, format }
+        });
+        let source = match (kernel, disk) {
+            (Some(kernel), disk) => {
                 check_kernel(notes, &format!("{path}.kernel"), &kernel);
                 if let Some(initrd) = &initrd {
                     check_initrd(notes, &format!("{path}.initrd"), initrd);
                 }
                 let cmdline = cmdline.unwrap_or_else(|| "console=ttyS0 panic=-1".to_owned());
-                ImageSource::Kernel { kernel, initrd, cmdline }
+                ImageSource::Kernel { kernel, initrd, cmdline, disk }
             }
-            (None, Some(disk)) => {
-                for (key, given) in [("initrd", initrd.is_some()), ("cmdline", cmdline.is_some())] {
-                    if given {
-                        let message = format!("a disk image boots by itself: `{key}` does not apply");
-                        notes.complain(&format!("{path}.{key}"), Problem::new("contradiction", message, "remove it"));
-                    }
-                }
-                let found = check_disk(notes, &format!("{path}.disk"), &disk, format);
-                let format = found.map_or(format.unwrap_or(DiskFormat::Raw), |found| found.format);
-                if let Some(found) = found {
-                    self.disks.insert(name.clone(), found);
-                }
-                ImageSource::Disk { path: disk, format }
-            }
-            (kernel, disk) => {
+            (None, Some(disk)) => ImageSource::Disk(disk),
+            (None, None) => {
                 // A key whose value is no text has had its sentence already.
-                if kernel.is_some()
-                    || !(notes.is_broken(&format!("{path}.kernel")) || notes.is_broken(&format!("{path}.disk")))
-                {
-                    let message = match disk {
-                        Some(_) => format!("image `{name}` has both a kernel and a disk"),
-                        None => format!("image `{name}` has neither a kernel nor a disk"),
-                    };
-                    let hint = "give it `kernel` (and `initrd`), or `disk`";
+                if !(notes.is_broken(&format!("{path}.kernel")) || notes.is_broken(&format!("{path}.disk"))) {
+                    let message = format!("image `{name}` has neither a kernel nor a disk");
+                    let hint = "give it `kernel` (and `initrd`), or `disk`, or both";
                     notes.complain(&path, Problem::new("contradiction", message, hint));
                 }
-                ImageSource::Disk { path: Default::default(), format: DiskFormat::Raw }
+                ImageSource::Disk(ImageDisk { path: Default::default(), format: DiskFormat::Raw })
             }
         };
         self.world.images.insert(name.clone(), Image { source, provenance });
@@ -405,7 +402,7 @@ impl<'a> Loader<'a> {
         let image = section.parsed::<Label>(notes, "image", MICRO);
         let image = image.unwrap_or_else(|| MICRO.parse().expect("`micro` is a label"));
         let source = self.world.images.get(&image).map(|image| &image.source);
-        let is_disk = matches!(source, Some(ImageSource::Disk { .. }));
+        let is_disk = source.is_some_and(|source| source.disk().is_some());
         let memory =
             section.parsed(notes, "memory", "256MiB").unwrap_or(if is_disk { DISK_MEMORY } else { KERNEL_MEMORY });
         let cpus = section.integer(notes, "cpus", 1..=128).unwrap_or(1) as u16;

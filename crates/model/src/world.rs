@@ -244,15 +244,33 @@ pub enum ImageSource {
         initrd: Option<PathBuf>,
         /// The kernel's command line.
         cmdline: String,
+        /// A disk beside it, of which each machine gets a copy-on-write overlay.
+        #[serde(default)]
+        disk: Option<ImageDisk>,
     },
-    /// A disk, of which each machine gets a copy-on-write overlay.
-    Disk {
-        /// The disk's absolute path.
-        #[schema(value_type = String)]
-        path: PathBuf,
-        /// Its format; found out by looking at the file when the user did not say.
-        format: DiskFormat,
-    },
+    /// A disk that boots by itself, of which each machine gets a copy-on-write overlay.
+    Disk(ImageDisk),
+}
+
+/// A disk of an image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ImageDisk {
+    /// The disk's absolute path.
+    #[schema(value_type = String)]
+    pub path: PathBuf,
+    /// Its format; found out by looking at the file when the user did not say.
+    pub format: DiskFormat,
+}
+
+impl ImageSource {
+    /// The image's disk, if it has one.
+    pub fn disk(&self) -> Option<&ImageDisk> {
+        match self {
+            Self::Kernel { disk, .. } => disk.as_ref(),
+            Self::Disk(disk) => Some(disk),
+        }
+    }
 }
 
 /// The formats of disks.

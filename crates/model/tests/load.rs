@@ -305,14 +305,14 @@ fn images() {
               |
             3 | [image.n]
               |        ^
-            hint: give it `kernel` (and `initrd`), or `disk`
+            hint: give it `kernel` (and `initrd`), or `disk`, or both
 
-            error: image `b` has both a kernel and a disk
-             --> lab.toml:4:8
+            error: the disk /proc/version cannot be used: it is empty
+             --> lab.toml:6:8
               |
-            4 | [image.b]
-              |        ^
-            hint: give it `kernel` (and `initrd`), or `disk`
+            6 | disk = '/proc/version'
+              |        ^^^^^^^^^^^^^^^
+            hint: give a disk with a system on it
 
             error: `micro` is Weft's own image
              --> lab.toml:7:8

@@ -117,8 +117,8 @@ fn engines(kvm: &KvmState) -> Check {
     match kvm {
         KvmState::Usable => Check::ok(
             NAME,
-            "images with a kernel (`micro` is one) run on `kvm`, Weft's own VMM; those with a disk on `qemu` with KVM, as \
-             `kvm` boots none",
+            "images with a kernel (`micro` is one) run on `kvm`, Weft's own VMM; those with a disk \
+             alone on `qemu` with KVM, as `kvm` has no firmware to boot it",
         ),
         _ => Check::ok(NAME, "everything runs on `qemu`, which translates (TCG): `kvm` needs hardware virtualization"),
     }

@@ -33,7 +33,7 @@ fn a_doctor_on_bare_metal() {
 
     assert_eq!(finding(root, "ok", "kvm"), "hardware virtualization works");
     assert_eq!(finding(root, "ok", "tun"), "TAP devices can be made");
-    assert_eq!(finding(root, "ok", "cgroups"), "version 2");
+    assert_eq!(finding(root, "ok", "cgroups"), "machines have groups of their own, with cpu, io, memory");
     assert!(finding(root, "missing", "qemu").contains("qemu-system-x86"), "{root}");
     assert!(finding(nobody, "limited", "kvm").starts_with("this user may not open /dev/kvm"), "{nobody}");
     assert!(finding(nobody, "limited", "tun").contains("/dev/net/tun"), "{nobody}");

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use weft_machine::CpioWriter;
 use weft_testkit::{Metal, in_metal, is_in_metal};
 
 use crate::harness::{Home, copy_tree, eventually, image_cache, kill};
@@ -20,6 +21,34 @@ nics = [{ network = 'lan', ip = '10.40.0.10' }]
 [vm.two]
 memory = '128MiB'
 nics = ['lan']
+";
+
+/// Debian's own kernel, and a disk beside it.
+const WITH_DISK: &str = "
+[vm.store]
+image = 'own'
+memory = '128MiB'
+ready = 'running'
+[image.own]
+kernel = '/boot/vmlinuz'
+initrd = 'initrd'
+cmdline = 'console=ttyS0 panic=-1'
+disk = 'base.img'
+";
+
+/// Says what its disk begins with and what its seed is called, writes something else to the disk, and powers off.
+const STORE_INIT: &str = "#!/bin/busybox sh
+export PATH=/bin
+busybox mkdir -p /dev
+busybox mount -t devtmpfs dev /dev
+for module in virtio_ring virtio virtio_pci_legacy_dev virtio_pci_modern_dev virtio_pci virtio_blk; do
+    busybox insmod /$module.ko
+done
+busybox echo \"the disk begins with $(busybox dd if=/dev/vda bs=8 count=1 2>/dev/null)\"
+busybox grep -q CIDATA /dev/vdb && busybox echo 'the seed is there'
+busybox echo -n changed. | busybox dd of=/dev/vda conv=fsync 2>/dev/null
+busybox dd if=/dev/zero of=/dev/vda bs=64k seek=8 count=16 conv=fsync 2>/dev/null && busybox echo 'all is written'
+busybox poweroff -f
 ";
 
 /// Where root's machines have their control groups.
@@ -48,13 +77,12 @@ fn machines_on_the_own_vmm() {
     let metal = Metal::new()
         .kvm()
         .memory_mib(2000)
+        .kernel()
         .processors(1) // with two, a guest has ended in a triple fault once; of one, nothing like it was seen
         .program(env!("CARGO_BIN_EXE_weft"))
         .folder(lab.path())
         .patience(Duration::from_secs(900));
     in_metal("kvm::machines_on_the_own_vmm", metal, || {
-        // As any host's own services do it.
-        std::fs::write("/sys/fs/cgroup/cgroup.subtree_control", "+cpu +memory +io").unwrap();
         let home = Home::new("kvm");
         the_choice_is_told(&home);
         home.write("weft.toml", PAIR);
@@ -67,6 +95,7 @@ fn machines_on_the_own_vmm() {
         weights_are_kept(&home);
         home.weft(&["down"]).ok();
         home.assert_gone();
+        an_own_kernel_with_a_disk(&home);
         assert!(!Path::new(GROUPS).exists(), "the last machine takes the groups along");
     });
 }
@@ -78,7 +107,7 @@ fn the_choice_is_told(home: &Home) {
     home.write("disk.img", &"x".repeat(1 << 20));
     home.write("unfit.toml", UNFIT);
     let refused = home.weft(&["up", "unfit.toml"]);
-    let why = "Weft's VMM cannot run `bios`: it boots kernels, and no disk images";
+    let why = "Weft's VMM cannot run `bios`: it boots kernels, and has no firmware that boots disks";
     assert!(refused.code != 0 && refused.err.contains(why), "{} {}", refused.out, refused.err);
     home.weft(&["down", "unfit.toml"]).ok();
 }
@@ -152,6 +181,40 @@ fn weights_are_kept(home: &Home) {
         exec.kill().unwrap();
         exec.wait().unwrap();
     }
+}
+
+/// A kernel as Debian ships it finds an overlay over the image's disk, and what it writes there is there at its next start.
+fn an_own_kernel_with_a_disk(home: &Home) {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut initrd = CpioWriter::new(Vec::new());
+    for folder in ["bin", "dev"] {
+        initrd.directory(folder, 0o755).unwrap();
+    }
+    initrd.file("bin/busybox", 0o755, &std::fs::read("/bin/busybox").unwrap()).unwrap();
+    for module in
+        ["virtio_ring", "virtio", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci", "virtio_blk"]
+    {
+        let path = format!("/lib/modules/{}/{module}.ko", release.trim());
+        initrd.file(&format!("{module}.ko"), 0o644, &std::fs::read(path).unwrap()).unwrap();
+    }
+    initrd.file("init", 0o755, STORE_INIT.as_bytes()).unwrap();
+    initrd.device("dev/console", 0o600, 5, 1).unwrap();
+    std::fs::write(home.dir().join("initrd"), initrd.finish().unwrap()).unwrap();
+    let base = format!("original{}", "x".repeat((2 << 20) - 8));
+    home.write("base.img", &base);
+    home.write("store.toml", WITH_DISK);
+    let logs = || home.weft(&["logs", "store"]).ok();
+    let says = |words: &str| eventually(words, PATIENCE, || logs().contains(words));
+    home.weft(&["up", "store.toml"]).ok();
+    assert_eq!(home.json(&["vm", "ls"])[0]["engine"], "kvm");
+    says("the disk begins with original");
+    says("the seed is there");
+    says("all is written");
+    eventually("it powers off", PATIENCE, || home.json(&["vm", "ls"])[0]["state"] != "ready");
+    home.weft(&["up", "store.toml"]).ok();
+    says("the disk begins with changed.");
+    assert!(std::fs::read_to_string(home.dir().join("base.img")).unwrap() == base, "nobody writes to the base");
+    home.weft(&["down", "store.toml"]).ok();
 }
 
 /// Copies the image `micro`, without what else was built into the same folder.

@@ -21,7 +21,7 @@ pub(super) fn choose(spec: &LaunchSpec, kvm: &KvmState) -> EngineKind {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::{Boot, Uuid};
+    use crate::spec::{Boot, DiskSpec, Uuid};
 
     #[test]
     fn who_asks_is_served_and_others_get_the_best() {
@@ -35,6 +35,7 @@ mod tests {
             memory: "128MiB".parse().unwrap(),
             cpus: 1,
             boot: Boot::Kernel { kernel, initrd: None, cmdline: String::new() },
+            disk: None,
             nics: Vec::new(),
             state_dir: "/s".into(),
             run_dir: "/r".into(),
@@ -42,14 +43,16 @@ mod tests {
             weft: "/weft".into(),
         };
         let format = weft_model::DiskFormat::Raw;
-        let disk =
-            LaunchSpec { boot: Boot::Disk { base: "/d".into(), format, size: None, seed: None }, ..micro.clone() };
+        let disk = Some(DiskSpec { base: "/d".into(), format, size: None, seed: None });
+        let both = LaunchSpec { disk: disk.clone(), ..micro.clone() };
+        let disk = LaunchSpec { boot: Boot::Firmware, disk, ..micro.clone() };
         let asked = |engine| LaunchSpec { engine: Some(engine), ..micro.clone() };
         for (spec, kvm, expected) in [
             (micro.clone(), KvmState::Usable, EngineKind::Kvm),
             (micro.clone(), KvmState::Absent, EngineKind::Qemu),
             (micro.clone(), KvmState::Unusable("guests crawl".to_owned()), EngineKind::Qemu),
             (disk, KvmState::Usable, EngineKind::Qemu),
+            (both, KvmState::Usable, EngineKind::Kvm),
             (asked(EngineKind::Qemu), KvmState::Usable, EngineKind::Qemu),
             (asked(EngineKind::Kvm), KvmState::Absent, EngineKind::Kvm),
         ] {

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::choice::choose;
 use super::record::{self, Record};
 use super::{Accelerator, Engine, Running, engine, engine_words, files, kvm_state, log, stop};
-use crate::spec::{Boot, LaunchSpec};
+use crate::spec::{Boot, DiskSpec, LaunchSpec};
 use crate::whole::write_whole;
 use crate::{Exit, MAX_SOCKET_PATH_BYTES, MachineError, Process, disk, host};
 
@@ -29,19 +29,13 @@ pub fn prepare(spec: &LaunchSpec) -> Result<(), MachineError> {
     for dir in [&spec.state_dir, &spec.run_dir] {
         DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(MachineError::io("create", dir))?;
     }
-    match &spec.boot {
-        Boot::Kernel { kernel, initrd, .. } => {
-            disk::check_file("kernel", kernel)?;
-            initrd.as_deref().map_or(Ok(()), |initrd| disk::check_file("initrd", initrd))
-        }
-        Boot::Disk { base, format, size, seed } => {
-            disk::ensure_overlay(&spec.state_dir, base, *format, *size)?;
-            match seed {
-                Some(seed) => disk::write_seed(&spec.state_dir, seed, spec.uuid),
-                None => Ok(()),
-            }
-        }
+    if let Boot::Kernel { kernel, initrd, .. } = &spec.boot {
+        disk::check_file("kernel", kernel)?;
+        initrd.as_deref().map_or(Ok(()), |initrd| disk::check_file("initrd", initrd))?;
     }
+    let Some(DiskSpec { base, format, size, seed }) = &spec.disk else { return Ok(()) };
+    disk::ensure_overlay(&spec.state_dir, base, *format, *size)?;
+    seed.as_ref().map_or(Ok(()), |seed| disk::write_seed(&spec.state_dir, seed, spec.uuid))
 }
 
 /// Starts the machine as a process of its own, and returns when its engine has set it up.
@@ -225,6 +219,7 @@ mod tests {
             memory: ByteSize::from_mib(16),
             cpus: 1,
             boot: Boot::Kernel { kernel: "/none/vmlinuz".into(), initrd: None, cmdline: String::new() },
+            disk: None,
             nics: Vec::new(),
             state_dir: dir.join("state"),
             run_dir: dir.join("run"),

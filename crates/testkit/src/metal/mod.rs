@@ -58,6 +58,7 @@ pub struct Metal {
     memory_mib: u32,
     processors: u8,
     kvm: bool,
+    kernel: bool,
     modules: Vec<&'static str>,
     adapters: Vec<(MacAddr, CableEnd)>,
     files: Vec<Given>,
@@ -88,6 +89,7 @@ impl Metal {
             memory_mib: 768,
             processors: 1,
             kvm: false,
+            kernel: false,
             modules: Vec::new(),
             adapters: Vec::new(),
             files: Vec::new(),
@@ -111,6 +113,12 @@ impl Metal {
     #[must_use]
     pub fn kvm(self) -> Self {
         Self { kvm: true, ..self }.modules(&["kvm_amd"])
+    }
+
+    /// With its own kernel at `/boot/vmlinuz`, for guests.
+    #[must_use]
+    pub fn kernel(self) -> Self {
+        Self { kernel: true, ..self }
     }
 
     /// These modules are loaded when the script begins; `modprobe` finds the others.
@@ -200,6 +208,10 @@ impl Metal {
         root.program("bin/busybox", &parts.busybox);
         for applet in &parts.applets {
             root.link(&format!("bin/{applet}"), "busybox");
+        }
+        if self.kernel {
+            let bytes = fs::read(&parts.kernel).unwrap_or_else(|error| panic!("{}: {error}", parts.kernel.display()));
+            root.file("boot/vmlinuz", 0o644, bytes);
         }
         let modules = format!("lib/modules/{}", parts.release);
         root.text(&format!("{modules}/modules.dep"), 0o644, &parts.modules_dep);

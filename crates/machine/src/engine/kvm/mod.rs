@@ -14,7 +14,7 @@ use super::start::{Role, await_set_up, socket_path};
 use super::{Accelerator, Engine, Running, files, kvm_state};
 use crate::host::KvmState;
 use crate::spec::{Boot, LaunchSpec};
-use crate::{MachineError, Process, image};
+use crate::{MachineError, Process, disk, image};
 
 /// Where the machine is controlled, in the run folder.
 const CONTROL: &str = "control.sock";
@@ -36,6 +36,9 @@ const MIN_MEMORY_MIB: u64 = 16;
 const MAX_CPUS: u16 = 254;
 /// The most adapters that have room beside the other devices.
 const MAX_NICS: usize = 24;
+
+/// What it lacks for disks that boot by themselves.
+const NO_FIRMWARE: &str = "boots kernels, and has no firmware that boots disks";
 
 /// The engine.
 pub(super) struct Kvm;
@@ -86,7 +89,7 @@ pub(super) fn why_not(spec: &LaunchSpec, kvm: &KvmState) -> Option<String> {
         return Some("runs on x86-64 only".to_owned());
     }
     let Boot::Kernel { kernel, .. } = &spec.boot else {
-        return Some("boots kernels, and no disk images".to_owned());
+        return Some(NO_FIRMWARE.to_owned());
     };
     if spec.cpus > MAX_CPUS {
         return Some(format!("has at most {MAX_CPUS} processors"));
@@ -131,7 +134,7 @@ fn start_anyway(spec: &LaunchSpec, patience: Duration) -> Result<Running, Machin
 /// The description that `weft vmm` reads.
 fn describe(spec: &LaunchSpec) -> Result<Value, MachineError> {
     let Boot::Kernel { kernel, initrd, cmdline } = &spec.boot else {
-        let why = "boots kernels, and no disk images".to_owned();
+        let why = NO_FIRMWARE.to_owned();
         return Err(MachineError::EngineUnfit { engine: Kvm.title(), vm: spec.name.to_string(), why });
     };
     let run = |file: &str| socket(&spec.run_dir.join(file));
@@ -150,9 +153,21 @@ fn describe(spec: &LaunchSpec) -> Result<Value, MachineError> {
             { "name": weft_agent::PORT_NAME, "socket": run(files::AGENT)? },
             { "name": "org.qemu.guest_agent.0", "socket": run(files::QGA)? },
         ],
+        "disks": disks(spec)?,
         "nets": spec.nics.iter().map(nic).collect::<Result<Vec<_>, MachineError>>()?,
         "control": run(CONTROL)?,
     }))
+}
+
+/// The disk's overlay, and the seed behind it, in the order in which guests find them.
+fn disks(spec: &LaunchSpec) -> Result<Vec<Value>, MachineError> {
+    let file = |name: &str| spec.state_dir.join(name);
+    let Some(disk) = &spec.disk else { return Ok(Vec::new()) };
+    let mut disks = vec![json!({ "path": text(&file(disk::OVERLAY))?, "format": "qcow2", "id": "disk" })];
+    if disk.seed.is_some() {
+        disks.push(json!({ "path": text(&file(disk::SEED))?, "read-only": true, "id": "seed" }));
+    }
+    Ok(disks)
 }
 
 /// A path as text: JSON has no other.
@@ -195,7 +210,7 @@ mod tests {
     use expect_test::expect;
 
     use super::*;
-    use crate::spec::{LaunchNic, Uuid};
+    use crate::spec::{DiskSpec, LaunchNic, Seed, Uuid};
 
     fn spec(dir: &Path) -> LaunchSpec {
         LaunchSpec {
@@ -205,6 +220,12 @@ mod tests {
             memory: "129MiB".parse().unwrap(),
             cpus: 2,
             boot: Boot::Kernel { kernel: dir.join("k"), initrd: Some(dir.join("i")), cmdline: "quiet".into() },
+            disk: Some(DiskSpec {
+                base: "/d/base".into(),
+                format: weft_model::DiskFormat::Raw,
+                size: None,
+                seed: Some(Seed { hostname: "web".into(), ssh_key: None, user_data: None, nics: Vec::new() }),
+            }),
             nics: vec![LaunchNic { mac: "02:00:00:00:00:01".parse().unwrap(), socket: "/r/0.sock".into(), mtu: 1500 }],
             state_dir: dir.join("s"),
             run_dir: dir.join("r"),
@@ -221,6 +242,18 @@ mod tests {
               "command-line": "quiet weft.hostname=web",
               "control": "/d/r/control.sock",
               "cpus": 2,
+              "disks": [
+                {
+                  "format": "qcow2",
+                  "id": "disk",
+                  "path": "/d/s/disk.qcow2"
+                },
+                {
+                  "id": "seed",
+                  "path": "/d/s/seed.img",
+                  "read-only": true
+                }
+              ],
               "initrd": "/d/i",
               "kernel": "/d/k",
               "memory-mib": 130,
@@ -305,7 +338,7 @@ mod tests {
     fn a_process_that_ends_at_once_is_quoted_and_leaves_nothing() {
         use std::os::unix::fs::PermissionsExt as _;
         let dir = tempfile::tempdir().unwrap();
-        let spec = spec(dir.path());
+        let spec = LaunchSpec { disk: None, ..spec(dir.path()) };
         for name in ["k", "i"] {
             fs::write(dir.path().join(name), "x").unwrap();
         }

@@ -13,7 +13,7 @@ use super::super::{Accelerator, files};
 use super::{FILTER, PID, QMP};
 use crate::MachineError;
 use crate::disk;
-use crate::spec::{Boot, LaunchNic, LaunchSpec};
+use crate::spec::{Boot, DiskSpec, LaunchNic, LaunchSpec};
 
 /// The PCI slot of the first network adapter; the others follow. The slots below it are for what every machine has.
 const FIRST_NIC_SLOT: usize = 8;
@@ -100,34 +100,32 @@ impl Args {
     }
 
     fn boot(&mut self, spec: &LaunchSpec) -> Result<(), MachineError> {
-        match &spec.boot {
-            Boot::Kernel { kernel, initrd, cmdline } => {
-                self.option("-kernel", text(kernel)?);
-                if let Some(initrd) = initrd {
-                    self.option("-initrd", text(initrd)?);
-                }
-                // Kernels pass over what they do not know and holds a dot; micro guests read it.
-                self.option("-append", format!("{cmdline} weft.hostname={}", spec.name).trim_start().to_owned());
+        if let Boot::Kernel { kernel, initrd, cmdline } = &spec.boot {
+            self.option("-kernel", text(kernel)?);
+            if let Some(initrd) = initrd {
+                self.option("-initrd", text(initrd)?);
             }
-            Boot::Disk { base, format, seed, .. } => {
-                let [overlay, seed_volume] = [disk::OVERLAY, disk::SEED].map(|file| spec.state_dir.join(file));
-                // The format of the lower disk is said here, and what the overlay's own header says is not followed.
+            // Kernels pass over what they do not know and holds a dot; micro guests read it.
+            self.option("-append", format!("{cmdline} weft.hostname={}", spec.name).trim_start().to_owned());
+        }
+        if let Some(DiskSpec { base, format, seed, .. }) = &spec.disk {
+            let [overlay, seed_volume] = [disk::OVERLAY, disk::SEED].map(|file| spec.state_dir.join(file));
+            // The format of the lower disk is said here, and what the overlay's own header says is not followed.
+            self.blockdev(json!({
+                "driver": "qcow2", "node-name": "disk", "discard": "unmap",
+                "file": { "driver": "file", "filename": text(&overlay)? },
+                "backing": {
+                    "driver": format.as_str(), "read-only": true,
+                    "file": { "driver": "file", "filename": text(base)?, "read-only": true },
+                },
+            }));
+            self.option("-device", "virtio-blk-pci,id=disk,addr=0x5,drive=disk,bootindex=1");
+            if seed.is_some() {
                 self.blockdev(json!({
-                    "driver": "qcow2", "node-name": "disk", "discard": "unmap",
-                    "file": { "driver": "file", "filename": text(&overlay)? },
-                    "backing": {
-                        "driver": format.as_str(), "read-only": true,
-                        "file": { "driver": "file", "filename": text(base)?, "read-only": true },
-                    },
+                    "driver": "raw", "node-name": "seed", "read-only": true,
+                    "file": { "driver": "file", "filename": text(&seed_volume)?, "read-only": true },
                 }));
-                self.option("-device", "virtio-blk-pci,id=disk,addr=0x5,drive=disk,bootindex=1");
-                if seed.is_some() {
-                    self.blockdev(json!({
-                        "driver": "raw", "node-name": "seed", "read-only": true,
-                        "file": { "driver": "file", "filename": text(&seed_volume)?, "read-only": true },
-                    }));
-                    self.option("-device", "virtio-blk-pci,addr=0x6,drive=seed");
-                }
+                self.option("-device", "virtio-blk-pci,addr=0x6,drive=seed");
             }
         }
         Ok(())
@@ -195,6 +193,7 @@ mod tests {
             memory: "256MiB".parse().unwrap(),
             cpus: 1,
             boot,
+            disk: None,
             nics: Vec::new(),
             state_dir: "/s".into(),
             run_dir: "/r".into(),
@@ -266,8 +265,8 @@ mod tests {
     #[test]
     fn a_disk_with_a_seed_on_a_newer_qemu_with_kvm() {
         let seed = Seed { hostname: "web".into(), ssh_key: None, user_data: None, nics: Vec::new() };
-        let mut spec =
-            spec(Boot::Disk { base: "/a,b.img".into(), format: DiskFormat::Raw, size: None, seed: Some(seed) });
+        let disk = DiskSpec { base: "/a,b.img".into(), format: DiskFormat::Raw, size: None, seed: Some(seed) };
+        let mut spec = LaunchSpec { disk: Some(disk), ..spec(Boot::Firmware) };
         spec.cpus = 2;
         spec.nics.push(LaunchNic { mac: "02:00:00:00:00:01".parse().unwrap(), socket: "/a,b.sock".into(), mtu: 9000 });
         let abilities = Abilities { accelerator: Accelerator::Kvm, sandbox: true, version: (10, 0) };

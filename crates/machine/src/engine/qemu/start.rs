@@ -120,6 +120,7 @@ mod tests {
                 memory: ByteSize::from_mib(16),
                 cpus: 1,
                 boot: Boot::Kernel { kernel, initrd: None, cmdline: String::new() },
+                disk: None,
                 nics: Vec::new(),
                 state_dir: dir.path().join("state"),
                 run_dir: dir.path().join("run"),

@@ -88,6 +88,9 @@ pub(super) fn why_not(spec: &LaunchSpec) -> Option<String> {
     if spec.memory.mib() < MIN_MEMORY_MIB {
         return Some(format!("needs {MIN_MEMORY_MIB}MiB of memory"));
     }
+    if spec.disk.is_some() {
+        return Some("has no disks".to_owned());
+    }
     let Boot::Kernel { kernel, initrd: Some(_), .. } = &spec.boot else {
         return Some("boots a kernel with an initrd, and no disk images".to_owned());
     };
@@ -185,6 +188,7 @@ mod tests {
             memory: "128MiB".parse().unwrap(),
             cpus: 1,
             boot: kernel(&program, Some("/i")),
+            disk: None,
             nics: Vec::new(),
             state_dir: "/s".into(),
             run_dir: "/r".into(),
