@@ -80,12 +80,29 @@ pub struct DiskConfig {
     /// How sectors stand in it.
     #[serde(default)]
     pub format: DiskFormat,
+    /// What is behind a qcow2 file. Nothing else is opened, whatever the file says.
+    #[serde(default)]
+    pub backing: Option<Box<BackingConfig>>,
     /// Whether the guest may only read.
     #[serde(default)]
     pub read_only: bool,
     /// The serial number that the guest sees, of which 20 bytes count.
     #[serde(default)]
     pub id: String,
+}
+
+/// An image behind another one, which is only read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct BackingConfig {
+    /// The image's file.
+    pub path: PathBuf,
+    /// How sectors stand in it.
+    #[serde(default)]
+    pub format: DiskFormat,
+    /// What is behind it, if it is a qcow2 file and has something.
+    #[serde(default)]
+    pub backing: Option<Box<BackingConfig>>,
 }
 
 /// How sectors stand in an image.

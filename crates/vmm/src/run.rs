@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use kvm_ioctls::Kvm;
@@ -12,14 +13,16 @@ use serde_json::{Value, json};
 
 use crate::boot::Boot;
 use crate::bus::{Shared, lock};
-use crate::config::{Config, ConfigError, DiskConfig, DiskFormat, PortConfig, TerminalConfig, append, listen, open};
+use crate::config::{
+    BackingConfig, Config, ConfigError, DiskConfig, DiskFormat, PortConfig, TerminalConfig, append, listen, open,
+};
 use crate::control::{Control, Reply, Request};
 use crate::devices::Ending;
 use crate::event::descriptor;
 use crate::jail::{self, Role};
 use crate::memory::{self, MemoryError};
 use crate::terminal::Terminal;
-use crate::virtio::{Block, Console, Device, DiskError, Image, Net, NetError, Ports, Rng};
+use crate::virtio::{Block, Console, Device, DiskError, Image, Layer, Net, NetError, Ports, Rng};
 use crate::vm::{Machine, MachineError, Parts};
 
 /// Output that is kept for whoever connects to a console.
@@ -170,11 +173,28 @@ impl Resources {
 
 /// Opens a disk's image.
 fn image(disk: &DiskConfig) -> Result<Image, ConfigError> {
+    let file = open(&disk.path, !disk.read_only)?;
     match disk.format {
-        DiskFormat::Raw => open(&disk.path, !disk.read_only).map(Image::raw),
-        DiskFormat::Qcow2 => Image::open_qcow2(&disk.path, !disk.read_only)
-            .map_err(|source| ConfigError::Open { path: disk.path.clone(), source }),
+        DiskFormat::Raw => Ok(Image::raw(file)),
+        DiskFormat::Qcow2 => {
+            let behind = disk.backing.as_deref().map(layer).transpose()?;
+            Image::qcow2(file, !disk.read_only, behind).map_err(|source| unusable(&disk.path, source))
+        }
     }
+}
+
+/// Opens what is behind a disk's image.
+fn layer(behind: &BackingConfig) -> Result<Layer, ConfigError> {
+    let file = open(&behind.path, false)?;
+    let layer = match behind.format {
+        DiskFormat::Raw => Layer::raw(file),
+        DiskFormat::Qcow2 => Layer::qcow2(file, behind.backing.as_deref().map(layer).transpose()?),
+    };
+    layer.map_err(|source| unusable(&behind.path, source))
+}
+
+fn unusable(path: &Path, source: io::Error) -> ConfigError {
+    ConfigError::Open { path: path.to_owned(), source }
 }
 
 fn terminal(config: &TerminalConfig) -> Result<Shared<Terminal>, RunError> {

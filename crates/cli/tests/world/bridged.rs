@@ -97,6 +97,18 @@ fn all_reach_each_other(home: &Home, lan: &Lan, host: &str) {
     eventually("all reach each other", PATIENCE, all_do);
     assert!(host_reaches("10.88.0.1") || host == "10.88.0.1", "the host keeps its own connectivity");
 
+    // So does a shell, with an address that the LAN's server gives it.
+    let shell = home.weft(&[
+        "shell",
+        "lan",
+        "--",
+        "sh",
+        "-c",
+        &format!("ip -o -4 addr show && ping -c 1 -W 5 {vm} && ping -c 1 -W 5 10.88.0.1"),
+    ]);
+    assert!(shell.out.contains("10.88.0.1"), "{}", shell.out);
+    shell.ok();
+
     // A station that it is not, it cannot be.
     home.exec("a", &["ip", "addr", "add", "10.88.0.66/24", "dev", "eth0"]).ok();
     assert!(home.exec("a", &["ping", "-c", "1", "-W", "2", "-I", "10.88.0.66", "10.88.0.1"]).code != 0);

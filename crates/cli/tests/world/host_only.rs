@@ -45,6 +45,9 @@ fn the_host_and_its_machines() {
         home.exec("web", &["ping", "-c", "1", "-W", "5", "host"]).ok();
         let shown = home.weft(&["network", "show", "host-only"]).ok();
         assert!(shown.contains("10.20.0.254 by weft-host-only"), "{shown}");
+        // A shell stands there like any machine.
+        home.weft(&["shell", "host-only", "--", "ping", "-c", "1", "-W", "5", "10.20.0.254"]).ok();
+        home.weft(&["shell", "host-only", "--", "ping", "-c", "1", "-W", "5", &address]).ok();
         // No way out, and none in: not even where the guest takes the host for a router, and the LAN does.
         assert!(!home.exec("web", &["ip", "route"]).ok().contains("default"));
         home.exec("web", &["ip", "route", "add", "default", "via", "10.20.0.254"]).ok();

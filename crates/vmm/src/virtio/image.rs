@@ -3,12 +3,13 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd as _;
-use std::path::Path;
+use std::os::unix::fs::FileExt as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use imago::file::File as Storage;
 use imago::qcow2::Qcow2;
-use imago::{FormatAccess, FormatDriverBuilder as _, PermissiveImplicitOpenGate};
+use imago::raw::Raw;
+use imago::{DenyImplicitOpenGate, FormatAccess, FormatDriverBuilder as _};
 use rustix::fs::{FallocateFlags, fallocate, fdatasync};
 use vm_memory::{GuestAddress, GuestMemoryBackend as _};
 
@@ -25,6 +26,36 @@ pub enum Image {
     Raw(Arc<File>),
     /// A qcow2 file says where they are, or that the file behind it has them.
     Qcow2(Arc<Mutex<FormatAccess<Storage>>>),
+}
+
+/// What is behind a qcow2 file: an image that is only read.
+pub struct Layer(FormatAccess<Storage>);
+
+impl Layer {
+    /// A file's own bytes.
+    ///
+    /// # Errors
+    /// When its size cannot be told.
+    pub fn raw(file: File) -> io::Result<Self> {
+        let image = Raw::builder(Storage::try_from(file)?).open(DenyImplicitOpenGate::default())?;
+        Ok(Self(FormatAccess::new(image)))
+    }
+
+    /// A qcow2 file, with this behind it.
+    ///
+    /// # Errors
+    /// Like [`Image::qcow2`].
+    pub fn qcow2(file: File, behind: Option<Self>) -> io::Result<Self> {
+        Ok(Self(open_qcow2(file, false, behind)?))
+    }
+}
+
+fn open_qcow2(file: File, writable: bool, behind: Option<Layer>) -> io::Result<FormatAccess<Storage>> {
+    let mut builder = Qcow2::<Storage>::builder(Storage::try_from(file)?).write(writable);
+    if let Some(Layer(behind)) = behind {
+        builder = builder.backing(Some(behind));
+    }
+    Ok(FormatAccess::new(builder.open(DenyImplicitOpenGate::default())?))
 }
 
 /// How bytes become zero.
@@ -51,13 +82,13 @@ impl Image {
         Self::Raw(Arc::new(file))
     }
 
-    /// Opens a qcow2 file, and read-only whatever it says is behind it.
+    /// The image in a qcow2 file, with this behind it. What the file itself names is not opened.
     ///
     /// # Errors
-    /// When one of them cannot be opened, or is damaged.
-    pub fn open_qcow2(path: &Path, writable: bool) -> io::Result<Self> {
-        let image = Qcow2::<Storage>::builder_path(path).write(writable).open(PermissiveImplicitOpenGate::default())?;
-        Ok(Self::Qcow2(Arc::new(Mutex::new(FormatAccess::new(image)))))
+    /// When it is damaged, or names something that is not given.
+    pub fn qcow2(file: File, writable: bool, behind: Option<Layer>) -> io::Result<Self> {
+        let image = open_qcow2(file, writable, behind)?;
+        Ok(Self::Qcow2(Arc::new(Mutex::new(image))))
     }
 
     /// Its size.
@@ -117,8 +148,9 @@ impl Image {
                     Clear::Zero => FallocateFlags::ZERO_RANGE,
                 };
                 match fallocate(file, hole | FallocateFlags::KEEP_SIZE, start, bytes) {
-                    // A hint, which a file system need not understand.
+                    // A hint, which a file system need not understand; zeroes are a promise.
                     Err(rustix::io::Errno::OPNOTSUPP) if how == Clear::Discard => Ok(()),
+                    Err(rustix::io::Errno::OPNOTSUPP) => write_zeroes(file, start, bytes),
                     done => Ok(done?),
                 }
             }
@@ -131,6 +163,18 @@ impl Image {
             }
         }
     }
+}
+
+/// Writes zeroes, where the file system knows no other way.
+fn write_zeroes(file: &File, start: u64, bytes: u64) -> io::Result<()> {
+    let zeroes = vec![0; bytes.min(COPIED_BYTES) as usize];
+    let mut done = 0;
+    while done < bytes {
+        let count = (bytes - done).min(COPIED_BYTES);
+        file.write_all_at(&zeroes[..count as usize], start + done)?;
+        done += count;
+    }
+    Ok(())
 }
 
 /// A disk's thread that panicked in between left nothing half done that later requests could make worse.
@@ -189,6 +233,7 @@ fn in_place(file: &File, memory: &GuestMemory, segments: &[Segment], way: Direct
 #[cfg(test)]
 mod tests {
     use std::io::{BufRead as _, BufReader};
+    use std::path::Path;
     use std::process::{Command, Stdio};
 
     use proptest::prelude::*;
@@ -216,6 +261,16 @@ mod tests {
         let text = |path: &Path| path.to_str().unwrap().to_owned();
         qemu_img(&["create", "-q", "-f", "qcow2", "-F", "raw", "-b", &text(&base), &text(&overlay), &size]);
         overlay
+    }
+
+    /// The overlay, with the base that lies beside it.
+    fn open(path: &Path) -> io::Result<Image> {
+        let behind = Layer::raw(File::open(path.with_file_name("base"))?)?;
+        Image::qcow2(read_write(path), true, Some(behind))
+    }
+
+    fn read_write(path: &Path) -> File {
+        File::options().read(true).write(true).open(path).unwrap()
     }
 
     fn base_bytes() -> Vec<u8> {
@@ -266,7 +321,7 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let path = overlay(dir.path());
             let mut model = [base_bytes(), vec![0; MIB as usize]].concat();
-            let (mut image, memory) = (Image::open_qcow2(&path, true).unwrap(), memory());
+            let (mut image, memory) = (open(&path).unwrap(), memory());
             prop_assert_eq!(image.bytes().unwrap(), model.len() as u64);
             let end = model.len() as u64;
             for act in acts {
@@ -292,7 +347,7 @@ mod tests {
                     Act::Reopen => {
                         image.flush().unwrap();
                         drop(image);
-                        image = Image::open_qcow2(&path, true).unwrap();
+                        image = open(&path).unwrap();
                     }
                 }
             }
@@ -312,20 +367,24 @@ mod tests {
     #[test]
     fn writer() {
         let Some(path) = std::env::var_os(WRITE_TO) else { return };
-        let (image, memory) = (Image::open_qcow2(path.as_ref(), true).unwrap(), memory());
-        for round in 0u64.. {
-            let byte = (round % 255) as u8 + 1;
-            put(&image, &memory, round * 192 * 512 % (2 * MIB - 4096) / 512 * 512, &[byte; 4096]);
-            if round % 8 == 7 {
+        let (image, memory) = (open(path.as_ref()).unwrap(), memory());
+        for round in 1u64.. {
+            put(&image, &memory, place(round), &round.to_le_bytes().repeat(64));
+            if round % 8 == 0 {
                 image.flush().unwrap();
                 println!("flushed {round}");
             }
         }
     }
 
+    /// Where the writer's round goes: at all places in turn, in an order that is not theirs.
+    fn place(round: u64) -> u64 {
+        round * 389 % 512 * 4096
+    }
+
     #[test]
     fn a_killed_writer_leaves_a_sound_image_with_all_that_was_flushed() {
-        for lines in [1, 3, 9] {
+        for lines in [1, 9, 90] {
             let dir = tempfile::tempdir().unwrap();
             let path = overlay(dir.path());
             let mut writer = Command::new(std::env::current_exe().unwrap())
@@ -342,12 +401,18 @@ mod tests {
             // Clusters that nobody uses may be left; nothing may be used twice, or be missing.
             let check = Command::new("qemu-img").arg("check").arg(&path).output().unwrap();
             assert!(matches!(check.status.code(), Some(0 | 3)), "{}", String::from_utf8_lossy(&check.stdout));
-            let (image, memory) = (Image::open_qcow2(&path, true).unwrap(), memory());
-            let place = |round: u64| round * 192 * 512 % (2 * MIB - 4096) / 512 * 512;
-            let byte = get(&image, &memory, place(last), 4096)[0];
-            // It, or a later round at the same place.
-            let later = (last..last + 100_000).filter(|round| place(*round) == place(last));
-            assert!(later.map(|round| (round % 255) as u8 + 1).any(|written| written == byte), "{byte}");
+            let (image, memory) = (open(&path).unwrap(), memory());
+            let mut flushed = std::collections::BTreeMap::new();
+            for round in 1..=last {
+                flushed.insert(place(round), round);
+            }
+            for (at, round) in flushed {
+                let found = get(&image, &memory, at, 512);
+                let written = u64::from_le_bytes(found[..8].try_into().unwrap());
+                // It, or a later one that was not flushed and is there all the same.
+                assert!(written >= round && place(written) == at, "{at}: {written} and not {round}");
+                assert_eq!(found, written.to_le_bytes().repeat(64), "whole");
+            }
         }
     }
 
@@ -358,10 +423,38 @@ mod tests {
         let whole = std::fs::read(&path).unwrap();
         for bytes in [0, 4, 71, 100] {
             std::fs::write(&path, &whole[..bytes]).unwrap();
-            assert!(Image::open_qcow2(&path, true).is_err(), "{bytes}");
+            assert!(open(&path).is_err(), "{bytes}");
         }
-        std::fs::write(&path, &whole).unwrap();
-        std::fs::remove_file(dir.path().join("base")).unwrap();
-        assert!(Image::open_qcow2(&path, true).is_err(), "what is behind it is missing");
+    }
+
+    #[test]
+    fn what_an_image_names_is_opened_only_if_it_is_given() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = overlay(dir.path());
+        let error = Image::qcow2(read_write(&path), true, None).err().expect("its base is not given");
+        assert!(error.to_string().contains("denied"), "{error}");
+        // Each behind the other: there is an end to what is given.
+        let other = dir.path().join("other");
+        let text = |path: &Path| path.to_str().unwrap().to_owned();
+        qemu_img(&["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", &text(&path), &text(&other)]);
+        qemu_img(&["rebase", "-u", "-F", "qcow2", "-b", &text(&other), &text(&path)]);
+        let layer = |path: &Path, behind| Layer::qcow2(File::open(path).unwrap(), behind);
+        assert!(layer(&other, None).is_err());
+        let end = Layer::raw(File::open(dir.path().join("base")).unwrap()).unwrap();
+        let behind = layer(&other, Some(layer(&path, Some(end)).unwrap())).unwrap();
+        assert!(Image::qcow2(read_write(&path), true, Some(behind)).is_ok());
+    }
+
+    #[test]
+    fn zeroes_are_written_where_the_file_system_cannot_clear() {
+        // tmpfs has holes, and no other way.
+        let Ok(file) = tempfile::tempfile_in("/dev/shm") else { return };
+        file.write_all_at(&[7; 4096], 0).unwrap();
+        let image = Image::raw(file);
+        for how in [Clear::Zero, Clear::ZeroAndFree, Clear::Discard] {
+            image.clear(512, 1024, how).unwrap();
+        }
+        let memory = memory();
+        assert_eq!(get(&image, &memory, 0, 2048), [[7; 512].to_vec(), vec![0; 1024], [7; 512].to_vec()].concat());
     }
 }

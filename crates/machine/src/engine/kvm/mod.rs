@@ -163,7 +163,10 @@ fn describe(spec: &LaunchSpec) -> Result<Value, MachineError> {
 fn disks(spec: &LaunchSpec) -> Result<Vec<Value>, MachineError> {
     let file = |name: &str| spec.state_dir.join(name);
     let Some(disk) = &spec.disk else { return Ok(Vec::new()) };
-    let mut disks = vec![json!({ "path": text(&file(disk::OVERLAY))?, "format": "qcow2", "id": "disk" })];
+    // The lower disk is said here, and what the overlay's own header says is not followed.
+    let base = json!({ "path": text(&disk.base)?, "format": disk.format.as_str() });
+    let overlay = json!({ "path": text(&file(disk::OVERLAY))?, "format": "qcow2", "id": "disk", "backing": base });
+    let mut disks = vec![overlay];
     if disk.seed.is_some() {
         disks.push(json!({ "path": text(&file(disk::SEED))?, "read-only": true, "id": "seed" }));
     }
@@ -244,6 +247,10 @@ mod tests {
               "cpus": 2,
               "disks": [
                 {
+                  "backing": {
+                    "format": "raw",
+                    "path": "/d/base"
+                  },
                   "format": "qcow2",
                   "id": "disk",
                   "path": "/d/s/disk.qcow2"
