@@ -4,6 +4,7 @@
 //! A target may not panic, hang or allocate without bound, whatever the bytes.
 
 mod agent;
+mod ipv6;
 mod keeper;
 mod machine;
 mod model;
@@ -35,6 +36,7 @@ pub fn targets() -> Vec<Target> {
         ("frame_stream", port::frame_stream),
         ("gateway_frames", services::gateway_frames),
         ("guest_rings", port::guest_rings),
+        ("ipv6_frames", ipv6::ipv6_frames),
         ("keeper_message", keeper::keeper_message),
         ("kernel_module", machine::kernel_module),
         ("nat_life", nat::nat_life),

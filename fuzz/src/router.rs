@@ -29,6 +29,8 @@ fn services() -> Services {
         mac: mac(network, true),
         ip: ip(network, 1),
         subnet: format!("10.{network}.0.0/24").parse().expect("a subnet"),
+        subnet6: None,
+        dhcp6: None,
         dhcp: None,
         dns: false,
         metadata: Default::default(),

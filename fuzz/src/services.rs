@@ -27,6 +27,8 @@ fn services(probe: bool) -> Services {
         mac: GATEWAY_MAC,
         ip: GATEWAY,
         subnet: "10.20.0.0/24".parse().expect("a subnet"),
+        subnet6: None,
+        dhcp6: None,
         dhcp: Some(DhcpServer {
             first: Ipv4Addr::new(10, 20, 0, 100),
             last: Ipv4Addr::new(10, 20, 0, 103),

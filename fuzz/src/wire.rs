@@ -7,7 +7,7 @@ use weft_wire::capture_file;
 use weft_wire::ethernet::Header;
 use weft_wire::segment::{MAX_SEGMENTS, segment, validate_offload};
 use weft_wire::virtio_net::{Author, VirtioNetHeader};
-use weft_wire::{Headers, arp, ethernet, icmpv4, ipv4, ipv6, lldp, tcp, udp};
+use weft_wire::{Headers, arp, ethernet, icmpv4, icmpv6, ipv4, ipv6, lldp, ndp, tcp, udp};
 
 /// How much of a frame decisions are made on.
 const HEAD_BYTES: usize = 128;
@@ -72,6 +72,8 @@ pub(crate) fn wire_ip(data: &[u8]) {
         && let Some(rest) = packet.payload.get(found.at..)
     {
         transport(Ipv4Addr::UNSPECIFIED, Ipv4Addr::UNSPECIFIED, rest);
+        let _ = icmpv6::parse(rest);
+        assert!(ndp::parse(&packet, rest).is_err() || packet.hop_limit == ndp::HOP_LIMIT);
     }
 }
 

@@ -80,6 +80,13 @@ fn overlaps(current: &Desired, owner: &str, world: &World) -> Vec<ProblemView> {
                 let places = (&other.spec.provenance, &network.provenance);
                 problems.push(problem("overlapping-subnets", title, places.0, hint.to_owned(), places.1));
             }
+            let prefixes = network.subnet6.zip(other.spec.subnet6);
+            if let Some((a, b)) = prefixes.filter(|(a, b)| name != other_name && (a.contains(b) || b.contains(a))) {
+                let title = format!("the IPv6 prefix {a} of network `{name}` is {b} of network `{other_name}`, too");
+                let hint = "choose another `ipv6`";
+                let places = (&other.spec.provenance, &network.provenance);
+                problems.push(problem("overlapping-subnets", title, places.0, hint.to_owned(), places.1));
+            }
         }
     }
     problems

@@ -467,6 +467,8 @@ fn network_config(desired: &Desired, name: &NetworkName, network: &Network) -> N
             mac: MacAddr::derive(&format!("gateway/{name}")),
             ip: network.gateway,
             subnet: network.subnet,
+            subnet6: network.subnet6,
+            dhcp6: network.dhcp6,
             dhcp,
             dns: network.dns,
             host_access: network.host_access,

@@ -9,7 +9,7 @@ use weft_dataplane_protocol::{
     PortConfig, PortKind, Reservation,
 };
 use weft_model::view::{Impact, StepAction, StepView};
-use weft_types::{IpNet, Listen, MacAddr, NetworkName, Provenance};
+use weft_types::{Dhcp6, IpNet, Listen, MacAddr, NetworkName, Provenance};
 
 use crate::desired::Desired;
 use crate::plan::step;
@@ -123,6 +123,7 @@ fn describe(network: &NetworkConfig) -> String {
     let mut words = vec![mode(network.mode).to_owned()];
     if let Some(gateway) = &network.gateway {
         words.push(gateway.subnet.to_string());
+        words.extend(gateway.subnet6.map(|net| net.to_string()));
         let absent = [("no DHCP", gateway.dhcp.is_none()), ("no DNS", !gateway.dns)];
         words.extend(absent.iter().filter(|(_, is)| *is).map(|(word, _)| (*word).to_owned()));
         words.extend(gateway.host_access.then(|| "host access".to_owned()));
@@ -171,6 +172,8 @@ fn changes(old: &NetworkConfig, new: &NetworkConfig) -> (Vec<String>, Impact) {
             list(kept.collect())
         }),
     ];
+    compare("IPv6", |gateway| gateway.subnet6.map_or_else(|| "off".to_owned(), |net| net.to_string()));
+    compare("DHCPv6", |gateway| gateway.dhcp6.map_or("off", Dhcp6::as_str).to_owned());
     compare("lease time", |gateway| {
         gateway.dhcp.as_ref().map_or_else(String::new, |dhcp| format!("{} s", dhcp.lease_s))
     });
@@ -203,7 +206,10 @@ fn changes(old: &NetworkConfig, new: &NetworkConfig) -> (Vec<String>, Impact) {
     if told(old) != told(new) && !words.iter().any(|word| word.starts_with("DHCP ")) {
         words.push("what DHCP clients are told changed".to_owned());
     }
-    let impact = if moved.contains(&true) { Impact::Release } else { Impact::Hitless };
+    // Who has an address of a prefix that goes has another one, or none, soon.
+    let prefix = |network: &NetworkConfig| network.gateway.as_ref().and_then(|gateway| gateway.subnet6);
+    let is_renumbered = prefix(old).is_some() && prefix(old) != prefix(new);
+    let impact = if is_renumbered || moved.contains(&true) { Impact::Release } else { Impact::Hitless };
     (words, impact)
 }
 

@@ -192,6 +192,33 @@ fn what_the_switch_can_change_alone_is_hitless() {
 }
 
 #[test]
+fn ipv6_comes_without_a_hitch_and_another_prefix_is_another_address() {
+    let lab = |keys: &str| format!("[network.lab]\nsubnet = '10.20.0.0/24'\n{keys}[vm.web]\nnics = ['lab']\n");
+    let (one, two) = ("ipv6 = 'fd00:1::/64'\n", "ipv6 = 'fd00:2::/64'\ndhcp6 = 'stateless'\n");
+    check_edit(
+        &lab(""),
+        &lab(one),
+        expect![[r#"
+        update network lab: IPv6 off -> fd00:1::/64 (hitless) @1
+    "#]],
+    );
+    check_edit(
+        &lab(one),
+        &lab(two),
+        expect![[r#"
+        update network lab: IPv6 fd00:1::/64 -> fd00:2::/64, DHCPv6 off -> stateless (release) @1
+    "#]],
+    );
+    check_edit(
+        &lab(two),
+        &lab(""),
+        expect![[r#"
+        update network lab: IPv6 fd00:2::/64 -> off, DHCPv6 stateless -> off (release) @1
+    "#]],
+    );
+}
+
+#[test]
 fn policy_vlans_and_rules_are_hitless() {
     let before = "[network.lab]\nsubnet = '10.20.0.0/24'\nrules = ['deny web -> db']\n\
                   [vm.web]\nnics = [{ network = 'lab', vlan = 20, macs = ['02:00:00:00:00:01'] }]\n\

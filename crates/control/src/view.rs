@@ -1,7 +1,7 @@
 //! The state of the world as the API shows it.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use weft_dataplane_protocol::{
     AclStatus, AddressConfig, DroppedFrame, ForwardStatus, History, LeaseStatus, LoggedDecision, MirrorStatus,
@@ -13,7 +13,7 @@ use weft_model::view::{
     VmState, VmView, WorldView,
 };
 use weft_model::{EngineKind, Forward, ImageSource, MICRO};
-use weft_types::{ByteSize, NetworkName, PortName, PortVlans, VlanSet, VmName};
+use weft_types::{ByteSize, IpNet, NetworkName, PortName, PortVlans, VlanSet, VmName};
 
 use crate::desired::{Desired, DesiredVm, Records};
 use crate::host::Trouble;
@@ -113,6 +113,7 @@ fn network_view(desired: &Desired, name: &NetworkName) -> NetworkView {
         uplink: object.spec.uplink.clone(),
         subnet: object.spec.subnet,
         gateway: object.spec.gateway,
+        subnet6: object.spec.subnet6,
         host_access: object.spec.host_access,
         adapters: object.spec.adapters.clone(),
         vms: desired.vms.iter().filter(|(_, vm)| on_it(vm)).map(|(name, _)| name.clone()).collect(),
@@ -140,6 +141,7 @@ fn vm_view(state: &State, desired: &Desired, name: &VmName, vm: &DesiredVm, stat
         port: PortName::of_vnic(name, index),
         mac: nic.mac,
         ip: ip(&PortName::of_vnic(name, index), nic),
+        ipv6: ipv6(status, &PortName::of_vnic(name, index), nic),
     };
     VmView {
         name: name.clone(),
@@ -155,6 +157,22 @@ fn vm_view(state: &State, desired: &Desired, name: &VmName, vm: &DesiredVm, stat
         owner: vm.owner.clone(),
         provenance: vm.spec.provenance.clone(),
     }
+}
+
+/// The IPv6 addresses of an adapter: those of its file, and what the switch has seen.
+fn ipv6(status: Option<&SwitchStatus>, port: &PortName, nic: &weft_model::Nic) -> Vec<Ipv6Addr> {
+    let port = status.into_iter().flat_map(|status| &status.ports).find(|status| status.name == *port);
+    let fixed = nic.port.addresses.iter().filter(|net| net.prefix_len() == net.max_prefix_len()).map(IpNet::addr);
+    let mut all = Vec::new();
+    for ip in fixed.chain(port.into_iter().flat_map(|port| port.learned.iter().copied())) {
+        if let IpAddr::V6(ip) = ip
+            && !ip.is_unicast_link_local()
+            && !all.contains(&ip)
+        {
+            all.push(ip);
+        }
+    }
+    all
 }
 
 /// What a machine does now, and why or what it waits for.

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use weft_types::{
-    Attach, Boot, ClientKey, DnsNames, ForwardTarget, Ipv4Net, Ipv4Run, Label, Listen, MacAddr, MacRange, Metadata,
-    NetworkName, NicDriver, PortName, PortRates, PortVlans, Provenance, VmName,
+    Attach, Boot, ClientKey, Dhcp6, DnsNames, ForwardTarget, Ipv4Net, Ipv4Run, Ipv6Net, Label, Listen, MacAddr,
+    MacRange, Metadata, NetworkName, NicDriver, PortName, PortRates, PortVlans, Provenance, VmName,
 };
 
 use crate::{AccessConfig, AclConfig, AddressConfig, MirrorConfig, RouterConfig};
@@ -114,6 +114,12 @@ pub struct GatewayConfig {
     pub ip: Ipv4Addr,
     /// The network's addresses.
     pub subnet: Ipv4Net,
+    /// Its IPv6 prefix, 64 bits long, of which the gateway has the first address; `None` for no IPv6.
+    #[serde(default)]
+    pub subnet6: Option<Ipv6Net>,
+    /// What of DHCPv6 it has; only with a prefix.
+    #[serde(default)]
+    pub dhcp6: Option<Dhcp6>,
     /// The DHCP server; `None` when the network brings its own.
     pub dhcp: Option<DhcpConfig>,
     /// Whether names are answered at the gateway's address.

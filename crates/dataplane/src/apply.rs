@@ -233,6 +233,7 @@ impl Worker {
         tracing::info!(target: "weft::dataplane", revision = config.revision, ports = self.slots.len(), "configured");
         self.start_notes.clear();
         self.config = config;
+        self.renew_stations(now);
     }
 
     /// Has the switch know who holds which lease: after a restart nobody asks for what he has.
@@ -348,6 +349,8 @@ fn services_of(network: &NetworkConfig, id: NetworkId, forwards: Vec<Forward>, p
         mac: gateway.mac,
         ip: gateway.ip,
         subnet: gateway.subnet,
+        subnet6: gateway.subnet6,
+        dhcp6: gateway.dhcp6.filter(|_| gateway.subnet6.is_some()),
         dhcp: gateway.dhcp.as_ref().map(|dhcp| DhcpServer {
             first: dhcp.first,
             last: dhcp.last,

@@ -35,6 +35,7 @@ mod signals;
 mod slot;
 mod standalone;
 mod state_dir;
+mod stations;
 mod status;
 mod validate;
 mod worker;

@@ -113,6 +113,8 @@ mod tests {
             mac: MacAddr::derive("gateway"),
             ip: gateway,
             subnet: Ipv4Net::new_assert(gateway, 24),
+            subnet6: None,
+            dhcp6: None,
             dhcp: None,
             dns,
             host_access: false,

@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 use rustix::event::epoll::{self, EventData, EventFlags};
 use weft_dataplane_protocol::{AccessConfig, AddressConfig, GatewayConfig, NetworkConfig, PortConfig, PortKind};
 use weft_port::{Egress, Frame, Port, SendError};
-use weft_services::{NetworkId, Services};
+use weft_services::{LINK_LOCAL, NetworkId, Services, gateway_address};
 use weft_switch::DropReason;
 use weft_types::{Instant, MacAddr, MacRange, NetworkName, PortId, PortName, PortRates, PortVlans, Provenance, VmName};
 use weft_wire::TagEdit;
@@ -81,12 +81,18 @@ impl About {
             uplink: false,
             vlans: PortVlans::Untagged,
             learn: 0,
-            addresses: AddressConfig::Known { fixed: vec![IpAddr::V4(gateway.ip).into()], learn: 0 },
+            addresses: AddressConfig::Known { fixed: gateway_addresses(gateway).map(Into::into).collect(), learn: 0 },
             access: AccessConfig::default(),
             rates: PortRates::default(),
             provenance: network.provenance.clone(),
         }
     }
+}
+
+/// The addresses of a gateway.
+fn gateway_addresses(gateway: &GatewayConfig) -> impl Iterator<Item = IpAddr> {
+    let prefix = gateway.subnet6.map(|net| [LINK_LOCAL, gateway_address(net)].map(IpAddr::V6));
+    std::iter::once(IpAddr::V4(gateway.ip)).chain(prefix.into_iter().flatten())
 }
 
 /// What stands behind a port.

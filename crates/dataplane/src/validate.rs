@@ -9,12 +9,15 @@ use weft_dataplane_protocol::{
     AddressConfig, DataplaneConfig, ErrorCode, ForwardConfig, GatewayConfig, NetworkConfig, NetworkMode, PortConfig,
     PortKind, Refusal,
 };
-use weft_types::{Ipv4Net, PortVlans};
+use weft_types::{Ipv4Net, Ipv6Net, PortVlans};
 
 use crate::routers;
 
 /// The smallest MTU that every IPv4 host must take (RFC 791).
 const MIN_MTU: u16 = 68;
+
+/// The smallest MTU of a link of IPv6 (RFC 8200, section 5).
+const MIN_MTU_V6: u16 = 1280;
 
 /// The most rules that an access list may have: an order of magnitude over what anybody writes.
 const MAX_RULES: usize = 100_000;
@@ -75,6 +78,16 @@ pub(crate) fn check(config: &DataplaneConfig, problems: &mut Problems) {
 }
 
 fn check_gateway(network: &NetworkConfig, gateway: &GatewayConfig, problems: &mut Problems) {
+    if let Some(net) = gateway.subnet6.filter(|net| !is_prefix(*net)) {
+        let NetworkConfig { name, provenance, .. } = network;
+        let message = format!("network `{name}` ({provenance}): {net} is no prefix for stations");
+        problems.push(message, "choose a unicast prefix of 64 bits, which is not link-local");
+    }
+    if gateway.subnet6.is_some() && network.mtu < MIN_MTU_V6 {
+        let NetworkConfig { name, mtu, provenance, .. } = network;
+        let message = format!("network `{name}` ({provenance}): an MTU of {mtu} is too small for IPv6");
+        problems.push(message, "use 1280 or more");
+    }
     let subnet = gateway.subnet;
     let mut outside = |what: &str, ip: Ipv4Addr| {
         if !is_host(subnet, ip) {
@@ -134,6 +147,13 @@ fn check_port(port: &PortConfig, problems: &mut Problems) {
 fn is_host(subnet: Ipv4Net, ip: Ipv4Addr) -> bool {
     let edge = subnet.prefix_len() < 31 && (ip == subnet.network() || ip == subnet.broadcast());
     subnet.contains(&ip) && !edge
+}
+
+/// Whether stations can make their addresses from this prefix (RFC 4862).
+fn is_prefix(net: Ipv6Net) -> bool {
+    let ip = net.addr();
+    let has_meaning = ip.octets()[0] == 0 || ip.is_multicast() || ip.is_unicast_link_local();
+    net.prefix_len() == 64 && net.trunc() == net && !has_meaning
 }
 
 /// No two ports at one socket, interface or address.
@@ -206,6 +226,8 @@ mod tests {
             mac: mac(1),
             ip: [10, 0, 0, 1].into(),
             subnet: "10.0.0.0/24".parse().unwrap(),
+            subnet6: None,
+            dhcp6: None,
             dhcp: Some(DhcpConfig {
                 first: [10, 0, 0, 2].into(),
                 last: [10, 0, 0, 254].into(),
@@ -241,6 +263,29 @@ mod tests {
         let mut problems = Problems::default();
         check(config, &mut problems);
         problems.refuse(ErrorCode::BadConfig).map_or_else(|refusal| refusal.message, |()| String::new())
+    }
+
+    #[test]
+    fn a_prefix_is_one_that_stations_take() {
+        for (net, is_good) in [
+            ("fd00:1::/64", true),
+            ("2001:db8::/64", true),
+            ("fd00:1::/48", false),
+            ("fd00:1::1/64", false),
+            ("fe80::/64", false),
+            ("ff02::/64", false),
+            ("::/64", false),
+        ] {
+            let mut problems = Problems::default();
+            let network = network(|gateway| gateway.subnet6 = Some(net.parse().unwrap()));
+            check_gateway(&network, network.gateway.as_ref().unwrap(), &mut problems);
+            assert_eq!(problems.is_empty(), is_good, "{net}");
+        }
+        let network =
+            NetworkConfig { mtu: 1279, ..network(|gateway| gateway.subnet6 = Some("fd00:1::/64".parse().unwrap())) };
+        let mut problems = Problems::default();
+        check_gateway(&network, network.gateway.as_ref().unwrap(), &mut problems);
+        assert!(problems.refuse(ErrorCode::BadConfig).unwrap_err().to_string().contains("too small for IPv6"));
     }
 
     #[test]

@@ -26,6 +26,7 @@ use crate::resolved::Resolved;
 use crate::signals::Signals;
 use crate::slot::{Delivery, Others, Plug, Slot, hold};
 use crate::state_dir::{Snapshot, StateDir};
+use crate::stations::StationNotes;
 use crate::{DataplaneError, HostSockets, clock};
 
 /// After so long without a frame, ports let go of memory that they hold only to be fast.
@@ -84,6 +85,8 @@ pub(crate) struct Worker {
     pub(crate) unrestored: Vec<LeaseRecord>,
     /// What ports were seen to get from servers of others.
     pub(crate) addresses: AddressBook,
+    /// What of that the services know.
+    pub(crate) stations: StationNotes,
     /// What the host's own resolver was told.
     pub(crate) resolved: Resolved,
     /// What could not be taken up at the start, until the first configuration, in sentences.
@@ -136,6 +139,7 @@ impl Worker {
             rule_hits: BTreeMap::new(),
             unrestored,
             addresses: AddressBook::open(state.addresses()),
+            stations: StationNotes::default(),
             resolved: Resolved::default(),
             start_notes: Vec::new(),
             lease_note: None,
@@ -257,6 +261,7 @@ impl Worker {
     /// Lets the services and the host's sockets do what is due; whether they did something. Costs no system call
     /// while nothing is.
     fn serve(&mut self, now: Instant) -> bool {
+        self.note_stations(now);
         let services = &mut self.delivery.services;
         let is_due = |due: Option<Instant>| due.is_some_and(|due| due <= now);
         let mut wants_host = std::mem::take(&mut self.delivery.services_fed);
@@ -361,8 +366,8 @@ impl Worker {
         let trim = (!self.trimmed).then_some(last_work + TRIM_AFTER);
         let services = self.delivery.services.next_timeout();
         let addresses = self.addresses.due(&self.switch);
-        let due =
-            [services, self.host.next_timeout(), trim, self.next_release(), addresses].into_iter().flatten().min();
+        let others = [trim, self.next_release(), addresses, self.stations_due()];
+        let due = [services, self.host.next_timeout()].into_iter().chain(others).flatten().min();
         self.wait(due.map(|due| due.since(now)));
     }
 

@@ -7,6 +7,7 @@ use weft_types::{ByteSize, ForwardHost, Ipv4Net, MacAddr, NetworkName, PortName,
 
 use crate::acl::{Cast, check_groups, check_rules};
 use crate::adapters;
+use crate::ipv6;
 use crate::mirror;
 use crate::names;
 use crate::port_keys::{self, MAX_LEARNED, Run, meetings};
@@ -63,6 +64,7 @@ pub fn findings(world: &World, facts: &HostFacts) -> Vec<Finding> {
     check.networks();
     check.adapters();
     check.overlaps();
+    check.prefixes();
     check.uplinks();
     for (name, vm) in &world.vms {
         check.vm(name, vm);
@@ -261,6 +263,11 @@ impl Check<'_> {
                 }
             }
         }
+    }
+
+    fn prefixes(&mut self) {
+        let findings = &mut self.findings;
+        ipv6::check(self.world, &mut |path, problem| findings.push(Finding { path, rests_on: None, problem }));
     }
 
     /// A pNIC has one network.

@@ -8,6 +8,7 @@ mod dhcp_options;
 mod disk;
 mod files;
 mod forward;
+mod ipv6;
 mod load;
 mod mirror;
 mod names;

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use toml::de::{DeTable, DeValue};
-use weft_types::{ByteSize, DnsNames, Ipv4Net, Label, MacAddr, NetworkName, Provenance, VmName};
+use weft_types::{ByteSize, Dhcp6, DnsNames, Ipv4Net, Label, MacAddr, NetworkName, Provenance, VmName};
 
 use crate::acl;
 use crate::adapters;
@@ -18,6 +18,7 @@ use crate::dhcp::{self, KeptForVm};
 use crate::disk::Disk;
 use crate::files::{check_disk, check_initrd, check_kernel, read_ssh_key, read_user_data, resolve};
 use crate::forward;
+use crate::ipv6;
 use crate::mirror;
 use crate::names;
 use crate::port_keys;
@@ -133,6 +134,13 @@ struct Loader<'a> {
     kept: Vec<(NetworkName, KeptForVm)>,
 }
 
+/// What a file says about a network's addresses.
+struct Written {
+    /// Its subnet, and rightly.
+    subnet: bool,
+    ipv6: ipv6::Written,
+}
+
 impl<'a> Loader<'a> {
     fn world(&mut self, root: &'a DeTable<'a>) {
         let mut section = Section::new(root, "", "a world");
@@ -145,18 +153,23 @@ impl<'a> Loader<'a> {
         section.finish(&mut self.notes);
         let groups = acl::read_groups(&mut self.notes, groups, "the names of VMs");
         let mut automatic = Vec::new();
+        let mut wanting_ipv6 = Vec::new();
         for (name, span, table) in networks {
             let provenance = self.provenance(span.start);
             let name: Option<NetworkName> = parse(&mut self.notes, &format!("network.{name}"), name);
-            if let Some((name, chosen)) = name.map(|name| (name.clone(), self.network(&name, table, provenance)))
-                && !chosen
-            {
-                automatic.push(name);
+            let Some(name) = name else { continue };
+            let Written { subnet, ipv6 } = self.network(&name, table, provenance);
+            if !subnet {
+                automatic.push(name.clone());
+            }
+            if ipv6 == ipv6::Written::Any {
+                wanting_ipv6.push(name);
             }
         }
         for name in automatic {
             self.choose_subnet(&name);
         }
+        ipv6::choose(&mut self.world, &self.path.display().to_string(), &wanting_ipv6);
         for network in self.world.networks.values_mut() {
             network.acl.groups.clone_from(&groups);
         }
@@ -223,6 +236,8 @@ impl<'a> Loader<'a> {
             uplink: None,
             subnet,
             gateway: first_host(subnet),
+            subnet6: None,
+            dhcp6: None,
             host_access: false,
             adapters: BTreeMap::new(),
             dhcp: Some(dhcp::whole_subnet(subnet)),
@@ -264,8 +279,8 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// Reads a network; whether the file says its subnet, and rightly.
-    fn network(&mut self, name: &NetworkName, table: &'a DeTable<'a>, provenance: Provenance) -> bool {
+    /// Reads a network.
+    fn network(&mut self, name: &NetworkName, table: &'a DeTable<'a>, provenance: Provenance) -> Written {
         let path = format!("network.{name}");
         let notes = &mut self.notes;
         let mut section = Section::new(table, &path, "a network");
@@ -276,6 +291,9 @@ impl<'a> Loader<'a> {
         let written = subnet_text.and_then(|text| read_subnet(notes, &format!("{path}.subnet"), text));
         let subnet = written.unwrap_or_default();
         let gateway = section.parsed::<Ipv4Addr>(notes, "gateway", "10.20.0.1");
+        let ipv6 = ipv6::read(notes, &mut section);
+        let dhcp6 = section.string(notes, "dhcp6", "stateless");
+        let dhcp6 = dhcp6.and_then(|text| one_of(notes, &format!("{path}.dhcp6"), text, Dhcp6::WORDS));
         let host_access = section.boolean(notes, "host_access").unwrap_or(false);
         let adapters = adapters::read(notes, &mut section, name);
         let (dns, names) = names::read(notes, &mut section);
@@ -291,6 +309,7 @@ impl<'a> Loader<'a> {
         }
         section.finish(notes);
         let (dhcp, dns) = if is_bridged { (None, false) } else { (dhcp, dns) };
+        let ipv6 = if is_bridged { ipv6::Written::Off } else { ipv6 };
         let subnet = if is_bridged { Ipv4Net::default() } else { subnet };
         let first = if is_bridged { Ipv4Addr::UNSPECIFIED } else { first_host(subnet) };
         let gateway = gateway.filter(|_| !is_bridged).unwrap_or(first);
@@ -301,6 +320,8 @@ impl<'a> Loader<'a> {
             uplink,
             subnet,
             gateway,
+            dhcp6,
+            subnet6: if let ipv6::Written::Prefix(net) = ipv6 { Some(net) } else { None },
             host_access,
             adapters,
             dhcp,
@@ -313,7 +334,7 @@ impl<'a> Loader<'a> {
             provenance,
         };
         self.world.networks.insert(name.clone(), network);
-        written.is_some() || is_bridged
+        Written { subnet: written.is_some() || is_bridged, ipv6 }
     }
 
     /// Gives a network whose file names no subnet the first 10.x.0.0/24 that is free.

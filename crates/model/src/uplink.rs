@@ -40,7 +40,8 @@ impl Uplink {
 }
 
 /// Keys of a network that say nothing where its addresses are the LAN's.
-const OTHERS: [&str; 8] = ["subnet", "gateway", "host", "host_access", "dhcp", "dns", "hosts", "cnames"];
+const OTHERS: [&str; 10] =
+    ["subnet", "gateway", "ipv6", "dhcp6", "host", "host_access", "dhcp", "dns", "hosts", "cnames"];
 
 /// The uplink of a network, which it has if and only if it is bridged.
 pub(crate) fn read(notes: &mut Notes, section: &mut Section<'_>, is_bridged: bool) -> Option<Uplink> {

@@ -1,13 +1,13 @@
 //! What the API shows: the state of the world as plain data.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddrV4};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use weft_types::{
-    Allowance, ByteSize, ForwardTarget, IpNet, Ipv4Net, Label, Listen, MacAddr, MacRange, NetworkName, Permission,
-    PortName, PortRates, PortVlans, Provenance, VlanSet, VmName,
+    Allowance, ByteSize, ForwardTarget, IpNet, Ipv4Net, Ipv6Net, Label, Listen, MacAddr, MacRange, NetworkName,
+    Permission, PortName, PortRates, PortVlans, Provenance, VlanSet, VmName,
 };
 
 use crate::{EngineKind, Mode, Uplink, World};
@@ -174,6 +174,10 @@ pub struct NetworkView {
     /// The gateway's address; `0.0.0.0` where the LAN has its own.
     #[schema(value_type = String, format = "ipv4")]
     pub gateway: Ipv4Addr,
+    /// Its IPv6 prefix; the gateway has the first address of it.
+    #[serde(default)]
+    #[schema(value_type = Option<String>, example = "fd12:3456:789a:1::/64")]
+    pub subnet6: Option<Ipv6Net>,
     /// Whether the host's services are reachable at the gateway's address.
     pub host_access: bool,
     /// The adapters by which the host itself stands on it, with its addresses there.
@@ -245,6 +249,11 @@ pub struct NicView {
     /// The address that it holds a lease for; its fixed one on a network without DHCP.
     #[schema(value_type = Option<String>, format = "ipv4")]
     pub ip: Option<Ipv4Addr>,
+    /// The IPv6 addresses that it was seen to take, the oldest first, and those that its file gives it; link-local ones are
+    /// left out.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>, example = json!(["fd12:3456:789a:1::10"]))]
+    pub ipv6: Vec<Ipv6Addr>,
 }
 
 /// A port.

@@ -8,8 +8,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use weft_types::{
-    Allowance, Boot, ByteSize, ClientKey, DnsNames, IpNet, Ipv4Net, Ipv4Run, Label, MacAddr, MacRange, NetworkName,
-    PortRates, PortVlans, Provenance, Shares, VmName,
+    Allowance, Boot, ByteSize, ClientKey, Dhcp6, DnsNames, IpNet, Ipv4Net, Ipv4Run, Ipv6Net, Label, MacAddr, MacRange,
+    NetworkName, PortRates, PortVlans, Provenance, Shares, VmName,
 };
 
 use crate::{Acl, Forward, Mirror, Router, Uplink};
@@ -60,6 +60,14 @@ pub struct Network {
     /// The gateway's address: the file's, or the subnet's first; `0.0.0.0` where the LAN has its own.
     #[schema(value_type = String, format = "ipv4")]
     pub gateway: Ipv4Addr,
+    /// Its IPv6 prefix, 64 bits long; the gateway has the first address of it. `None` where there is no IPv6 of ours.
+    #[serde(default)]
+    #[schema(value_type = Option<String>, example = "fd12:3456:789a:1::/64")]
+    pub subnet6: Option<Ipv6Net>,
+    /// What of DHCPv6 it has: `stateless`, or nothing.
+    #[serde(default)]
+    #[schema(value_type = Option<String>, example = "stateless")]
+    pub dhcp6: Option<Dhcp6>,
     /// Whether the host's own services are reachable at the gateway's address.
     pub host_access: bool,
     /// The adapters by which the host itself stands on it, with its addresses there.

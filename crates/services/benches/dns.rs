@@ -28,6 +28,8 @@ fn services() -> Services {
         mac: GATEWAY_MAC,
         ip: GATEWAY,
         subnet: "10.20.0.0/24".parse().expect("a subnet"),
+        subnet6: None,
+        dhcp6: None,
         dhcp: None,
         dns: true,
         host_access: false,

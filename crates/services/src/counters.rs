@@ -31,10 +31,16 @@ reasons! {
     BadChecksum = "bad-checksum",
     /// Not for the gateway's MAC address, and not for everyone.
     NotForGateway = "not-for-gateway",
-    /// Neither ARP nor IPv4.
+    /// Neither ARP nor an IP version that the network speaks.
     EtherType = "ether-type",
     /// An ARP packet that asks for nobody of ours, or that is no request.
     ArpIgnored = "arp-ignored",
+    /// A neighbour discovery message that cannot be read, or not from this link.
+    NdMalformed = "nd-malformed",
+    /// A neighbour discovery message about nobody of ours.
+    NdIgnored = "nd-ignored",
+    /// A station that is no router and says that it is one.
+    NdRogue = "nd-rogue-router",
     /// A source address that no station of this network can have.
     ForgedSource = "forged-source",
     /// A multicast or broadcast packet that no service wants.
@@ -83,6 +89,10 @@ reasons! {
     DhcpConflict = "dhcp-conflict",
     /// A DHCP message that came while too many waited for the disk.
     DhcpBusy = "dhcp-busy",
+    /// A DHCPv6 message that cannot be read or that contradicts itself.
+    Dhcp6Malformed = "dhcp6-malformed",
+    /// A DHCPv6 message that needs no answer, or for another server.
+    Dhcp6Ignored = "dhcp6-ignored",
     /// A DNS message that cannot be read.
     DnsMalformed = "dns-malformed",
     /// A DNS query that this network may not ask the outside.

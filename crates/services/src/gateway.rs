@@ -1,7 +1,7 @@
 //! What one network's gateway does with a frame.
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 
 use weft_types::{Instant, Ipv4Net};
 use weft_wire::icmpv4::{self, Message, Unreachable};
@@ -11,8 +11,9 @@ use crate::budget::Budget;
 use crate::dhcp::{self, Leases};
 use crate::dns::{self, View, Zone};
 use crate::frame::Link;
+use crate::ipv6::{Advertiser, Stations};
 use crate::services::Services;
-use crate::{Counters, NetworkId, NetworkServices, Reason, metadata};
+use crate::{Counters, NetworkId, NetworkServices, Reason, ipv6, metadata};
 
 /// A network's configuration and state.
 #[derive(Debug)]
@@ -24,25 +25,60 @@ pub(crate) struct Gateway {
     /// The networks that routers join with this one.
     pub(crate) joined: Vec<Ipv4Net>,
     errors: Budget,
+    /// Router advertisements to single stations.
+    pub(crate) solicited: Budget,
+    /// What it says of its IPv6, and when.
+    pub(crate) advertiser: Advertiser,
+    /// Who has which IPv6 address.
+    pub(crate) stations: Stations,
     /// Somebody was turned away because no address was free, and nobody got one since.
     pub(crate) is_exhausted: bool,
 }
 
 impl Gateway {
-    pub(crate) fn new(now: Instant, config: NetworkServices, leases: Leases, counters: Counters) -> Self {
-        let zone = Zone::new(&config);
-        Self { config, zone, leases, counters, joined: Vec::new(), errors: Budget::new(now), is_exhausted: false }
+    pub(crate) fn new(now: Instant, config: NetworkServices, before: Option<Self>) -> Self {
+        let (leases, counters, advertiser, stations) = before.map_or_else(Default::default, |before| {
+            (before.leases, before.counters, before.advertiser, before.stations)
+        });
+        Self {
+            zone: Zone::new(&config),
+            config,
+            leases,
+            counters,
+            joined: Vec::new(),
+            errors: Budget::new(now),
+            solicited: Budget::new(now),
+            advertiser,
+            stations,
+            is_exhausted: false,
+        }
+    }
+
+    /// What there is to say of its IPv6.
+    pub(crate) fn link(&self) -> ipv6::Link {
+        let config = &self.config;
+        ipv6::Link {
+            mac: config.mac,
+            mtu: config.mtu,
+            leads_out: config.nat,
+            has_other: config.dhcp6.is_some(),
+            prefix: config.subnet6,
+            name_server: config.subnet6.filter(|_| config.dns).map(ipv6::gateway_address),
+            search: if config.dns && config.subnet6.is_some() { dns::zone_name(&config.name) } else { Vec::new() },
+        }
     }
 
     /// The network as DNS sees it.
     fn view(&self) -> View<'_> {
-        let Self { config, zone, leases, .. } = self;
+        let Self { config, zone, leases, stations, .. } = self;
         View {
             id: config.id,
             name: config.name.as_str(),
             subnet: config.subnet,
+            subnet6: config.subnet6,
             zone,
             leases,
+            stations,
             forward: &config.names.forward,
         }
     }
@@ -101,6 +137,7 @@ impl Services {
             _ if frame.tag.is_some() => Err(Reason::EtherType),
             EtherType::ARP => self.take_arp(now, net, &frame),
             EtherType::IPV4 => self.take_ipv4(&Arrival { now, net, bytes, frame, offload }),
+            EtherType::IPV6 => self.take_ipv6(&Arrival { now, net, bytes, frame, offload }),
             _ => Err(Reason::EtherType),
         }
     }
@@ -191,8 +228,10 @@ impl Services {
             Protocol::UDP => match arrival.datagram(packet) {
                 Ok(datagram) if datagram.dst_port == dhcp::SERVER_PORT => Err(Reason::DhcpIgnored),
                 Ok(datagram) if dns && datagram.dst_port == dns::PORT => {
-                    let station = (arrival.net, arrival.frame.src);
-                    self.take_dns(arrival.now, station, packet.src, &datagram)
+                    let from = SocketAddrV4::new(packet.src, datagram.src_port).into();
+                    let way = dns::Way::Udp { from, at: packet.dst.into() };
+                    let asker = dns::Asker { network: arrival.net, mac: arrival.frame.src, way };
+                    self.take_dns(arrival.now, asker, &datagram)
                 }
                 Ok(_) => self.pass_to_host(arrival, packet, nat),
                 // The first piece of a datagram holds less than its header says, and its sum covers all pieces.

@@ -1,4 +1,5 @@
-//! What stands behind a network's gateway, sans-IO: ARP, DHCP, DNS, metadata, ICMP echo, the NAT device and routers.
+//! What stands behind a network's gateway, sans-IO: ARP, neighbour discovery, router advertisements, DHCP, DNS,
+//! metadata, ICMP echo, the NAT device and routers.
 //!
 //! [`Services`] takes frames and time in and gives frames and host operations out. It never sees a socket, a
 //! clock or a disk: what must be durable leaves by [`Services::poll_persist`], what must be asked of the host's
@@ -8,10 +9,12 @@
 mod budget;
 mod counters;
 mod dhcp;
+mod dhcp6;
 mod dns;
 mod forward;
 mod frame;
 mod gateway;
+mod ipv6;
 mod leasing;
 mod local;
 mod metadata;
@@ -27,6 +30,7 @@ pub use counters::{Counters, Reason};
 pub use dhcp::{Lease, LeaseRecord, LeaseState, PersistRequest};
 pub use dns::DnsForward;
 pub use frame::OutFrame;
+pub use ipv6::{LINK_LOCAL, Station, gateway_address};
 pub use network::{DhcpServer, Forward, NetworkId, NetworkServices, Reservation};
 pub use router::{JoinedNetwork, RouteEnd, RouteRule, Router, RouterConfig, RouterStep, RouterTrace};
 pub use services::Services;

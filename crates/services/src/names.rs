@@ -1,9 +1,9 @@
 //! Names asked for at the gateways: queries come in here, and answers go out.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
 use weft_types::{Instant, MacAddr};
-use weft_wire::udp;
+use weft_wire::{ipv4, ipv6, udp};
 
 use crate::dns::{self, Asker, Heard, Lookups, Outcome, Way};
 use crate::frame::Link;
@@ -53,15 +53,7 @@ impl Services {
     }
 
     /// A query over UDP.
-    pub(crate) fn take_dns(
-        &mut self,
-        now: Instant,
-        (network, mac): (NetworkId, MacAddr),
-        from: Ipv4Addr,
-        datagram: &udp::Datagram<'_>,
-    ) -> Result<(), Reason> {
-        let way = Way::Udp(SocketAddrV4::new(from, datagram.src_port));
-        let asker = Asker { network, mac, way };
+    pub(crate) fn take_dns(&mut self, now: Instant, asker: Asker, datagram: &udp::Datagram<'_>) -> Result<(), Reason> {
         match self.ask(now, asker, datagram.payload)? {
             Outcome::Answer(answer, reason) => {
                 self.send_dns(now, asker, &answer)?;
@@ -76,16 +68,27 @@ impl Services {
         let unix_s = self.unix_s(now);
         let Gateway { config, .. } = self.gateways.get(&asker.network).ok_or(Reason::UnknownNetwork)?;
         let lookups = Lookups::new(views(&self.gateways), asker.network, asker.mac, unix_s);
-        Ok(self.dns.handle(now, asker, message, config.mtu, &lookups, config.nat))
+        let longer_header = match asker.way {
+            Way::Udp { from: SocketAddr::V6(_), .. } => (ipv6::HEADER_BYTES - ipv4::HEADER_BYTES) as u16,
+            Way::Udp { .. } | Way::Tcp(_) => 0,
+        };
+        let mtu = config.mtu.saturating_sub(longer_header);
+        Ok(self.dns.handle(now, asker, message, mtu, &lookups, config.nat))
     }
 
     /// Sends an answer to whoever asked, if the network is still there.
     fn send_dns(&mut self, now: Instant, asker: Asker, answer: &[u8]) -> Result<(), Reason> {
         let config = &self.gateways.get(&asker.network).ok_or(Reason::UnknownNetwork)?.config;
         match asker.way {
-            Way::Udp(socket) => {
+            Way::Udp { from, at } => {
                 let link = Link { from: config.mac, to: asker.mac };
-                let frame = link.udp(SocketAddrV4::new(config.ip, dns::PORT), socket, answer);
+                let frame = match (at, from) {
+                    (IpAddr::V6(at), SocketAddr::V6(from)) => {
+                        link.udp_v6(SocketAddrV6::new(at, dns::PORT, 0, 0), from, answer)
+                    }
+                    (_, SocketAddr::V4(from)) => link.udp(SocketAddrV4::new(config.ip, dns::PORT), from, answer),
+                    (IpAddr::V4(_), SocketAddr::V6(_)) => return Ok(()), // nobody asks so
+                };
                 self.send(asker.network, frame)
             }
             Way::Tcp(flow) => {

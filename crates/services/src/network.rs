@@ -1,7 +1,9 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use weft_types::{Boot, ClientKey, DnsNames, Ipv4Net, Ipv4Run, Label, MacAddr, Metadata, NetworkName, VmName};
+use weft_types::{
+    Boot, ClientKey, Dhcp6, DnsNames, Ipv4Net, Ipv4Run, Ipv6Net, Label, MacAddr, Metadata, NetworkName, VmName,
+};
 
 use crate::nat::ForwardId;
 
@@ -26,6 +28,10 @@ pub struct NetworkServices {
     pub ip: Ipv4Addr,
     /// The network's addresses.
     pub subnet: Ipv4Net,
+    /// Its IPv6 prefix, 64 bits long; `None` for a network without IPv6.
+    pub subnet6: Option<Ipv6Net>,
+    /// What of DHCPv6 it has (only with a prefix).
+    pub dhcp6: Option<Dhcp6>,
     /// The DHCP server; `None` when the network has none of ours.
     pub dhcp: Option<DhcpServer>,
     /// Whether names are answered at the gateway's address.

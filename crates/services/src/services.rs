@@ -8,6 +8,7 @@ use crate::dhcp::{self, Change, Journal, Pool, Probes};
 use crate::dns::Dns;
 use crate::gateway::Gateway;
 use crate::nat::{Nat, NatNetwork};
+use crate::random::Random;
 use crate::router::Routers;
 use crate::streams::Streams;
 use crate::{Counters, Lease, LeaseRecord, NetworkId, NetworkServices, OutFrame, PersistRequest, Reason};
@@ -25,6 +26,9 @@ pub struct Services {
     pub(crate) streams: Streams,
     pub(crate) nat: Nat,
     pub(crate) routers: Routers,
+    /// When stations are told of their router.
+    pub(crate) random: Random,
+    pub(crate) next_advertisement: Option<Instant>,
     queue: VecDeque<(NetworkId, OutFrame)>,
     /// Whether the last frame for the switch was a router's, or could have been.
     was_routers_turn: bool,
@@ -42,6 +46,8 @@ impl Services {
             dns: Dns::new(&seed),
             streams: Streams::default(),
             routers: Routers::new(&seed),
+            random: Random::new(&seed, "router advertisements"),
+            next_advertisement: None,
             nat: Nat::new(seed),
             queue: VecDeque::new(),
             was_routers_turn: false,
@@ -62,8 +68,9 @@ impl Services {
                 same_outside.insert(config.id);
             }
             let known: BTreeSet<_> = before.iter().flat_map(|gateway| gateway.zone.adapters()).collect();
-            let (leases, counters) = before.map_or_else(Default::default, |gateway| (gateway.leases, gateway.counters));
-            let mut gateway = Gateway::new(now, config, leases, counters);
+            let mut gateway = Gateway::new(now, config, before);
+            let link = gateway.link();
+            gateway.advertiser.configure(now, link, &mut self.random);
             let gone = known.into_iter().filter(|mac| gateway.zone.machine(*mac).is_none()).collect();
             let pool = gateway.config.dhcp.as_ref().map(|dhcp| Pool::new(&gateway.config, dhcp));
             let ended = gateway.leases.adopt(pool, &gone, unix_s);
@@ -78,6 +85,7 @@ impl Services {
         self.dns.forwarder.retain(|net| gateways.contains_key(&net));
         self.dns.forget_answers(|net| same_outside.contains(&net));
         self.queue.retain(|(net, _)| gateways.contains_key(net));
+        self.note_advertisements();
         self.configure_nat(now);
     }
 
@@ -186,7 +194,8 @@ impl Services {
     /// When [`Self::handle_timeout`] wants to be called, the NAT device's timeouts included.
     pub fn next_timeout(&self) -> Option<Instant> {
         let dns = [self.dns.forwarder.next_timeout(), self.streams.next_timeout()];
-        let others = [self.probes.next_timeout(), self.nat.next_timeout(), self.next_router_timeout()];
+        let gateways = [self.probes.next_timeout(), self.next_advertisement];
+        let others = gateways.into_iter().chain([self.nat.next_timeout(), self.next_router_timeout()]);
         dns.into_iter().chain(others).flatten().min()
     }
 
@@ -197,6 +206,7 @@ impl Services {
         }
         self.end_silent_streams(now);
         self.send_probed_offers(now);
+        self.advertise(now);
         self.mind_routers(now);
         self.nat.handle_timeout(now);
         self.serve_streams(now);

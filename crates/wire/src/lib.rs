@@ -21,6 +21,7 @@ pub mod ipv4;
 pub mod ipv6;
 pub mod lldp;
 mod malformed;
+pub mod ndp;
 mod offload;
 pub mod pcapng;
 mod protocol;

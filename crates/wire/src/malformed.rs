@@ -30,6 +30,8 @@ pub enum Layer {
     Tcp,
     /// ICMP for IPv4.
     Icmpv4,
+    /// ICMP for IPv6, neighbour discovery among it.
+    Icmpv6,
     /// LLDP.
     Lldp,
     /// The header that virtio-net puts before a frame, and the work it asks for.
@@ -69,6 +71,7 @@ impl Layer {
             Self::Udp => "udp",
             Self::Tcp => "tcp",
             Self::Icmpv4 => "icmpv4",
+            Self::Icmpv6 => "icmpv6",
             Self::Lldp => "lldp",
             Self::Offload => "offload",
         }

@@ -1,6 +1,6 @@
 //! The User Datagram Protocol (RFC 768).
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6};
 
 use crate::checksum::Sum;
 use crate::read::u16_at;
@@ -50,19 +50,36 @@ impl Datagram<'_> {
         let pseudo = Sum::ZERO.pseudo_ipv4(src, dst, Protocol::UDP, self.bytes.len() as u16);
         self.checksum == 0 || pseudo.bytes(self.bytes).checksum() == 0
     }
+
+    /// Whether the checksum is right for a datagram between these addresses; over IPv6 there must be one (RFC 8200,
+    /// section 8.1).
+    pub fn checksum_ok_v6(&self, src: Ipv6Addr, dst: Ipv6Addr) -> bool {
+        let pseudo = Sum::ZERO.pseudo_ipv6(src, dst, Protocol::UDP, self.bytes.len() as u16);
+        self.checksum != 0 && pseudo.bytes(self.bytes).checksum() == 0
+    }
 }
 
 /// Appends a datagram over IPv4 to `out`, with its checksum; its payload can have 65,507 bytes.
 pub fn emit(out: &mut Vec<u8>, src: SocketAddrV4, dst: SocketAddrV4, payload: &[u8]) {
+    let pseudo = |len| Sum::ZERO.pseudo_ipv4(*src.ip(), *dst.ip(), Protocol::UDP, len);
+    emit_with(out, src.port(), dst.port(), payload, pseudo);
+}
+
+/// Appends a datagram over IPv6 to `out`, with its checksum; its payload can have 65,527 bytes.
+pub fn emit_v6(out: &mut Vec<u8>, src: SocketAddrV6, dst: SocketAddrV6, payload: &[u8]) {
+    let pseudo = |len| Sum::ZERO.pseudo_ipv6(*src.ip(), *dst.ip(), Protocol::UDP, len);
+    emit_with(out, src.port(), dst.port(), payload, pseudo);
+}
+
+fn emit_with(out: &mut Vec<u8>, src: u16, dst: u16, payload: &[u8], pseudo: impl FnOnce(u16) -> Sum) {
     let start = out.len();
     let len = u16::try_from(HEADER_BYTES + payload.len()).unwrap_or(u16::MAX);
-    for word in [src.port(), dst.port(), len, 0] {
+    for word in [src, dst, len, 0] {
         out.extend_from_slice(&word.to_be_bytes());
     }
     out.extend_from_slice(payload);
     let datagram = &mut out[start..];
-    let pseudo = Sum::ZERO.pseudo_ipv4(*src.ip(), *dst.ip(), Protocol::UDP, len);
-    let checksum = pseudo.bytes(datagram).nonzero_checksum();
+    let checksum = pseudo(len).bytes(datagram).nonzero_checksum();
     datagram[6..8].copy_from_slice(&checksum.to_be_bytes());
 }
 
@@ -84,6 +101,18 @@ mod tests {
         for (bytes, expected) in cases {
             assert_eq!(parse(bytes).unwrap_err().to_string(), expected, "{bytes:?}");
         }
+    }
+
+    #[test]
+    fn over_ipv6_there_is_a_checksum() {
+        let [src, dst] = [1, 2].map(|last| SocketAddrV6::new(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, last), 53, 0, 0));
+        let mut bytes = Vec::new();
+        emit_v6(&mut bytes, src, dst, b"hello");
+        let check = |bytes: &[u8]| parse(bytes).unwrap().checksum_ok_v6(*src.ip(), *dst.ip());
+        assert!(check(&bytes));
+        assert!(!check(&[&bytes[..6], &[0, 0], &bytes[8..]].concat()), "none is wrong");
+        *bytes.last_mut().unwrap() ^= 1;
+        assert!(!check(&bytes));
     }
 
     proptest! {

@@ -1,5 +1,6 @@
 //! The listings of what there is.
 
+use std::net::IpAddr;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use weft_model::EngineKind;
@@ -101,11 +102,19 @@ pub(crate) fn mode(mode: Mode) -> &'static str {
     }
 }
 
+/// Whether others than the stations of its link can reach it by this address.
+fn is_for_others(ip: &&IpAddr) -> bool {
+    !matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local())
+}
+
 /// A network's addresses, or by what it reaches those who give them.
 fn subnet(network: &weft_model::view::NetworkView) -> String {
     match &network.uplink {
         Some(uplink) => format!("LAN by {}", uplink.nic),
-        None => network.subnet.to_string(),
+        None => {
+            let prefix = network.subnet6.map(|net| format!(" {net}")).unwrap_or_default();
+            format!("{}{prefix}", network.subnet)
+        }
     }
 }
 
@@ -115,7 +124,16 @@ fn shell_table(world: &WorldView) -> Table {
     for shell in &world.shells {
         let leased = world.leases.iter().find(|lease| lease.network == shell.network && lease.mac == shell.mac);
         // What a server of the LAN gave it, the switch has seen.
-        let seen = || world.ports.iter().find(|port| port.name == shell.port)?.learned.first().map(ToString::to_string);
+        let seen = || {
+            world
+                .ports
+                .iter()
+                .find(|port| port.name == shell.port)?
+                .learned
+                .iter()
+                .find(is_for_others)
+                .map(ToString::to_string)
+        };
         table.row([
             shell.name.to_string(),
             shell.network.to_string(),
@@ -191,9 +209,13 @@ pub(crate) fn state(state: VmState) -> String {
 
 /// A machine's addresses, each with its network.
 pub(crate) fn addresses(vm: &VmView) -> String {
-    let address = |nic: &weft_model::view::NicView| match nic.ip {
-        Some(ip) => format!("{ip} ({})", nic.network),
-        None => format!("none ({})", nic.network),
+    let address = |nic: &weft_model::view::NicView| {
+        // Of several of IPv6 the oldest: the others are for a while, so that their owner is not known by them.
+        let known = nic.ip.map(|ip| ip.to_string()).into_iter().chain(nic.ipv6.first().map(|ip| ip.to_string()));
+        match known.collect::<Vec<_>>() {
+            none if none.is_empty() => format!("none ({})", nic.network),
+            known => format!("{} ({})", known.join(" "), nic.network),
+        }
     };
     output::list(&vm.nics.iter().map(address).collect::<Vec<_>>())
 }

@@ -46,6 +46,7 @@ async fn show(context: &Context, name: &NetworkName) -> Result {
         None => {
             row("subnet", network.subnet.to_string());
             row("gateway", network.gateway.to_string());
+            network.subnet6.into_iter().for_each(|net| row("IPv6", net.to_string()));
             for (adapter, ip) in &network.adapters {
                 row("host", format!("{ip} by {adapter}"));
             }

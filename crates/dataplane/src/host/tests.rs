@@ -47,6 +47,8 @@ impl Bench {
             mac: GATEWAY_MAC,
             ip: GATEWAY,
             subnet: Ipv4Net::new_assert(GATEWAY, 24),
+            subnet6: None,
+            dhcp6: None,
             dhcp: None,
             dns: true,
             metadata: Default::default(),

@@ -184,6 +184,8 @@ pub(crate) fn network_with_gateway(name: &str, second: u8) -> NetworkConfig {
         mac: mac(254),
         ip: [10, second, 0, 1].into(),
         subnet: format!("10.{second}.0.0/24").parse().unwrap(),
+        subnet6: None,
+        dhcp6: None,
         dhcp: Some(DhcpConfig {
             first: [10, second, 0, 100].into(),
             last: [10, second, 0, 200].into(),

@@ -1,7 +1,7 @@
 //! Queries for the host's resolvers that wait for their answers.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use weft_types::{Instant, MacAddr};
@@ -31,8 +31,13 @@ pub(crate) struct Asker {
 /// How a client asks, and is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Way {
-    /// By a datagram, from this socket.
-    Udp(SocketAddrV4),
+    /// By a datagram.
+    Udp {
+        /// From this socket.
+        from: SocketAddr,
+        /// At this address of the gateway's, which answers.
+        at: IpAddr,
+    },
     /// On this connection.
     Tcp(FlowId),
 }

@@ -10,7 +10,7 @@ mod zone;
 
 use std::net::SocketAddr;
 
-use weft_types::Instant;
+use weft_types::{Instant, NetworkName};
 
 pub(crate) use forward::{Asker, Forwarder, Way};
 pub(crate) use stream::{MAX_FRAMED_BYTES, TooLong, next_query, put_answer};
@@ -99,7 +99,7 @@ impl Dns {
             Err(outcome) => return outcome,
         };
         let max_bytes = match asker.way {
-            Way::Udp(_) => query.max_answer_bytes(mtu),
+            Way::Udp { .. } => query.max_answer_bytes(mtu),
             Way::Tcp(_) => MAX_STREAM_ANSWER_BYTES,
         };
         let lookup = lookups.look_up(&query.name);
@@ -140,6 +140,11 @@ impl Dns {
     pub(crate) fn forget_answers(&mut self, but_of: impl Fn(NetworkId) -> bool) {
         self.cache.retain(but_of);
     }
+}
+
+/// The name of a network's zone, as messages carry it.
+pub(crate) fn zone_name(network: &NetworkName) -> Vec<u8> {
+    writer::encode_name(&format!("{network}.weft"))
 }
 
 /// The query in a message; what the message leads to if there is none that can be answered.

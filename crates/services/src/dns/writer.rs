@@ -106,7 +106,7 @@ fn suffix(query: &Query<'_>, labels: usize) -> [u8; 2] {
 }
 
 /// `name`, made of labels that we have checked, as it travels.
-fn encode_name(name: &str) -> Vec<u8> {
+pub(crate) fn encode_name(name: &str) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(name.len() + 2);
     for label in name.split('.') {
         bytes.push(label.len() as u8);

@@ -7,9 +7,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use weft_types::{DomainName, Ipv4Net, MacAddr, VmName};
+use weft_types::{DomainName, Ipv4Net, Ipv6Net, MacAddr, VmName};
 
 use super::message::Name;
+use crate::ipv6::{Stations, gateway_address};
 use crate::{NetworkId, NetworkServices, dhcp::Leases};
 
 /// The domain that holds every network's zone.
@@ -61,6 +62,7 @@ impl Zone {
     pub(crate) fn new(network: &NetworkServices) -> Self {
         let mut zone = Self::default();
         zone.add_fixed(GATEWAY, network.ip.into());
+        network.subnet6.into_iter().for_each(|net| zone.add_fixed(GATEWAY, gateway_address(net).into()));
         for (name, ip) in network.records.iter().filter(|(name, _)| name.as_str() != GATEWAY) {
             zone.machines.insert(name.as_str().into());
             zone.add_fixed(name.as_str(), (*ip).into());
@@ -132,13 +134,48 @@ pub(crate) struct View<'a> {
     pub(crate) id: NetworkId,
     pub(crate) name: &'a str,
     pub(crate) subnet: Ipv4Net,
+    pub(crate) subnet6: Option<Ipv6Net>,
     pub(crate) zone: &'a Zone,
     pub(crate) leases: &'a Leases,
+    pub(crate) stations: &'a Stations,
     /// Domains of which other servers than the host's know.
     pub(crate) forward: &'a BTreeMap<DomainName, Vec<SocketAddr>>,
 }
 
 impl View<'_> {
+    /// The addresses of a host of the zone.
+    fn addresses(&self, name: &str, now: u64) -> Vec<IpAddr> {
+        let mut addresses = self.zone.addresses(name, self.leases, now);
+        for net in self.subnet6.into_iter().filter(|_| name != GATEWAY) {
+            for ip in self.stations.of(name, net).map(IpAddr::V6) {
+                if !addresses.contains(&ip) {
+                    addresses.push(ip);
+                }
+            }
+        }
+        addresses
+    }
+
+    /// The name of an address.
+    fn name_of(&self, ip: IpAddr, now: u64) -> Option<&str> {
+        let station = || match ip {
+            IpAddr::V6(ip) => self.stations.name_of(ip).filter(|_| self.subnet6.is_some_and(|net| net.contains(&ip))),
+            IpAddr::V4(_) => None,
+        };
+        let known = self.zone.name_of(ip, self.leases, now);
+        known.or_else(|| station().map(VmName::as_str).filter(|name| *name != GATEWAY))
+    }
+
+    /// The machine that the adapter `mac` belongs to.
+    fn machine(&self, mac: MacAddr) -> Option<&VmName> {
+        self.zone.machine(mac).or_else(|| self.stations.machine(mac))
+    }
+
+    /// Whether a machine is on the network.
+    fn has(&self, vm: &VmName) -> bool {
+        self.zone.machines.contains(vm.as_str()) || self.stations.has(vm)
+    }
+
     /// A name of its zone as everybody can ask for it.
     fn full_name(&self, name: &str) -> String {
         if name.contains('.') { name.to_owned() } else { format!("{name}.{}.weft", self.name) }
@@ -152,7 +189,7 @@ impl View<'_> {
             aliases.push(self.full_name(target));
             name = target;
         }
-        match self.zone.addresses(name, self.leases, now) {
+        match self.addresses(name, now) {
             none if none.is_empty() => (!aliases.is_empty()).then_some((Found::Missing, aliases)),
             addresses => Some((Found::Host(addresses), aliases)),
         }
@@ -211,8 +248,8 @@ pub(crate) fn is_of_ours(name: &Name, lookup: &Lookup) -> bool {
 impl<'a> Lookups<'a> {
     /// For the adapter `mac`, which asks on the network `own`.
     pub(crate) fn new(all: Vec<View<'a>>, own: NetworkId, mac: MacAddr, now: u64) -> Self {
-        let machine = all.iter().find(|view| view.id == own).and_then(|view| view.zone.machine(mac));
-        let attached = |view: &&View<'_>| machine.is_some_and(|vm| view.zone.machines.contains(vm.as_str()));
+        let machine = all.iter().find(|view| view.id == own).and_then(|view| view.machine(mac));
+        let attached = |view: &&View<'_>| machine.is_some_and(|vm| view.has(vm));
         let (first, others): (Vec<_>, Vec<_>) = all.iter().copied().partition(|view| view.id == own);
         let visible = first.into_iter().chain(others.iter().filter(attached).copied()).collect();
         Self { all, visible, now }
@@ -310,22 +347,29 @@ impl<'a> Lookups<'a> {
     /// The same under `ip6.arpa`.
     fn reverse_ipv6(&self, head: &[Box<[u8]>]) -> Option<Lookup> {
         const NIBBLES: usize = 32;
-        if head.len() != NIBBLES {
-            return None;
-        }
-        let bits = head.iter().rev().try_fold(0_u128, |bits, label| Some(bits << 4 | u128::from(nibble(label)?)))?;
-        let address = Ipv6Addr::from(bits);
-        let found = match self.name_of(address.into()) {
+        let nibbles: Vec<u8> = head.iter().rev().map_while(|label| nibble(label)).take(NIBBLES).collect();
+        let bits = nibbles.iter().zip(0..).fold(0, |bits, (nibble, at)| bits | u128::from(*nibble) << (124 - 4 * at));
+        let address = Ipv6Addr::from_bits(bits);
+        let asked = Ipv6Net::new(address, 4 * u8::try_from(nibbles.len()).ok()?).ok()?;
+        let is_whole = (nibbles.len(), head.len()) == (NIBBLES, NIBBLES);
+        let name = is_whole.then(|| self.name_of(address.into())).flatten();
+        let zone = self.all.iter().filter_map(|view| view.subnet6).find(|zone| zone.contains(&asked));
+        let is_nobodys = is_whole && (address.is_unspecified() || address.is_unicast_link_local());
+        let zone_labels = 2 + zone.map_or(NIBBLES, |zone| usize::from(zone.prefix_len() / 4));
+        let found = match name {
             Some(name) => Found::Address(name),
-            None if address.is_loopback() => Found::Address(LOCALHOST.to_owned()),
-            None if address.is_unspecified() || address.is_unicast_link_local() => Found::Missing,
-            None => return None,
+            None if is_whole && address.is_loopback() => Found::Address(LOCALHOST.to_owned()),
+            None if is_nobodys => Found::Missing,
+            None => match zone? {
+                _ if nibbles.len() == head.len() && !is_whole => Found::Empty,
+                _ => Found::Missing,
+            },
         };
-        Some(Lookup::new(found, 2 + NIBBLES))
+        Some(Lookup::new(found, zone_labels))
     }
 
     fn name_of(&self, ip: IpAddr) -> Option<String> {
-        let name = |view: &View<'_>| Some(view.full_name(view.zone.name_of(ip, view.leases, self.now)?));
+        let name = |view: &View<'_>| Some(view.full_name(view.name_of(ip, self.now)?));
         self.visible.iter().find_map(name)
     }
 }

@@ -71,6 +71,8 @@ pub(crate) fn office() -> NetworkServices {
         mac: OFFICE_MAC,
         ip: ip("10.20.0.1"),
         subnet: "10.20.0.0/24".parse().unwrap(),
+        subnet6: None,
+        dhcp6: None,
         dhcp: Some(DhcpServer {
             first: ip("10.20.0.100"),
             last: ip("10.20.0.103"),
@@ -95,6 +97,8 @@ pub(crate) fn backstage() -> NetworkServices {
         mac: BACKSTAGE_MAC,
         ip: ip("10.30.0.1"),
         subnet: "10.30.0.0/24".parse().unwrap(),
+        subnet6: None,
+        dhcp6: None,
         dhcp: Some(DhcpServer {
             first: ip("10.30.0.2"),
             last: ip("10.30.0.254"),

@@ -3,6 +3,7 @@
 mod bed;
 mod client;
 mod dhcp;
+mod dhcp6;
 mod dhcp_options;
 mod dhcp_probes;
 mod dns;
@@ -10,6 +11,7 @@ mod dns_cache;
 mod dns_names;
 mod dns_tcp;
 mod gateway;
+mod ipv6;
 mod laws;
 mod metadata;
 mod router;

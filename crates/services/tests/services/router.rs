@@ -25,6 +25,8 @@ fn lab() -> NetworkServices {
         mac: LAB_MAC,
         ip: ip("10.40.0.1"),
         subnet: "10.40.0.0/24".parse().unwrap(),
+        subnet6: None,
+        dhcp6: None,
         dhcp: None,
         ..backstage()
     }
