@@ -1,19 +1,22 @@
 //! A whole life of the NAT device: bytes decode into frames of guests, events of the host, and time.
 
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::time::Duration;
 
 use weft_services::NetworkId;
 use weft_services::nat::{Callee, FlowId, ForwardId, HostError, HostLimits, HostOp, Nat, NatNetwork};
-use weft_types::{Instant, Ipv4Net, MacAddr};
+use weft_types::{Instant, Ipv4Net, Ipv6Net, MacAddr};
 use weft_wire::icmpv4::Message;
 use weft_wire::tcp::{Flags, Options, Repr};
-use weft_wire::{Csum, EtherType, Gso, GsoKind, Offload, Protocol, ethernet, ipv4, segment, tcp, udp};
+use weft_wire::{Csum, EtherType, Gso, GsoKind, Offload, Protocol, ethernet, icmpv6, ipv4, ipv6, segment, tcp, udp};
 
 const NET: NetworkId = NetworkId(1);
 const GATEWAY_MAC: MacAddr = MacAddr::new([0x52, 0x54, 0, 0, 0, 1]);
 const GUEST_MAC: MacAddr = MacAddr::new([0x52, 0x54, 0, 0, 0, 2]);
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 20, 0, 1);
+const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x20, 0, 0, 0, 0, 0, 1);
+const GUEST6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x20, 0, 0, 0, 0, 0, 0x10);
+const REMOTE6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x80);
 const GUEST: Ipv4Addr = Ipv4Addr::new(10, 20, 0, 10);
 const REMOTE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 80);
 /// Guests use so few ports that flows are met again.
@@ -72,7 +75,7 @@ struct Life {
 impl Life {
     fn new() -> Self {
         let mut nat = Nat::new([1; 32]);
-        nat.set_limits(HostLimits { flows: 12, flows_per_guest: 8, echo: true });
+        nat.set_limits(HostLimits { flows: 12, flows_per_guest: 8, echo: true, echo_v6: true });
         let mut life = Self { nat, now: Instant::ZERO, flows: Vec::new(), caller: 0, numbers: Default::default() };
         life.configure(&[true]);
         life
@@ -88,6 +91,7 @@ impl Life {
                 mac: GATEWAY_MAC,
                 ip: GATEWAY,
                 subnet,
+                subnet6: Some(Ipv6Net::new_assert(GATEWAY6, 64)),
                 mtu: 1500,
                 outside: true,
                 dns: false,
@@ -96,7 +100,8 @@ impl Life {
                 forwards: vec![FORWARD],
             })
             .collect();
-        self.nat.configure(self.now, &networks, &[subnet, Ipv4Net::new_assert(Ipv4Addr::new(10, 30, 0, 0), 24)]);
+        let other = Ipv4Net::new_assert(Ipv4Addr::new(10, 30, 0, 0), 24);
+        self.nat.configure(self.now, &networks, &[subnet.into(), other.into()]);
     }
 
     fn act(&mut self, action: u8, bytes: &mut Bytes<'_>) {
@@ -121,6 +126,9 @@ impl Life {
                 if what & 0x80 != 0 {
                     return self.call(what);
                 }
+                if what & 0x40 != 0 {
+                    return self.send_v6(what, bytes.take());
+                }
                 self.configure([&[][..], &[false], &[true], &[true]][usize::from(what % 4)]);
             }
         }
@@ -128,7 +136,7 @@ impl Life {
 
     /// A client of a forward wants to be connected, or sends a datagram.
     fn call(&mut self, what: u8) {
-        let guest = SocketAddrV4::new(GUEST, (what % PORTS).into());
+        let guest = SocketAddr::from((GUEST, u16::from(what % PORTS)));
         let callee = Callee { network: NET, guest, mac: Some(GUEST_MAC) };
         if what & 0x40 != 0 {
             let client = SocketAddr::from((REMOTE, u16::from(what >> 2)));
@@ -202,6 +210,46 @@ impl Life {
         self.send(REMOTE, Protocol::UDP, &payload, more | (u16::from(place) * 32), Offload::default());
     }
 
+    /// A packet over IPv6: a SYN, a datagram, an echo request or a piece, behind an extension header or none.
+    fn send_v6(&mut self, what: u8, [port, to, len]: [u8; 3]) {
+        let dst = [REMOTE6, GATEWAY6, Ipv6Addr::LOCALHOST][usize::from(to % 3)];
+        let (src_port, data) = (u16::from(port % PORTS), vec![len; usize::from(len) * 8]);
+        let mut bytes = Vec::new();
+        let mut protocol = Protocol::UDP;
+        match what % 4 {
+            0 => {
+                let (flags, options) = (Flags(port >> 2), Options::default());
+                let header = Repr { src_port, dst_port: 80, seq: 0, ack: 0, flags, window: 999, options };
+                header.emit_v6(&mut bytes, GUEST6, dst, &data);
+                protocol = Protocol::TCP;
+            }
+            1 => {
+                let (from, to) = (SocketAddrV6::new(GUEST6, src_port, 0, 0), SocketAddrV6::new(dst, 9, 0, 0));
+                udp::emit_v6(&mut bytes, from, to, &data);
+            }
+            2 => {
+                let request = icmpv6::Message::EchoRequest { ident: src_port, seq: 0, payload: &data };
+                request.emit(&mut bytes, GUEST6, dst);
+                protocol = Protocol::ICMPV6;
+            }
+            _ => {
+                bytes.extend([Protocol::UDP.0, 0, port, to, 0, 0, 0, 1]);
+                bytes.extend(&data);
+                protocol = Protocol(44);
+            }
+        }
+        if what & 0x20 != 0 {
+            bytes.splice(..0, [protocol.0, 0, 1, 4, 0, 0, 0, 0]);
+            protocol = Protocol(60);
+        }
+        let payload_len = bytes.len() as u16;
+        let mut frame = Vec::new();
+        ethernet::emit(&mut frame, GATEWAY_MAC, GUEST_MAC, EtherType::IPV6);
+        ipv6::Repr { src: GUEST6, dst, next_header: protocol, hop_limit: 64, payload_len }.emit(&mut frame);
+        frame.extend(bytes);
+        self.nat.handle_packet(self.now, NET, &frame, Offload::default());
+    }
+
     fn take_work(&mut self) {
         while let Some(op) = self.nat.poll_host() {
             match op {
@@ -222,7 +270,8 @@ impl Life {
         let count = usize::from(count) * 300;
         let errors = [HostError::Refused, HostError::HostUnreachable, HostError::NetUnreachable, HostError::TimedOut];
         let error = errors[count % errors.len()];
-        let remote = SocketAddrV4::new(REMOTE, 80);
+        let ip = if what & 0x80 != 0 { IpAddr::from(REMOTE6) } else { REMOTE.into() };
+        let remote = SocketAddr::new(ip, 80);
         match what % 10 {
             0 | 1 => nat.tcp_connected(now, flow),
             2 => nat.tcp_failed(now, flow, error),
@@ -239,8 +288,8 @@ impl Life {
             7 => nat.udp_received(now, flow, remote, &vec![3; count.min(65_507)]),
             8 => nat.udp_failed(now, flow, remote, error),
             _ => {
-                nat.echo_received(now, flow, REMOTE, 1, &vec![4; count]);
-                nat.echo_failed(now, flow, REMOTE, 1, error);
+                nat.echo_received(now, flow, ip, 1, &vec![4; count]);
+                nat.echo_failed(now, flow, ip, 1, error);
             }
         }
     }
@@ -252,6 +301,11 @@ impl Life {
             assert_eq!(network, NET);
             segment::validate_offload(&frame.bytes, frame.bytes.len(), &frame.offload).expect("offloads that fit");
             let link = ethernet::parse(&frame.bytes).expect("a frame");
+            if link.ethertype == EtherType::IPV6 {
+                let packet = ipv6::parse(link.payload).expect("a packet");
+                assert_eq!(packet.payload.len() + ipv6::HEADER_BYTES, link.payload.len(), "a length that is right");
+                continue; // to whoever claimed to be the sender
+            }
             let packet = ipv4::parse(link.payload).expect("a packet");
             assert_eq!((link.dst, packet.dst), (GUEST_MAC, GUEST));
             if packet.protocol == Protocol::TCP {

@@ -1,6 +1,6 @@
 //! Port forwards: which machine a client of the host's network means.
 
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 
 use weft_types::Instant;
 
@@ -33,11 +33,18 @@ impl Services {
         let (gateway, forward) = found?;
         let network = gateway.config.id;
         let leased = || gateway.leases.held_by(forward.mac?, unix_s);
-        let Some(ip) = forward.ip.or_else(leased) else {
+        // A machine that has no IPv4 address may have one of IPv6, which is known with its adapter.
+        let in_prefix = || gateway.stations.address_of(forward.mac?, gateway.config.subnet6?);
+        let v4 = forward.ip.or_else(leased);
+        let Some(ip) = v4.map(IpAddr::V4).or_else(|| in_prefix().map(IpAddr::V6)) else {
             self.nat.count(network, Cause::NoAddress);
             return None;
         };
         let port = forward.port.checked_add(offset)?;
-        Some(Callee { network, guest: SocketAddrV4::new(ip, port), mac: gateway.leases.holder(ip, unix_s) })
+        let mac = match v4 {
+            Some(ip) => gateway.leases.holder(ip, unix_s),
+            None => forward.mac,
+        };
+        Some(Callee { network, guest: SocketAddr::new(ip, port), mac })
     }
 }

@@ -2,6 +2,7 @@
 
 use weft_types::{Instant, MacAddr, Metadata};
 
+use crate::nat::packet::v4;
 use crate::nat::{FlowId, HostError, HostOp};
 use crate::services::Services;
 use crate::streams::{Asked, Service};
@@ -39,7 +40,8 @@ impl Services {
 
     fn take_metadata_request(&mut self, now: Instant, flow: FlowId, request: &metadata::Request) {
         let Some((network, mac, guest)) = self.nat.caller(flow) else { return };
-        match self.machine(network, mac).map(|machine| metadata::answer(machine, *guest.ip(), request)) {
+        let machine = self.machine(network, mac).zip(v4(guest.ip()));
+        match machine.map(|(machine, ip)| metadata::answer(machine, ip, request)) {
             Some(answer) => self.streams.get(flow).into_iter().for_each(|stream| stream.answer_last(answer.clone())),
             None => self.reset_stream(now, flow, HostError::Refused), // it was, and is not any more
         }

@@ -1,7 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use weft_types::{Instant, Ipv4Net, NetworkName};
+use weft_types::{Instant, IpNet, NetworkName};
 use weft_wire::Offload;
 
 use crate::dhcp::{self, Change, Journal, Pool, Probes};
@@ -98,6 +98,7 @@ impl Services {
                 mac: config.mac,
                 ip: config.ip,
                 subnet: config.subnet,
+                subnet6: config.subnet6,
                 mtu: config.mtu,
                 outside: config.nat,
                 dns: config.dns,
@@ -106,7 +107,10 @@ impl Services {
                 forwards: config.forwards.iter().map(|forward| forward.id).collect(),
             })
             .collect();
-        let subnets: Vec<Ipv4Net> = configs().map(|config| config.subnet).collect();
+        let of_both = |config: &NetworkServices| {
+            [Some(IpNet::from(config.subnet)), config.subnet6.map(IpNet::from)].into_iter().flatten()
+        };
+        let subnets: Vec<IpNet> = configs().flat_map(of_both).collect();
         self.nat.configure(now, &networks, &subnets);
         self.serve_streams(now);
     }

@@ -3,7 +3,7 @@
 //! What a client sends is not read while as much waits for it as it may have.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use weft_types::{Instant, MacAddr};
@@ -34,8 +34,8 @@ pub(crate) enum Service {
 
 impl Service {
     /// The service that stands at a gateway's socket.
-    pub(crate) fn at(socket: SocketAddrV4) -> Self {
-        if socket == metadata::SOCKET { Self::Metadata } else { Self::Names }
+    pub(crate) fn at(socket: SocketAddr) -> Self {
+        if socket == SocketAddr::V4(metadata::SOCKET) { Self::Metadata } else { Self::Names }
     }
 
     fn max_request_bytes(self) -> usize {

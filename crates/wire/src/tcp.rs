@@ -255,6 +255,11 @@ impl Repr {
         self.set_checksum(out, start, checksum);
     }
 
+    /// Appends the header alone, its checksum zero, to be filled in by the caller; where it starts.
+    pub fn emit_bare(&self, out: &mut Vec<u8>) -> usize {
+        self.append(out, &[])
+    }
+
     /// Appends the segment, its checksum zero; where it starts.
     fn append(&self, out: &mut Vec<u8>, payload: &[u8]) -> usize {
         let start = out.len();

@@ -5,7 +5,8 @@ use weft_services::nat::HostError;
 pub(super) fn of(errno: Errno) -> HostError {
     match errno {
         Errno::CONNREFUSED | Errno::CONNRESET | Errno::CONNABORTED | Errno::PIPE | Errno::NOTCONN => HostError::Refused,
-        Errno::NETUNREACH | Errno::NETDOWN => HostError::NetUnreachable,
+        // A host without any IPv6 is one without a way.
+        Errno::NETUNREACH | Errno::NETDOWN | Errno::AFNOSUPPORT => HostError::NetUnreachable,
         Errno::ACCESS | Errno::PERM => HostError::Prohibited,
         Errno::TIMEDOUT => HostError::TimedOut,
         Errno::MFILE

@@ -16,12 +16,13 @@ mod udp;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::event::epoll;
 use rustix::fs::Timespec;
+use rustix::net::AddressFamily;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use weft_services::Services;
 use weft_services::nat::{FlowId, HostLimits, HostOp, Nat};
@@ -93,7 +94,7 @@ impl HostSockets {
             events: Vec::with_capacity(EVENTS),
             tcp: HashMap::new(),
             udp: HashMap::new(),
-            limits: host_limits(echoes.are_open()),
+            limits: host_limits(&echoes),
             echoes,
             resolver: Resolver::new(path),
             listeners: Listeners::default(),
@@ -260,14 +261,24 @@ impl AsFd for HostSockets {
     }
 }
 
+/// The kind of socket that reaches `ip`.
+fn family_of(ip: IpAddr) -> AddressFamily {
+    if ip.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 }
+}
+
 /// Raises the soft limit of open files as far as it goes, and says how many flows fit.
-fn host_limits(echo: bool) -> HostLimits {
+fn host_limits(echoes: &Echoes) -> HostLimits {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     let files = if setrlimit(Resource::Nofile, raised).is_ok() { limit.maximum } else { limit.current };
     // Where there is no limit, ours holds.
     let flows = files.unwrap_or(u64::MAX).saturating_sub(RESERVED_FILES).clamp(16, MAX_FLOWS) as usize;
-    HostLimits { flows, flows_per_guest: flows - flows / OTHERS_SHARE, echo }
+    HostLimits {
+        flows,
+        flows_per_guest: flows - flows / OTHERS_SHARE,
+        echo: echoes.are_open(),
+        echo_v6: echoes.are_open_v6(),
+    }
 }
 
 #[cfg(test)]

@@ -1,20 +1,19 @@
 //! The host's half of a guest's TCP connection, whoever began it.
 
 use std::io::{IoSlice, IoSliceMut};
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, SendAncillaryBuffer, SendFlags, Shutdown, SocketFlags, SocketType, connect, sendmsg, shutdown,
-    socket_with, sockopt,
+    SendAncillaryBuffer, SendFlags, Shutdown, SocketFlags, SocketType, connect, sendmsg, shutdown, socket_with, sockopt,
 };
 use weft_services::nat::{FlowId, Nat};
 use weft_types::Instant;
 
-use super::error;
+use super::{error, family_of};
 
 /// A socket of a flow.
 pub(super) struct TcpSocket {
@@ -42,9 +41,9 @@ enum State {
 
 impl TcpSocket {
     /// Begins to connect.
-    pub(super) fn connect(epoll: &OwnedFd, flow: FlowId, to: SocketAddrV4) -> Result<Self, Errno> {
+    pub(super) fn connect(epoll: &OwnedFd, flow: FlowId, to: SocketAddr) -> Result<Self, Errno> {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        let fd = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
+        let fd = socket_with(family_of(to.ip()), SocketType::STREAM, flags, None)?;
         watch(epoll, flow, &fd)?;
         match connect(&fd, &to) {
             Ok(()) | Err(Errno::INPROGRESS) => {}

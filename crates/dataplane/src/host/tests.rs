@@ -365,7 +365,7 @@ fn echo_sockets_reach_the_loopback() {
     let flow = FlowId::from_bits(3);
     let mut nat = Nat::new([3; 32]);
     let transit = Transit { ttl: 63, dont_fragment: true };
-    echoes.send(&epoll, Instant::ZERO, &mut nat, flow, (Ipv4Addr::LOCALHOST, transit), (9, b"hello"));
+    echoes.send(&epoll, Instant::ZERO, &mut nat, flow, (Ipv4Addr::LOCALHOST.into(), transit), (9, b"hello"));
     let mut events = Vec::with_capacity(4);
     epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut events), Some(&Timespec { tv_sec: 5, tv_nsec: 0 }))
         .expect("an event");

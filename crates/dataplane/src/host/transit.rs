@@ -1,14 +1,14 @@
 //! How datagrams and echo requests travel, and what is said about them on their way (Linux, ip(7): `IP_TTL`,
-//! `IP_MTU_DISCOVER`, `IP_RECVERR`).
+//! `IP_MTU_DISCOVER`, `IP_RECVERR`; ipv6(7) for their twins).
 
 use std::io;
 use std::mem;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use libc::{c_int, c_void, socklen_t};
 use rustix::io::Errno;
-use rustix::net::sockopt::{self, Ipv4PathMtuDiscovery};
+use rustix::net::sockopt::{self, Ipv4PathMtuDiscovery, Ipv6PathMtuDiscovery};
 use weft_services::nat::{IcmpError, PacketFate, Transit};
 
 use super::DATAGRAM_TURN;
@@ -18,11 +18,13 @@ const KEPT_BYTES: usize = 8;
 /// Who says something, as `sock_extended_err` has it (linux/errqueue.h).
 const FROM_HOST: u8 = 1;
 const FROM_NETWORK: u8 = 2;
+const FROM_NETWORK_V6: u8 = 3;
 
 /// A socket that is told what becomes of its packets.
 #[derive(Debug)]
 pub(super) struct Traveller {
     pub(super) fd: OwnedFd,
+    is_v4: bool,
     transit: Option<Transit>,
 }
 
@@ -30,28 +32,36 @@ pub(super) struct Traveller {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Report {
     /// Where it should have gone.
-    pub(super) to: SocketAddrV4,
+    pub(super) to: SocketAddr,
     pub(super) error: IcmpError,
     /// What it began with, behind the IP header and the header of UDP; nothing of a packet that never left.
     pub(super) start: Option<[u8; KEPT_BYTES]>,
 }
 
 impl Traveller {
-    /// Has the kernel keep what is said.
-    pub(super) fn new(fd: OwnedFd) -> Result<Self, Errno> {
-        keep_errors(&fd)?;
-        Ok(Self { fd, transit: None })
+    /// Has the kernel keep what is said to a socket of the family of `to`.
+    pub(super) fn new(fd: OwnedFd, to: IpAddr) -> Result<Self, Errno> {
+        keep_errors(&fd, to)?;
+        Ok(Self { fd, is_v4: to.is_ipv4(), transit: None })
     }
 
     /// Has the packets from here on travel as the guest's did.
     pub(super) fn travel(&mut self, transit: Transit) -> Result<(), Errno> {
         let old = self.transit.replace(transit);
         if old.map(|old| old.ttl) != Some(transit.ttl) {
-            sockopt::set_ip_ttl(&self.fd, transit.ttl.into())?;
+            match self.is_v4 {
+                true => sockopt::set_ip_ttl(&self.fd, transit.ttl.into())?,
+                false => sockopt::set_ipv6_unicast_hops(&self.fd, Some(transit.ttl))?,
+            }
         }
         if old.map(|old| old.dont_fragment) != Some(transit.dont_fragment) {
-            let cut = if transit.dont_fragment { Ipv4PathMtuDiscovery::DO } else { Ipv4PathMtuDiscovery::DONT };
-            sockopt::set_ip_mtu_discover(&self.fd, cut)?;
+            match (self.is_v4, transit.dont_fragment) {
+                (true, true) => sockopt::set_ip_mtu_discover(&self.fd, Ipv4PathMtuDiscovery::DO)?,
+                (true, false) => sockopt::set_ip_mtu_discover(&self.fd, Ipv4PathMtuDiscovery::DONT)?,
+                (false, true) => sockopt::set_ipv6_mtu_discover(&self.fd, Ipv6PathMtuDiscovery::DO)?,
+                // Only its sender cuts a packet of IPv6, and that is this host: to what it knows of the way.
+                (false, false) => sockopt::set_ipv6_mtu_discover(&self.fd, Ipv6PathMtuDiscovery::WANT)?,
+            }
         }
         Ok(())
     }
@@ -67,7 +77,7 @@ impl Traveller {
         loop {
             let (mut kept, mut control) = ([0u8; KEPT_BYTES], [0u64; 32]);
             // SAFETY: all zeros is an address, and a message without any memory.
-            let (mut to, mut message): (libc::sockaddr_in, libc::msghdr) = unsafe { (mem::zeroed(), mem::zeroed()) };
+            let (mut to, mut message): (libc::sockaddr_in6, libc::msghdr) = unsafe { (mem::zeroed(), mem::zeroed()) };
             let mut room = libc::iovec { iov_base: kept.as_mut_ptr().cast(), iov_len: KEPT_BYTES };
             message.msg_name = (&raw mut to).cast();
             message.msg_namelen = size_of_val(&to) as socklen_t;
@@ -82,8 +92,12 @@ impl Traveller {
             let count = usize::try_from(count).ok()?; // there is nothing
             let control: Vec<u8> = control.iter().flat_map(|word| word.to_ne_bytes()).collect();
             let Some(error) = parse(&control[..control.len().min(message.msg_controllen as _)]) else { continue };
-            let ip = Ipv4Addr::from(to.sin_addr.s_addr.to_ne_bytes());
-            let to = SocketAddrV4::new(ip, u16::from_be(to.sin_port));
+            // Both kinds of address have the port at the same place, and then 4 bytes: one kind's address.
+            let ip: IpAddr = match self.is_v4 {
+                true => Ipv4Addr::from(to.sin6_flowinfo.to_ne_bytes()).into(),
+                false => Ipv6Addr::from(to.sin6_addr.s6_addr).into(),
+            };
+            let to = SocketAddr::new(ip, u16::from_be(to.sin6_port));
             return Some(Report { to, error, start: (count == KEPT_BYTES).then_some(kept) });
         }
     }
@@ -93,9 +107,11 @@ impl Traveller {
 fn parse(control: &[u8]) -> Option<IcmpError> {
     let word = |at: usize| control.get(at..at + 4)?.first_chunk::<4>().map(|bytes| c_int::from_ne_bytes(*bytes));
     let level_at = size_of::<usize>();
-    if (word(level_at)?, word(level_at + 4)?) != (libc::IPPROTO_IP, libc::IP_RECVERR) {
-        return None;
-    }
+    let is_v4 = match (word(level_at)?, word(level_at + 4)?) {
+        (libc::IPPROTO_IP, libc::IP_RECVERR) => true,
+        (libc::IPPROTO_IPV6, libc::IPV6_RECVERR) => false,
+        _ => return None,
+    };
     // A `sock_extended_err`, and behind it the address of who says it.
     let said = control.get(size_of::<libc::cmsghdr>()..)?;
     let &[_, _, _, _, origin, kind, code, _, i0, i1, i2, i3, ..] = said else { return None };
@@ -103,23 +119,32 @@ fn parse(control: &[u8]) -> Option<IcmpError> {
     match origin {
         FROM_NETWORK => {
             let from = said.get(20..24)?.first_chunk::<4>().map(|octets| Ipv4Addr::from(*octets))?;
-            Some(IcmpError { from, fate: PacketFate::of_message(kind, code, info)? })
+            Some(IcmpError { from: from.into(), fate: PacketFate::of_message(kind, code, info)? })
+        }
+        FROM_NETWORK_V6 => {
+            let from = said.get(24..40)?.first_chunk::<16>().map(|octets| Ipv6Addr::from(*octets))?;
+            Some(IcmpError { from: from.into(), fate: PacketFate::of_message_v6(kind, code, info)? })
         }
         FROM_HOST if word(size_of::<libc::cmsghdr>())? == libc::EMSGSIZE => {
             let mtu = u16::try_from(info).unwrap_or(u16::MAX);
-            Some(IcmpError { from: Ipv4Addr::LOCALHOST, fate: PacketFate::TooLong { mtu } })
+            let from = if is_v4 { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
+            Some(IcmpError { from, fate: PacketFate::TooLong { mtu } })
         }
         _ => None,
     }
 }
 
 #[expect(unsafe_code, reason = "a socket option that rustix does not know")]
-fn keep_errors(fd: &OwnedFd) -> Result<(), Errno> {
+fn keep_errors(fd: &OwnedFd, to: IpAddr) -> Result<(), Errno> {
+    let (level, option) = match to {
+        IpAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_RECVERR),
+        IpAddr::V6(_) => (libc::IPPROTO_IPV6, libc::IPV6_RECVERR),
+    };
     let on: c_int = 1;
     // SAFETY: the kernel reads as many bytes of `on` as it is told that there are.
     let code = unsafe {
         let (start, len) = ((&raw const on).cast::<c_void>(), size_of_val(&on) as socklen_t);
-        libc::setsockopt(fd.as_raw_fd(), libc::IPPROTO_IP, libc::IP_RECVERR, start, len)
+        libc::setsockopt(fd.as_raw_fd(), level, option, start, len)
     };
     if code == 0 { Ok(()) } else { Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::INVAL)) }
 }
@@ -153,6 +178,24 @@ mod tests {
         check(&control(ip, libc::ECONNREFUSED, FROM_HOST, 0, 0, 0), None);
         check(&control(ip, libc::EPROTO, FROM_NETWORK, 12, 0, 0), None);
         check(&control(libc::SOL_SOCKET, libc::EHOSTUNREACH, FROM_NETWORK, 11, 0, 0), None);
+        let control_v6 = |errno: c_int, origin: u8, kind: u8, code: u8, info: u32| {
+            let len = 16 + 16 + 28usize;
+            let address: Ipv6Addr = "2001:db8::9".parse().unwrap();
+            let said = [&errno.to_ne_bytes()[..], &[origin, kind, code, 0], &info.to_ne_bytes(), &[0; 4]].concat();
+            let offender = [&[10, 0, 0, 0, 0, 0, 0, 0][..], &address.octets(), &[0; 4]].concat();
+            let head = [&len.to_ne_bytes()[..], &libc::IPPROTO_IPV6.to_ne_bytes(), &libc::IPV6_RECVERR.to_ne_bytes()];
+            [head.concat(), said, offender].concat()
+        };
+        let hop = control_v6(libc::EHOSTUNREACH, FROM_NETWORK_V6, 3, 0, 0);
+        check(&hop, Some(("2001:db8::9", PacketFate::Expired { code: 0 })));
+        let port = PacketFate::UnreachableV6(weft_wire::icmpv6::Unreachable::PORT);
+        check(&control_v6(libc::ECONNREFUSED, FROM_NETWORK_V6, 1, 4, 0), Some(("2001:db8::9", port)));
+        check(&control_v6(libc::EMSGSIZE, FROM_NETWORK_V6, 2, 0, 1400), Some(("2001:db8::9", too_long)));
+        check(&control_v6(libc::EMSGSIZE, FROM_HOST, 0, 0, 1400), Some(("::1", too_long)));
+        check(&control_v6(libc::EPROTO, FROM_NETWORK_V6, 4, 0, 0), None);
+        for len in 0..hop.len() - 4 {
+            check(&hop[..len], None);
+        }
         for len in 0..router.len() - 8 {
             check(&router[..len], None);
         }

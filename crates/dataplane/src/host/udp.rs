@@ -1,21 +1,21 @@
 //! The host's socket of a guest's UDP socket.
 
 use std::collections::HashMap;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, connect, connect_unspec, recvfrom, send,
-    sendto, socket_with,
+    RecvFlags, SendFlags, SocketFlags, SocketType, bind, connect, connect_unspec, recvfrom, send, sendto, socket_with,
+    sockopt,
 };
 use rustix::rand::{GetRandomFlags, getrandom};
 use weft_services::nat::{FlowId, Nat, Transit};
 use weft_types::Instant;
 
 use super::transit::Traveller;
-use super::{DATAGRAM_TURN, error};
+use super::{DATAGRAM_TURN, error, family_of};
 
 /// Ports that sockets get: those that Linux gives out itself, by default.
 const FIRST_PORT: u16 = 32_768;
@@ -35,16 +35,16 @@ pub(super) struct UdpSocket {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Peers {
     /// Only to this one: the socket is connected, so that nobody else is heard, and the way is looked up once.
-    One(SocketAddrV4),
+    One(SocketAddr),
     Many,
 }
 
 impl UdpSocket {
     /// Opens a socket. Its port is bound by number, because then it outlives a disconnection.
-    fn open(epoll: &OwnedFd, flow: FlowId, to: SocketAddrV4) -> Result<Self, Errno> {
+    fn open(epoll: &OwnedFd, flow: FlowId, to: SocketAddr) -> Result<Self, Errno> {
         let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
-        let fd = socket_with(AddressFamily::INET, SocketType::DGRAM, flags, None)?;
-        bind_random(&fd)?;
+        let fd = socket_with(family_of(to.ip()), SocketType::DGRAM, flags, None)?;
+        bind_random(&fd, to.ip())?;
         let peers = match to.port() {
             TFTP_PORT => Peers::Many,
             _ => {
@@ -53,7 +53,7 @@ impl UdpSocket {
             }
         };
         epoll::add(epoll, &fd, EventData::new_u64(flow.to_bits()), EventFlags::IN)?;
-        Ok(Self { socket: Traveller::new(fd)?, peers })
+        Ok(Self { socket: Traveller::new(fd, to.ip())?, peers })
     }
 
     /// Sends a datagram, from a new socket if need be.
@@ -63,7 +63,7 @@ impl UdpSocket {
         now: Instant,
         nat: &mut Nat,
         flow: FlowId,
-        (to, transit): (SocketAddrV4, Transit),
+        (to, transit): (SocketAddr, Transit),
         payload: &[u8],
     ) {
         if let std::collections::hash_map::Entry::Vacant(place) = sockets.entry(flow) {
@@ -98,7 +98,7 @@ impl UdpSocket {
         is_told
     }
 
-    fn try_send(&mut self, to: SocketAddrV4, transit: Transit, payload: &[u8]) -> Result<(), Errno> {
+    fn try_send(&mut self, to: SocketAddr, transit: Transit, payload: &[u8]) -> Result<(), Errno> {
         self.socket.travel(transit)?;
         let fd = &self.socket.fd;
         if let Peers::One(peer) = self.peers
@@ -122,7 +122,7 @@ impl UdpSocket {
         for _ in 0..DATAGRAM_TURN {
             match recvfrom(&self.socket.fd, &mut *buffer, RecvFlags::empty()) {
                 Ok((count, _, from)) => {
-                    if let Some(from) = from.and_then(|from| SocketAddrV4::try_from(from).ok()) {
+                    if let Some(from) = from.and_then(|from| SocketAddr::try_from(from).ok()) {
                         nat.udp_received(now, flow, from, &buffer[..count]);
                     }
                 }
@@ -133,9 +133,15 @@ impl UdpSocket {
     }
 }
 
-/// Binds a socket to a port that nobody can guess.
-fn bind_random(fd: &OwnedFd) -> Result<(), Errno> {
-    let any_at = |port| SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port);
+/// Binds a socket to a port that nobody can guess, at all addresses of the family of `to`.
+fn bind_random(fd: &OwnedFd, to: IpAddr) -> Result<(), Errno> {
+    let any_at = |port| match to {
+        IpAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)),
+        IpAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)),
+    };
+    if to.is_ipv6() {
+        sockopt::set_ipv6_v6only(fd, true)?; // the same port of IPv4 may be somebody else's
+    }
     for _ in 0..PORT_TRIES {
         let mut random = [0; 2];
         getrandom(&mut random, GetRandomFlags::empty())?;

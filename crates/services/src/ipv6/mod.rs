@@ -165,6 +165,14 @@ impl Services {
                 self.refuse_ipv6(arrival, packet, Unreachable::PORT, Reason::NoService)
             }
             Protocol::TCP if is_nat => self.pass_ipv6(arrival),
+            // Connections to the name server end in the NAT device too, also where no others leave.
+            Protocol::TCP
+                if has_dns
+                    && !dst.is_unicast_link_local()
+                    && packet.payload.get(2..4) == Some(&dns::PORT.to_be_bytes()) =>
+            {
+                self.pass_ipv6(arrival)
+            }
             Protocol::TCP => self.refuse_ipv6(arrival, packet, Unreachable::PORT, Reason::NoService),
             _ => {
                 let (code, quote) = (Parameter::NEXT_HEADER, icmpv6::quote(packet.bytes));

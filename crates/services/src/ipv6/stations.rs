@@ -63,6 +63,13 @@ impl Stations {
         here.filter(move |it| stays(it) || !has_better(it)).map(|it| it.ip)
     }
 
+    /// An address of a machine's adapter in a prefix, one that stays if there is one.
+    pub(crate) fn address_of(&self, mac: MacAddr, net: Ipv6Net) -> Option<Ipv6Addr> {
+        let stations = self.by_vm.get(self.by_mac.get(&mac)?.as_str())?;
+        let here = stations.iter().filter(|it| it.mac == mac && net.contains(&it.ip));
+        here.min_by_key(|it| !(it.is_fixed || it.ip == ndp::eui64(net, mac))).map(|it| it.ip)
+    }
+
     /// The machine with an address.
     pub(crate) fn name_of(&self, ip: Ipv6Addr) -> Option<&VmName> {
         self.by_ip.get(&ip)?.as_ref()

@@ -1,7 +1,7 @@
 //! The table of flows.
 
 use std::collections::HashMap;
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::Ipv6Addr;
 
 use foldhash::SharedSeed;
 use foldhash::quality::SeedableRandomState;
@@ -10,6 +10,7 @@ use weft_wire::Protocol;
 
 use super::forward::Client;
 use super::icmp::Echo;
+use super::packet::Endpoint;
 use super::tcp::Connection;
 use super::udp::Mapping;
 use crate::NetworkId;
@@ -42,14 +43,30 @@ pub(super) struct Key {
     pub(super) network: NetworkId,
     pub(super) protocol: Protocol,
     /// The guest's socket; an echo's identifier stands in place of the port.
-    pub(super) guest: SocketAddrV4,
+    pub(super) guest: Endpoint,
     /// The remote socket as the guest knows it. Mappings of UDP and echoes do not depend on it (RFC 4787, REQ-1):
     /// all zeros there, but not for the clients of forwards: each has a port of the gateway's.
-    pub(super) remote: SocketAddrV4,
+    pub(super) remote: Endpoint,
 }
 
 /// Stands for any remote socket in a [`Key`].
-pub(super) const ANY_REMOTE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
+pub(super) const ANY_REMOTE: Endpoint = Endpoint::ANY;
+
+/// Whose limits a flow counts to: a guest's IPv4 address, or, as a guest has as many IPv6 addresses as it likes, the adapter
+/// with which it began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Owner(NetworkId, Ipv6Addr);
+
+impl Owner {
+    pub(super) fn new(network: NetworkId, guest: Endpoint, mac: MacAddr) -> Self {
+        let [a, b, c, d, e, f] = mac.octets();
+        let ip = match guest.ip().is_ipv4() {
+            true => guest.mapped(),
+            false => Ipv6Addr::from_bits(u64::from_be_bytes([0, 0, a, b, c, d, e, f]).into()),
+        };
+        Self(network, ip)
+    }
+}
 
 /// What a flow is.
 pub(super) enum Kind {
@@ -63,6 +80,7 @@ pub(super) enum Kind {
 pub(super) struct Flow {
     pub(super) key: Key,
     pub(super) kind: Kind,
+    pub(super) owner: Owner,
     /// Where the guest's frames came from last.
     pub(super) mac: MacAddr,
     /// When its alarm rings; kept by `Timers`.
@@ -90,7 +108,7 @@ pub(super) struct FlowTable {
     slots: Vec<Slot>,
     free: Vec<u32>,
     by_key: HashMap<Key, FlowId, SeedableRandomState>,
-    per_guest: HashMap<(NetworkId, Ipv4Addr), Usage, SeedableRandomState>,
+    per_guest: HashMap<Owner, Usage, SeedableRandomState>,
 }
 
 /// The flows of one guest.
@@ -122,8 +140,8 @@ impl FlowTable {
     }
 
     /// The flows of one guest.
-    pub(super) fn of_guest(&self, network: NetworkId, guest: Ipv4Addr) -> Usage {
-        self.per_guest.get(&(network, guest)).copied().unwrap_or_default()
+    pub(super) fn of_guest(&self, owner: Owner) -> Usage {
+        self.per_guest.get(&owner).copied().unwrap_or_default()
     }
 
     pub(super) fn find(&self, key: &Key) -> Option<FlowId> {
@@ -142,7 +160,8 @@ impl FlowTable {
 
     /// Adds a flow, whose key must be new.
     pub(super) fn insert(&mut self, key: Key, mac: MacAddr, kind: Kind) -> FlowId {
-        let flow = Flow { key, kind, mac, armed: None, is_ready: false, is_told: false };
+        let owner = Owner::new(key.network, key.guest, mac);
+        let flow = Flow { key, kind, owner, mac, armed: None, is_ready: false, is_told: false };
         let index = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot { generation: 0, flow: None });
             (self.slots.len() - 1) as u32
@@ -151,7 +170,7 @@ impl FlowTable {
         slot.flow = Some(flow);
         let id = FlowId { index, generation: slot.generation };
         self.by_key.insert(key, id);
-        let usage = self.per_guest.entry((key.network, *key.guest.ip())).or_default();
+        let usage = self.per_guest.entry(owner).or_default();
         usage.all += 1;
         usage.evictable += usize::from(key.protocol != Protocol::TCP);
         id
@@ -166,12 +185,11 @@ impl FlowTable {
         slot.generation = (slot.generation + 1) & MAX_GENERATION;
         self.free.push(id.index);
         self.by_key.remove(&flow.key);
-        let guest = (flow.key.network, *flow.key.guest.ip());
-        if let Some(usage) = self.per_guest.get_mut(&guest) {
+        if let Some(usage) = self.per_guest.get_mut(&flow.owner) {
             usage.all -= 1;
             usage.evictable -= usize::from(flow.key.protocol != Protocol::TCP);
             if usage.all == 0 {
-                self.per_guest.remove(&guest);
+                self.per_guest.remove(&flow.owner);
             }
         }
         Some(flow)

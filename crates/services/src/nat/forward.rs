@@ -3,14 +3,15 @@
 //! To the guest, all of them are the gateway, at a port of its own for each: the route back to a client is the host's
 //! alone, and a client on the host's loopback has no address that a guest could answer to.
 
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use weft_types::{Instant, MacAddr};
 use weft_wire::{Protocol, arp, udp};
 
-use super::flows::{Flow, FlowId, Key, Kind};
+use super::flows::{Flow, FlowId, Key, Kind, Owner};
 use super::neighbours::Due;
+use super::packet::{Endpoint, header_bytes, v4};
 use super::tcp::Connection;
 use super::{Arrival, Cause, HostOp, Nat};
 use crate::{NetworkId, OutFrame};
@@ -28,8 +29,8 @@ const PORT_TRIES: usize = 64;
 const IDLE: Duration = Duration::from_secs(300);
 /// Datagrams of a client that wait for the guest to be found; RFC 1122, section 2.3.2.2, asks for one.
 const MAX_WAITING: usize = 4;
-/// The longest payload of a datagram in IPv4.
-const MAX_PAYLOAD: usize = 65_535 - 20 - udp::HEADER_BYTES;
+/// The longest payload of a packet in IPv4, and in IPv6 without an extension.
+const MAX_PACKET: usize = 65_535;
 
 /// To whom a client is led.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,9 +38,15 @@ pub struct Callee {
     /// Its network.
     pub network: NetworkId,
     /// The guest's socket.
-    pub guest: SocketAddrV4,
-    /// The guest's adapter; found by ARP when it is not known.
+    pub guest: SocketAddr,
+    /// The guest's adapter. When it is not known, it is found by ARP; over IPv6 it has to be known.
     pub mac: Option<MacAddr>,
+}
+
+impl Callee {
+    fn owner(&self) -> Owner {
+        Owner::new(self.network, self.guest.into(), self.mac.unwrap_or(MacAddr::ZERO))
+    }
 }
 
 /// A client's place: a socket of the host, by its forward and its distance from the forward's first port, and the
@@ -65,11 +72,12 @@ impl Nat {
     }
 
     fn try_dial(&mut self, now: Instant, forward: ForwardId, to: Callee) -> Result<FlowId, Cause> {
-        self.make_room(to.network, *to.guest.ip())?;
+        self.make_room(to.owner())?;
         let key = self.free_key(to, Protocol::TCP)?;
         let isn = self.initial_sequence_number(now, &key);
-        let connection = Connection::dial(now, forward, isn, self.network(to.network)?.config.mtu);
-        let flow = self.flows.insert(key, MacAddr::ZERO, Kind::Tcp(Box::new(connection)));
+        let room = self.network(to.network)?.config.room(to.guest.ip());
+        let connection = Connection::dial(now, forward, isn, room);
+        let flow = self.flows.insert(key, to.mac.unwrap_or(MacAddr::ZERO), Kind::Tcp(Box::new(connection)));
         self.note_client(forward);
         self.find_guest(now, flow, to);
         Ok(flow)
@@ -84,16 +92,16 @@ impl Nat {
     }
 
     fn try_deliver(&mut self, now: Instant, place: Place, to: Callee, payload: &[u8]) -> Result<(), Cause> {
-        if payload.len() > MAX_PAYLOAD {
+        if header_bytes(to.guest.ip()) + udp::HEADER_BYTES + payload.len() > MAX_PACKET {
             return Err(Cause::Malformed);
         }
         let flow = match self.client_at(place, to) {
             Some(flow) => flow,
             None => {
-                self.make_room(to.network, *to.guest.ip())?;
+                self.make_room(to.owner())?;
                 let key = self.free_key(to, Protocol::UDP)?;
                 let client = Client { place, expires: now + IDLE, waiting: Some(Vec::new()) };
-                let flow = self.flows.insert(key, MacAddr::ZERO, Kind::Client(client));
+                let flow = self.flows.insert(key, to.mac.unwrap_or(MacAddr::ZERO), Kind::Client(client));
                 self.clients.insert(place, flow);
                 self.note_client(place.0);
                 self.find_guest(now, flow, to);
@@ -118,7 +126,7 @@ impl Nat {
     fn client_at(&mut self, place: Place, to: Callee) -> Option<FlowId> {
         let flow = *self.clients.get(&place)?;
         let key = self.flows.get(flow)?.key;
-        if (key.network, key.guest) != (to.network, to.guest) {
+        if (key.network, key.guest) != (to.network, to.guest.into()) {
             self.forget(flow);
             return None;
         }
@@ -137,11 +145,11 @@ impl Nat {
 
     /// A key that no other flow has, with a port of the gateway's for the client.
     fn free_key(&mut self, to: Callee, protocol: Protocol) -> Result<Key, Cause> {
-        let gateway = self.network(to.network)?.config.ip;
+        let gateway = self.network(to.network)?.config.gateway(to.guest.ip()).ok_or(Cause::NoAddress)?;
         for _ in 0..PORT_TRIES {
             self.next_port = (self.next_port + 1) % PORTS;
-            let remote = SocketAddrV4::new(gateway, FIRST_PORT + self.next_port);
-            let key = Key { network: to.network, protocol, guest: to.guest, remote };
+            let remote = Endpoint::new(gateway, FIRST_PORT + self.next_port);
+            let key = Key { network: to.network, protocol, guest: to.guest.into(), remote };
             if self.flows.find(&key).is_none() {
                 return Ok(key);
             }
@@ -150,12 +158,16 @@ impl Nat {
     }
 
     fn find_guest(&mut self, now: Instant, flow: FlowId, to: Callee) {
-        let at = (to.network, *to.guest.ip());
-        match to.mac.or_else(|| self.neighbours.find(now, at)) {
-            Some(mac) => self.reach(flow, mac),
-            None => {
+        let at = v4(to.guest.ip()).map(|ip| (to.network, ip));
+        match (to.mac.or_else(|| self.neighbours.find(now, at?)), at) {
+            (Some(mac), _) => self.reach(flow, mac),
+            (None, Some(at)) => {
                 self.neighbours.wait(now, at, flow);
                 self.mind_neighbours(now);
+            }
+            (None, None) => {
+                self.count(to.network, Cause::NoNeighbour);
+                self.abort(flow);
             }
         }
     }

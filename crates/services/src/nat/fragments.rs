@@ -1,12 +1,13 @@
-//! Putting packets together again (RFC 791, section 3.2): few at a time, and not for long.
+//! Putting packets together again (RFC 791, section 3.2; RFC 8200, section 4.5): few at a time, and not for long.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use weft_types::Instant;
-use weft_wire::{Protocol, ipv4};
+use weft_wire::Protocol;
 
 use super::Cause;
+use super::packet::{Packet, Piece};
 use crate::NetworkId;
 
 /// Packets that may be incomplete at a time; the oldest makes room.
@@ -17,8 +18,8 @@ const MAX_PIECES: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(15);
 /// The largest payload of a packet.
 const MAX_PAYLOAD: usize = 65_535 - 20;
-/// How much of the first piece is kept for those who quote it.
-const QUOTE_BYTES: usize = 28;
+/// How much of the first piece is kept behind its IP header for those who quote it.
+const QUOTE_BYTES: usize = 8;
 
 /// Incomplete packets.
 #[derive(Debug, Default)]
@@ -28,10 +29,10 @@ pub(super) struct Fragments(Vec<Assembly>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Id {
     network: NetworkId,
-    src: Ipv4Addr,
-    dst: Ipv4Addr,
+    src: IpAddr,
+    dst: IpAddr,
     protocol: Protocol,
-    ident: u16,
+    ident: u32,
 }
 
 #[derive(Debug)]
@@ -58,22 +59,10 @@ pub(super) struct Whole {
 
 impl Whole {
     /// The packet. Of its bytes only the first are kept.
-    pub(super) fn packet(&self) -> ipv4::Packet<'_> {
-        let Id { src, dst, protocol, ident, .. } = self.id;
-        ipv4::Packet {
-            src,
-            dst,
-            protocol,
-            ttl: self.ttl,
-            ident,
-            traffic_class: 0,
-            dont_fragment: false,
-            more_fragments: false,
-            fragment_offset: 0,
-            header: &[],
-            payload: &self.payload,
-            bytes: &self.quote,
-        }
+    pub(super) fn packet(&self) -> Packet<'_> {
+        let Id { src, dst, protocol, .. } = self.id;
+        let (payload, bytes) = (&self.payload[..], &self.quote[..]);
+        Packet { src, dst, protocol, ttl: self.ttl, dont_fragment: false, piece: None, payload, bytes }
     }
 }
 
@@ -84,16 +73,16 @@ impl Fragments {
         &mut self,
         now: Instant,
         network: NetworkId,
-        packet: &ipv4::Packet<'_>,
+        packet: &Packet<'_>,
+        piece: Piece,
     ) -> Result<Option<Whole>, Cause> {
-        if !matches!(packet.protocol, Protocol::UDP | Protocol::ICMP) {
+        if !matches!(packet.protocol, Protocol::UDP | Protocol::ICMP | Protocol::ICMPV6) {
             return Err(Cause::Fragment);
         }
-        let ipv4::Packet { src, dst, protocol, ident, .. } = *packet;
+        let Packet { src, dst, protocol, .. } = *packet;
+        let Piece { ident, at: start, has_more } = piece;
         let id = Id { network, src, dst, protocol, ident };
-        let start = usize::from(packet.fragment_offset);
         let end = start + packet.payload.len();
-        let has_more = packet.more_fragments;
         if end > MAX_PAYLOAD || packet.payload.is_empty() || (has_more && !packet.payload.len().is_multiple_of(8)) {
             return Err(Cause::Malformed);
         }
@@ -124,7 +113,9 @@ impl Fragments {
             assembly.len = Some(end);
         }
         if start == 0 {
-            assembly.quote = packet.bytes[..packet.bytes.len().min(QUOTE_BYTES)].to_vec();
+            // Up to the start of the transport header, whatever stands before it.
+            let quoted = packet.bytes.len() - packet.payload.len() + QUOTE_BYTES;
+            assembly.quote = packet.bytes[..packet.bytes.len().min(quoted)].to_vec();
         }
         if assembly.payload.len() < end {
             assembly.payload.resize(end, 0);

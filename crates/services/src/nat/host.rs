@@ -1,13 +1,14 @@
 //! What the NAT device asks of the host's sockets, and what it hears from them.
 
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 
 use weft_wire::icmpv4::Unreachable;
-use weft_wire::ipv4;
+use weft_wire::icmpv6;
 
 use super::Cause;
 use super::flows::FlowId;
 use super::forward::ForwardId;
+use super::packet::Packet;
 
 /// Work for the driver of the host's sockets. Each flow has at most one socket; a flow's socket does not survive
 /// its `…Close`.
@@ -21,7 +22,7 @@ pub enum HostOp {
         /// The flow.
         flow: FlowId,
         /// Where to.
-        to: SocketAddrV4,
+        to: SocketAddr,
     },
     /// There are bytes for the socket ([`Nat::tcp_outgoing`]), there is room again for bytes from it
     /// ([`Nat::tcp_room`]), or its sending half is to be shut.
@@ -44,7 +45,7 @@ pub enum HostOp {
         /// The flow.
         flow: FlowId,
         /// Where to.
-        to: SocketAddrV4,
+        to: SocketAddr,
         /// How the guest sent it.
         transit: Transit,
         /// What.
@@ -66,12 +67,12 @@ pub enum HostOp {
         /// What.
         payload: Vec<u8>,
     },
-    /// Send an ICMP echo request, with an identifier of the driver's choosing that belongs to this flow.
+    /// Send an ICMP echo request (an ICMPv6 one to an IPv6 address), with an identifier of the driver's choosing that belongs to this flow.
     EchoSend {
         /// The flow.
         flow: FlowId,
         /// Where to.
-        to: Ipv4Addr,
+        to: IpAddr,
         /// How the guest sent it.
         transit: Transit,
         /// The sequence number, to be kept.
@@ -89,7 +90,7 @@ pub enum HostOp {
 /// What a guest's packet says about its own way, for it goes on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Transit {
-    /// The time to live that is left.
+    /// The time to live, or hop limit, that is left.
     pub ttl: u8,
     /// Whether it may not be cut: then the sender wants to hear where it is too long.
     pub dont_fragment: bool,
@@ -97,7 +98,7 @@ pub struct Transit {
 
 impl Transit {
     /// Of a packet that passes the gateway, which is a router to its guests.
-    pub(super) fn of(packet: &ipv4::Packet<'_>) -> Self {
+    pub(super) fn of(packet: &Packet<'_>) -> Self {
         Self { ttl: packet.ttl.saturating_sub(1).max(1), dont_fragment: packet.dont_fragment }
     }
 }
@@ -106,7 +107,7 @@ impl Transit {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IcmpError {
     /// Who says it: a router, the target; the host itself by its loopback address.
-    pub from: Ipv4Addr,
+    pub from: IpAddr,
     /// What became of the packet.
     pub fate: PacketFate,
 }
@@ -116,6 +117,8 @@ pub struct IcmpError {
 pub enum PacketFate {
     /// Its target cannot be reached, for any reason but the next one.
     Unreachable(Unreachable),
+    /// The same, of IPv6.
+    UnreachableV6(icmpv6::Unreachable),
     /// It may not be cut, and is too long.
     TooLong {
         /// What would pass.
@@ -142,11 +145,21 @@ impl PacketFate {
         }
     }
 
+    /// The same for a message of ICMPv6.
+    pub fn of_message_v6(kind: u8, code: u8, mtu: u32) -> Option<Self> {
+        match kind {
+            1 => Some(Self::UnreachableV6(icmpv6::Unreachable(code))),
+            2 => Some(Self::TooLong { mtu: u16::try_from(mtu).unwrap_or(u16::MAX) }),
+            3 => Some(Self::Expired { code }),
+            _ => None,
+        }
+    }
+
     /// What counts it.
     pub(super) fn cause(self) -> Cause {
         match self {
-            Self::Unreachable(Unreachable::PORT) => Cause::HostRefused,
-            Self::Unreachable(_) => Cause::HostUnreachable,
+            Self::Unreachable(Unreachable::PORT) | Self::UnreachableV6(icmpv6::Unreachable::PORT) => Cause::HostRefused,
+            Self::Unreachable(_) | Self::UnreachableV6(_) => Cause::HostUnreachable,
             Self::TooLong { .. } => Cause::TooLong,
             Self::Expired { .. } => Cause::Expired,
         }
@@ -188,15 +201,17 @@ impl HostError {
 pub struct HostLimits {
     /// All flows together.
     pub flows: usize,
-    /// The flows of one guest address.
+    /// The flows of one guest: of an IPv4 address, and of an adapter by IPv6.
     pub flows_per_guest: usize,
     /// Whether ICMP echo requests can be sent.
     pub echo: bool,
+    /// The same of ICMPv6.
+    pub echo_v6: bool,
 }
 
 impl Default for HostLimits {
     /// What fits into the usual 1024 open files.
     fn default() -> Self {
-        Self { flows: 768, flows_per_guest: 256, echo: false }
+        Self { flows: 768, flows_per_guest: 256, echo: false, echo_v6: false }
     }
 }

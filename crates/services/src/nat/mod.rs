@@ -17,6 +17,7 @@ mod fragments;
 mod host;
 mod icmp;
 pub(crate) mod neighbours;
+pub(crate) mod packet;
 mod policy;
 mod ring;
 mod tcp;
@@ -26,14 +27,13 @@ mod timers;
 mod udp;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use foldhash::SharedSeed;
 use foldhash::quality::SeedableRandomState;
 use sha2::{Digest, Sha256};
-use weft_types::{Instant, Ipv4Net, MacAddr};
-use weft_wire::icmpv4::Unreachable;
-use weft_wire::{Malformed, Offload, Problem, Protocol, ethernet, ipv4};
+use weft_types::{Instant, IpNet, Ipv4Net, Ipv6Net, MacAddr};
+use weft_wire::{Malformed, Offload, Problem, Protocol, ethernet};
 
 pub use self::cause::{Cause, Counters};
 pub use self::flows::FlowId;
@@ -42,12 +42,15 @@ pub use self::host::{HostError, HostLimits, HostOp, IcmpError, PacketFate, Trans
 pub use self::tcp::TcpOutgoing;
 
 use self::emit::Envelope;
-use self::flows::{Flow, FlowTable, Kind};
+use self::flows::{Flow, FlowTable, Kind, Owner};
 use self::fragments::Fragments;
+use self::icmp::Refusal;
 use self::neighbours::Neighbours;
+use self::packet::{Packet, header_bytes};
 use self::ring::Memory;
 use self::timers::Timers;
 use crate::budget::Budget;
+use crate::ipv6::gateway_address;
 use crate::{NetworkId, OutFrame};
 
 /// What the rings of all connections may take, beyond their first bytes.
@@ -74,6 +77,8 @@ pub struct NatNetwork {
     pub ip: Ipv4Addr,
     /// The network's addresses.
     pub subnet: Ipv4Net,
+    /// Its IPv6 prefix, in which the gateway's address is the first.
+    pub subnet6: Option<Ipv6Net>,
     /// The largest IP packet, in bytes.
     pub mtu: u16,
     /// Whether packets may leave.
@@ -88,17 +93,45 @@ pub struct NatNetwork {
     pub forwards: Vec<ForwardId>,
 }
 
+impl NatNetwork {
+    /// The gateway's address in the family of `ip`.
+    fn gateway(&self, ip: IpAddr) -> Option<IpAddr> {
+        match ip {
+            IpAddr::V4(_) => Some(self.ip.into()),
+            IpAddr::V6(_) => self.subnet6.map(|net| gateway_address(net).into()),
+        }
+    }
+
+    /// Whether `ip` is the gateway's.
+    fn has(&self, ip: IpAddr) -> bool {
+        self.gateway(ip) == Some(ip)
+    }
+
+    /// Whether `ip` is one of the network's addresses.
+    fn contains(&self, ip: IpAddr) -> bool {
+        match ip {
+            IpAddr::V4(ip) => self.subnet.contains(&ip),
+            IpAddr::V6(ip) => self.subnet6.is_some_and(|net| net.contains(&ip) || ip.is_unicast_link_local()),
+        }
+    }
+
+    /// What fits into a packet to `ip`, in bytes.
+    fn room(&self, ip: IpAddr) -> u16 {
+        self.mtu.saturating_sub(header_bytes(ip) as u16)
+    }
+}
+
 /// A network and what is known of it.
 struct Network {
     config: NatNetwork,
     errors: Budget,
     /// Of the last packet that was sent in pieces.
-    identification: u16,
+    identification: u32,
     counters: Counters,
 }
 
 impl Network {
-    fn envelope(&self, to_mac: MacAddr, from: Ipv4Addr, to: Ipv4Addr, protocol: Protocol) -> Envelope {
+    fn envelope(&self, to_mac: MacAddr, from: IpAddr, to: IpAddr, protocol: Protocol) -> Envelope {
         Envelope { from_mac: self.config.mac, to_mac, from, to, protocol }
     }
 }
@@ -118,7 +151,7 @@ pub struct Nat {
     /// The latest time that anyone told.
     now: Instant,
     networks: BTreeMap<NetworkId, Network>,
-    subnets: Vec<Ipv4Net>,
+    subnets: Vec<IpNet>,
     limits: HostLimits,
     flows: FlowTable,
     timers: Timers,
@@ -172,7 +205,7 @@ impl Nat {
 
     /// Makes `networks` all that have NAT; no packet reaches any of `all_subnets` through it. Flows that the new
     /// configuration forbids end at once, the others stay.
-    pub fn configure(&mut self, now: Instant, networks: &[NatNetwork], all_subnets: &[Ipv4Net]) {
+    pub fn configure(&mut self, now: Instant, networks: &[NatNetwork], all_subnets: &[IpNet]) {
         self.now = now;
         self.subnets = all_subnets.to_vec();
         let mut old = std::mem::take(&mut self.networks);
@@ -196,7 +229,7 @@ impl Nat {
             if let Some(Flow { kind: Kind::Tcp(connection), key, .. }) = self.flows.get_mut(id)
                 && let Some(network) = self.networks.get(&key.network)
             {
-                connection.set_mtu(network.config.mtu);
+                connection.set_room(network.config.room(key.guest.ip()));
             }
         }
         let networks = &self.networks;
@@ -211,13 +244,13 @@ impl Nat {
         let Some(Network { config, .. }) = self.networks.get(&flow.key.network) else { return false };
         let is_open = |ip| policy::destination(config, &self.subnets, ip).is_ok();
         let guest = flow.key.guest.ip();
-        config.subnet.contains(guest)
-            && *guest != config.ip
+        config.contains(guest)
+            && !config.has(guest)
             && match &flow.kind {
                 Kind::Tcp(connection) => match connection.forward {
                     Some(forward) => config.forwards.contains(&forward),
                     None if policy::is_local(config, flow.key.remote) => connection.is_local,
-                    None => !connection.is_local && is_open(*flow.key.remote.ip()),
+                    None => !connection.is_local && is_open(flow.key.remote.ip()),
                 },
                 Kind::Client(client) => config.forwards.contains(&client.place.0),
                 Kind::Udp(mapping) => mapping.remotes.iter().all(is_open),
@@ -230,7 +263,7 @@ impl Nat {
         self.limits = limits;
     }
 
-    /// Takes in a frame with an IPv4 packet, sent by a station of the network to its gateway.
+    /// Takes in a frame with an IPv4 or IPv6 packet, sent by a station of the network to its gateway.
     pub fn handle_packet(&mut self, now: Instant, network: NetworkId, frame: &[u8], offload: Offload) {
         self.now = now;
         if let Err(cause) = self.take_packet(now, network, frame, offload) {
@@ -240,24 +273,23 @@ impl Nat {
 
     fn take_packet(&mut self, now: Instant, network: NetworkId, frame: &[u8], offload: Offload) -> Result<(), Cause> {
         let frame = ethernet::parse(frame)?;
-        let packet = ipv4::parse(frame.payload)?;
+        let packet = Packet::parse(frame.payload)?;
         self.network(network)?;
         let arrival = Arrival { now, network, mac: frame.src, offload };
-        if !packet.is_fragment() {
-            return self.take_whole(&arrival, &packet);
-        }
-        match self.fragments.add(now, network, &packet)? {
+        let Some(piece) = packet.piece else { return self.take_whole(&arrival, &packet) };
+        match self.fragments.add(now, network, &packet, piece)? {
             Some(whole) => self.take_whole(&Arrival { offload: Offload::default(), ..arrival }, &whole.packet()),
             None => Ok(()),
         }
     }
 
-    fn take_whole(&mut self, arrival: &Arrival, packet: &ipv4::Packet<'_>) -> Result<(), Cause> {
+    fn take_whole(&mut self, arrival: &Arrival, packet: &Packet<'_>) -> Result<(), Cause> {
         match packet.protocol {
             Protocol::TCP => self.take_tcp(arrival, packet),
             Protocol::UDP => self.take_udp(arrival, packet),
-            Protocol::ICMP => self.take_icmp(arrival, packet),
-            _ => Err(self.refuse(arrival, packet, Unreachable::PROTOCOL, Cause::Protocol)),
+            Protocol::ICMP if packet.dst.is_ipv4() => self.take_icmp(arrival, packet),
+            Protocol::ICMPV6 if packet.dst.is_ipv6() => self.take_icmp(arrival, packet),
+            _ => Err(self.refuse(arrival, packet, Refusal::Protocol, Cause::Protocol)),
         }
     }
 
@@ -419,28 +451,26 @@ impl Nat {
     }
 
     /// Makes room for one more flow of a guest: old datagram flows of the same guest have to go.
-    fn make_room(&mut self, network: NetworkId, guest: Ipv4Addr) -> Result<(), Cause> {
+    fn make_room(&mut self, owner: Owner) -> Result<(), Cause> {
         if self.ops.len() >= MAX_OPS {
             return Err(Cause::QueueFull);
         }
-        let cause = if self.flows.of_guest(network, guest).all >= self.limits.flows_per_guest {
+        let cause = if self.flows.of_guest(owner).all >= self.limits.flows_per_guest {
             Cause::GuestLimit
         } else if self.flows.len() >= self.limits.flows {
             Cause::FlowLimit
         } else {
             return Ok(());
         };
-        let evictable = self.flows.of_guest(network, guest).evictable;
+        let evictable = self.flows.of_guest(owner).evictable;
         if evictable == 0 {
             return Err(cause);
         }
-        let of_guest = self.flows.iter().filter(|(_, flow)| {
-            flow.key.network == network && *flow.key.guest.ip() == guest && flow.key.protocol != Protocol::TCP
-        });
-        let mut oldest: Vec<(Instant, FlowId)> =
-            of_guest.filter_map(|(id, flow)| Some((flow.expires()?, id))).collect();
+        let of_guest = self.flows.iter().filter(|(_, flow)| flow.owner == owner && flow.key.protocol != Protocol::TCP);
+        let mut oldest: Vec<(Instant, FlowId, NetworkId)> =
+            of_guest.filter_map(|(id, flow)| Some((flow.expires()?, id, flow.key.network))).collect();
         oldest.sort_unstable();
-        for (_, id) in oldest.into_iter().take(evictable.div_ceil(EVICTED_SHARE)) {
+        for (_, id, network) in oldest.into_iter().take(evictable.div_ceil(EVICTED_SHARE)) {
             self.count(network, Cause::Evicted);
             self.forget(id);
         }

@@ -1,16 +1,14 @@
 //! UDP: one host socket per guest socket (RFC 4787).
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use weft_types::{Instant, MacAddr};
-use weft_wire::checksum::Sum;
-use weft_wire::icmpv4::Unreachable;
-use weft_wire::{Csum, GsoKind, Offload, Protocol, ipv4, udp};
+use weft_wire::{Csum, GsoKind, Offload, Protocol, udp};
 
-use super::emit::TRANSPORT_AT;
-use super::flows::{ANY_REMOTE, Flow, FlowId, Key, Kind};
-use super::icmp::{quote_ports, unreachable};
+use super::flows::{ANY_REMOTE, Flow, FlowId, Key, Kind, Owner};
+use super::icmp::{Refusal, quote_ports, unreachable};
+use super::packet::{Endpoint, Packet, header_bytes, mapped, pseudo_header};
 use super::{Arrival, Cause, HostError, HostOp, IcmpError, Nat, Transit, policy};
 use crate::{NetworkId, OutFrame};
 
@@ -27,11 +25,12 @@ const MAX_REMOTES: usize = 64;
 /// The remote hosts that a guest's socket wrote to, the latest first. Only they are let in: filtering is
 /// address-dependent (RFC 4787, REQ-8).
 #[derive(Debug, Default)]
-pub(super) struct Remotes(Vec<Ipv4Addr>);
+pub(super) struct Remotes(Vec<Ipv6Addr>);
 
 impl Remotes {
     /// The guest wrote to `ip`.
-    pub(super) fn note(&mut self, ip: Ipv4Addr) {
+    pub(super) fn note(&mut self, ip: IpAddr) {
+        let ip = mapped(ip);
         if self.0.first() == Some(&ip) {
             return;
         }
@@ -42,12 +41,12 @@ impl Remotes {
         self.0.insert(0, ip);
     }
 
-    pub(super) fn contains(&self, ip: Ipv4Addr) -> bool {
-        self.0.contains(&ip)
+    pub(super) fn contains(&self, ip: IpAddr) -> bool {
+        self.0.contains(&mapped(ip))
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = Ipv4Addr> {
-        self.0.iter().copied()
+    pub(super) fn iter(&self) -> impl Iterator<Item = IpAddr> {
+        self.0.iter().map(Ipv6Addr::to_canonical)
     }
 }
 
@@ -68,15 +67,15 @@ impl Mapping {
 
 impl Nat {
     /// A UDP packet of a guest.
-    pub(super) fn take_udp(&mut self, arrival: &Arrival, packet: &ipv4::Packet<'_>) -> Result<(), Cause> {
+    pub(super) fn take_udp(&mut self, arrival: &Arrival, packet: &Packet<'_>) -> Result<(), Cause> {
         let datagram = udp::parse(packet.payload)?;
-        if arrival.offload.csum == Csum::Unverified && !datagram.checksum_ok(packet.src, packet.dst) {
+        if arrival.offload.csum == Csum::Unverified && !is_right(&datagram, packet) {
             return Err(Cause::BadChecksum);
         }
-        let guest = SocketAddrV4::new(packet.src, datagram.src_port);
+        let guest = Endpoint::new(packet.src, datagram.src_port);
         let network = &self.network(arrival.network)?.config;
-        if packet.dst == network.ip {
-            let remote = SocketAddrV4::new(packet.dst, datagram.dst_port);
+        if network.has(packet.dst) {
+            let remote = Endpoint::new(packet.dst, datagram.dst_port);
             let key = Key { network: arrival.network, protocol: Protocol::UDP, guest, remote };
             if let Some(flow) = self.flows.find(&key) {
                 return self.take_answer(arrival, flow, datagram.payload);
@@ -84,21 +83,21 @@ impl Nat {
         }
         let ip = match policy::destination(network, &self.subnets, packet.dst) {
             // A query in pieces: the name server puts nothing together, and the host's is none of the guest's.
-            Ok(_) if policy::is_name_server(network, SocketAddrV4::new(packet.dst, datagram.dst_port)) => {
-                return Err(self.refuse(arrival, packet, Unreachable::PORT, Cause::Fragment));
+            Ok(_) if policy::is_name_server(network, Endpoint::new(packet.dst, datagram.dst_port)) => {
+                return Err(self.refuse(arrival, packet, Refusal::Port, Cause::Fragment));
             }
             Ok(ip) => ip,
             Err(Cause::NoHostAccess) => {
-                return Err(self.refuse(arrival, packet, Unreachable::PORT, Cause::NoHostAccess));
+                return Err(self.refuse(arrival, packet, Refusal::Port, Cause::NoHostAccess));
             }
-            Err(cause) => return Err(self.refuse(arrival, packet, Unreachable::ADMIN_PROHIBITED, cause)),
+            Err(cause) => return Err(self.refuse(arrival, packet, Refusal::Prohibited, cause)),
         };
         let key = Key { network: arrival.network, protocol: Protocol::UDP, guest, remote: ANY_REMOTE };
         let flow = match self.flows.find(&key) {
             Some(flow) => flow,
             None => {
-                if let Err(cause) = self.make_room(arrival.network, packet.src) {
-                    return Err(self.refuse(arrival, packet, Unreachable::HOST, cause));
+                if let Err(cause) = self.make_room(Owner::new(arrival.network, guest, arrival.mac)) {
+                    return Err(self.refuse(arrival, packet, Refusal::Host, cause));
                 }
                 let mapping = Mapping { remotes: Remotes::default(), is_dns_only: true, expires: arrival.now };
                 self.flows.insert(key, arrival.mac, Kind::Udp(mapping))
@@ -111,7 +110,7 @@ impl Nat {
             mapping.refresh(arrival.now);
         }
         self.settle(flow);
-        let (to, transit) = (SocketAddrV4::new(ip, datagram.dst_port), Transit::of(packet));
+        let (to, transit) = (SocketAddr::new(ip, datagram.dst_port), Transit::of(packet));
         self.push_datagrams(arrival.offload, datagram.payload, |payload| HostOp::UdpSend { flow, to, transit, payload })
     }
 
@@ -131,12 +130,12 @@ impl Nat {
     }
 
     /// The socket of a flow got a datagram.
-    pub fn udp_received(&mut self, now: Instant, flow: FlowId, from: SocketAddrV4, payload: &[u8]) {
+    pub fn udp_received(&mut self, now: Instant, flow: FlowId, from: SocketAddr, payload: &[u8]) {
         self.now = now;
         let Some(Flow { kind: Kind::Udp(mapping), key, mac, .. }) = self.flows.get_mut(flow) else { return };
         let Some(network) = self.networks.get(&key.network) else { return };
         let from = policy::as_guest_sees(&network.config, from);
-        if !mapping.remotes.contains(*from.ip()) {
+        if !mapping.remotes.contains(from.ip()) {
             let network = key.network;
             self.count(network, Cause::Unsolicited);
             return;
@@ -153,47 +152,60 @@ impl Nat {
         &mut self,
         id: NetworkId,
         mac: MacAddr,
-        from: SocketAddrV4,
-        to: SocketAddrV4,
+        from: Endpoint,
+        to: Endpoint,
         payload: &[u8],
     ) -> Result<(), Cause> {
         let len = u16::try_from(udp::HEADER_BYTES + payload.len()).map_err(|_| Cause::Malformed)?;
         let network = self.network(id)?;
         let mtu = network.config.mtu;
-        let envelope = network.envelope(mac, *from.ip(), *to.ip(), Protocol::UDP);
-        if ipv4::HEADER_BYTES + usize::from(len) <= usize::from(mtu) {
+        let envelope = network.envelope(mac, from.ip(), to.ip(), Protocol::UDP);
+        if header_bytes(envelope.to) + usize::from(len) <= usize::from(mtu) {
             let mut bytes = envelope.open(len.into());
-            let pseudo = Sum::ZERO.pseudo_ipv4(envelope.from, envelope.to, Protocol::UDP, len).folded();
+            let pseudo = pseudo_header(envelope.from, envelope.to, Protocol::UDP, len).folded();
             let header = [from.port(), to.port(), len, pseudo].map(u16::to_be_bytes);
             bytes.extend_from_slice(header.as_flattened());
             bytes.extend_from_slice(payload);
-            let csum = Csum::Partial { start: TRANSPORT_AT as u16, offset: udp::CHECKSUM_OFFSET };
+            let csum = Csum::Partial { start: envelope.transport_at() as u16, offset: udp::CHECKSUM_OFFSET };
             self.send(id, OutFrame { bytes, offload: Offload { csum, gso: None } });
         } else {
             let mut datagram = Vec::with_capacity(len.into());
-            udp::emit(&mut datagram, from, to, payload); // pieces cannot leave the sum to somebody else
+            // Pieces cannot leave the sum to somebody else.
+            match (from.into(), to.into()) {
+                (SocketAddr::V4(from), SocketAddr::V4(to)) => udp::emit(&mut datagram, from, to, payload),
+                (SocketAddr::V6(from), SocketAddr::V6(to)) => udp::emit_v6(&mut datagram, from, to, payload),
+                _ => return Err(Cause::Malformed), // nobody writes to the other family
+            }
             self.send_packet(id, &envelope, &datagram);
         }
         Ok(())
     }
 
     /// A datagram of a flow did not reach `to`; nor will more of it.
-    pub fn udp_failed(&mut self, now: Instant, flow: FlowId, to: SocketAddrV4, error: HostError) {
+    pub fn udp_failed(&mut self, now: Instant, flow: FlowId, to: SocketAddr, error: HostError) {
         self.now = now;
         let Some(Flow { kind: Kind::Udp(_), key, mac, .. }) = self.flows.get(flow) else { return };
         let (mut key, mac) = (*key, *mac);
         let Some(network) = self.networks.get(&key.network) else { return };
         key.remote = policy::as_guest_sees(&network.config, to);
         self.count(key.network, error.cause());
-        let code = if error == HostError::Refused { Some(Unreachable::PORT) } else { unreachable(error) };
-        if let Some(code) = code {
-            self.send_unreachable(key.network, mac, code, &quote_ports(&key, EMPTY));
+        let why = if error == HostError::Refused { Some(Refusal::Port) } else { unreachable(error) };
+        if let Some(why) = why {
+            self.send_unreachable(key.network, mac, why, &quote_ports(&key, EMPTY));
         }
     }
 
     /// A datagram of a flow did not reach `to`, as somebody on its way says.
-    pub fn udp_lost(&mut self, now: Instant, flow: FlowId, to: SocketAddrV4, error: IcmpError) {
+    pub fn udp_lost(&mut self, now: Instant, flow: FlowId, to: SocketAddr, error: IcmpError) {
         self.now = now;
         self.pass_error(flow, to, error, |key| quote_ports(key, EMPTY));
+    }
+}
+
+/// Whether a datagram's checksum is right. Over IPv6 there must be one (RFC 8200, section 8.1).
+fn is_right(datagram: &udp::Datagram<'_>, packet: &Packet<'_>) -> bool {
+    match (packet.src, packet.dst) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => datagram.checksum_ok(src, dst),
+        (src, dst) => datagram.checksum_ok_v6(mapped(src), mapped(dst)),
     }
 }

@@ -1,17 +1,17 @@
 //! Connections as flows of the NAT device: what guests begin, and what the host's sockets say.
 
-use std::net::SocketAddrV4;
+use std::net::SocketAddr;
 
 use sha2::{Digest, Sha256};
 use weft_types::{Instant, MacAddr};
-use weft_wire::icmpv4::Unreachable;
 use weft_wire::tcp::{self, Flags, Options, Segment};
-use weft_wire::{Csum, Protocol, ipv4};
+use weft_wire::{Csum, Protocol};
 
 use super::segment::{Numbers, Outgoing};
 use super::{Connection, Fate, HostHalf, Seq};
-use crate::nat::flows::{Flow, FlowId, Key, Kind};
-use crate::nat::icmp::{quote_ports, unreachable};
+use crate::nat::flows::{Flow, FlowId, Key, Kind, Owner};
+use crate::nat::icmp::{Refusal, quote_ports, unreachable};
+use crate::nat::packet::{Endpoint, Packet, pseudo_header};
 use crate::nat::{Arrival, Cause, HostError, HostOp, Nat, policy};
 use crate::{NetworkId, OutFrame};
 
@@ -38,13 +38,16 @@ impl TcpOutgoing<'_> {
 
 impl Nat {
     /// A TCP packet of a guest.
-    pub(in crate::nat) fn take_tcp(&mut self, arrival: &Arrival, packet: &ipv4::Packet<'_>) -> Result<(), Cause> {
+    pub(in crate::nat) fn take_tcp(&mut self, arrival: &Arrival, packet: &Packet<'_>) -> Result<(), Cause> {
         let segment = tcp::parse(packet.payload)?;
-        if arrival.offload.csum == Csum::Unverified && !segment.checksum_ok(packet.src, packet.dst) {
-            return Err(Cause::BadChecksum);
+        if arrival.offload.csum == Csum::Unverified {
+            let pseudo = pseudo_header(packet.src, packet.dst, Protocol::TCP, segment.bytes.len() as u16);
+            if pseudo.bytes(segment.bytes).checksum() != 0 {
+                return Err(Cause::BadChecksum);
+            }
         }
-        let guest = SocketAddrV4::new(packet.src, segment.src_port);
-        let remote = SocketAddrV4::new(packet.dst, segment.dst_port);
+        let guest = Endpoint::new(packet.src, segment.src_port);
+        let remote = Endpoint::new(packet.dst, segment.dst_port);
         let key = Key { network: arrival.network, protocol: Protocol::TCP, guest, remote };
         if let Some(id) = self.flows.find(&key)
             && let Some(Flow { kind: Kind::Tcp(connection), mac, .. }) = self.flows.get_mut(id)
@@ -69,31 +72,31 @@ impl Nat {
     fn begin_tcp(
         &mut self,
         arrival: &Arrival,
-        packet: &ipv4::Packet<'_>,
+        packet: &Packet<'_>,
         segment: &Segment<'_>,
         key: Key,
     ) -> Result<(), Cause> {
         let options = Options::parse(segment.options)?;
         let network = &self.network(arrival.network)?.config;
-        let mtu = network.mtu;
+        let room = network.room(packet.dst);
         let is_local = policy::is_local(network, key.remote);
-        let ip = match policy::destination(network, &self.subnets, *key.remote.ip()) {
-            _ if is_local => *key.remote.ip(),
+        let ip = match policy::destination(network, &self.subnets, key.remote.ip()) {
+            _ if is_local => key.remote.ip(),
             Ok(ip) => ip,
             Err(Cause::NoHostAccess) => {
                 self.reset(arrival, key, segment);
                 return Err(Cause::NoHostAccess);
             }
-            Err(cause) => return Err(self.refuse(arrival, packet, Unreachable::ADMIN_PROHIBITED, cause)),
+            Err(cause) => return Err(self.refuse(arrival, packet, Refusal::Prohibited, cause)),
         };
-        if let Err(cause) = self.make_room(arrival.network, *key.guest.ip()) {
+        if let Err(cause) = self.make_room(Owner::new(arrival.network, key.guest, arrival.mac)) {
             self.reset(arrival, key, segment);
             return Err(cause);
         }
         let isn = self.initial_sequence_number(arrival.now, &key);
-        let connection = Connection { is_local, ..Connection::new(arrival.now, segment, options, isn, mtu) };
+        let connection = Connection { is_local, ..Connection::new(arrival.now, segment, options, isn, room) };
         let flow = self.flows.insert(key, arrival.mac, Kind::Tcp(Box::new(connection)));
-        let to = SocketAddrV4::new(ip, key.remote.port());
+        let to = SocketAddr::new(ip, key.remote.port());
         let ops = if is_local { &mut self.local_ops } else { &mut self.ops };
         ops.push_back(HostOp::TcpConnect { flow, to });
         Ok(())
@@ -104,9 +107,9 @@ impl Nat {
         let digest = Sha256::new_with_prefix(self.seed)
             .chain_update("initial sequence numbers")
             .chain_update(key.network.0.to_be_bytes())
-            .chain_update(key.guest.ip().octets())
+            .chain_update(key.guest.mapped().octets())
             .chain_update(key.guest.port().to_be_bytes())
-            .chain_update(key.remote.ip().octets())
+            .chain_update(key.remote.mapped().octets())
             .chain_update(key.remote.port().to_be_bytes())
             .finalize();
         let clock = now.as_nanos() / 4000; // ticks of 4 microseconds
@@ -118,7 +121,7 @@ impl Nat {
         if let Some(reset) = Outgoing::reset_for(segment)
             && let Ok(network) = self.network(arrival.network)
         {
-            let envelope = network.envelope(arrival.mac, *key.remote.ip(), *key.guest.ip(), Protocol::TCP);
+            let envelope = network.envelope(arrival.mac, key.remote.ip(), key.guest.ip(), Protocol::TCP);
             let frame = reset.frame(&envelope, key.remote.port(), key.guest.port());
             self.send(arrival.network, frame);
         }
@@ -130,7 +133,7 @@ impl Nat {
             && !connection.is_dialing()
             && let Some(network) = self.networks.get(&key.network)
         {
-            let envelope = network.envelope(*mac, *key.remote.ip(), *key.guest.ip(), Protocol::TCP);
+            let envelope = network.envelope(*mac, key.remote.ip(), key.guest.ip(), Protocol::TCP);
             let frame = connection.reset().frame(&envelope, key.remote.port(), key.guest.port());
             self.send(key.network, frame);
         }
@@ -159,7 +162,7 @@ impl Nat {
         let Flow { kind: Kind::Tcp(connection), key, mac, .. } = self.flows.get_mut(id)? else { return None };
         let network = self.networks.get(&key.network)?;
         let outgoing = connection.poll(self.now, &self.memory)?;
-        let envelope = network.envelope(*mac, *key.remote.ip(), *key.guest.ip(), Protocol::TCP);
+        let envelope = network.envelope(*mac, key.remote.ip(), key.guest.ip(), Protocol::TCP);
         Some((key.network, outgoing.frame(&envelope, key.remote.port(), key.guest.port())))
     }
 
@@ -170,9 +173,9 @@ impl Nat {
     }
 
     /// Whose connection it is: the network, the adapter that its frames come from now, and the guest's socket.
-    pub(crate) fn caller(&self, flow: FlowId) -> Option<(NetworkId, MacAddr, SocketAddrV4)> {
+    pub(crate) fn caller(&self, flow: FlowId) -> Option<(NetworkId, MacAddr, SocketAddr)> {
         let Flow { key, mac, .. } = self.flows.get(flow)?;
-        Some((key.network, *mac, key.guest))
+        Some((key.network, *mac, key.guest.into()))
     }
 
     fn connection(&mut self, id: FlowId) -> Option<&mut Connection> {
@@ -203,9 +206,9 @@ impl Nat {
         let syn = connection.first_number(); // guests look whether an error knows it
         let is_silent = connection.is_connecting() && error == HostError::TimedOut;
         match (answer, self.flows.get(flow)) {
-            (Some(code), Some(Flow { key, mac, .. })) => {
+            (Some(why), Some(Flow { key, mac, .. })) => {
                 let (key, mac) = (*key, *mac);
-                self.send_unreachable(key.network, mac, code, &quote_ports(&key, syn.0));
+                self.send_unreachable(key.network, mac, why, &quote_ports(&key, syn.0));
             }
             _ if is_silent => {} // as silent as the remote side
             _ => self.reset_guest(flow),

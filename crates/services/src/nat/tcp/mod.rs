@@ -23,8 +23,8 @@ use self::seq::Seq;
 
 pub use self::flow::TcpOutgoing;
 
-/// Headers without options: what an MTU loses to them.
-const HEADER_BYTES: u16 = 40;
+/// The header without options.
+const HEADER_BYTES: u16 = weft_wire::tcp::HEADER_BYTES as u16;
 /// When a guest names none (RFC 9293, section 3.7.1).
 const DEFAULT_MSS: u16 = 536;
 /// Less is nobody's need, and makes many small segments of few bytes.
@@ -119,22 +119,22 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// A connection for a SYN of a guest. Nothing is answered until [`Self::connected`].
-    pub(super) fn new(now: Instant, syn: &Segment<'_>, options: Options, isn: Seq, mtu: u16) -> Self {
+    /// A connection for a SYN of a guest; `room` bytes fit into a packet. Nothing is answered until [`Self::connected`].
+    pub(super) fn new(now: Instant, syn: &Segment<'_>, options: Options, isn: Seq, room: u16) -> Self {
         let receiver = Receiver::new(syn.first(), options.window_scale.is_some());
         let transmitter = Transmitter::new(isn + 1, options.window_scale.unwrap_or(0));
-        let begun = Self::begin(now, State::Connecting, receiver, transmitter, mtu);
+        let begun = Self::begin(now, State::Connecting, receiver, transmitter, room);
         Self { peer_mss: options.mss.unwrap_or(DEFAULT_MSS).max(MIN_MSS), ..begun }
     }
 
     /// A connection for a client of a forward. Nothing is sent until [`Self::call`].
-    pub(super) fn dial(now: Instant, forward: ForwardId, isn: Seq, mtu: u16) -> Self {
+    pub(super) fn dial(now: Instant, forward: ForwardId, isn: Seq, room: u16) -> Self {
         // What the guest's numbers are, its answer will tell.
-        let begun = Self::begin(now, State::Dialing, Receiver::new(Seq(0), true), Transmitter::new(isn + 1, 0), mtu);
+        let begun = Self::begin(now, State::Dialing, Receiver::new(Seq(0), true), Transmitter::new(isn + 1, 0), room);
         Self { forward: Some(forward), ..begun }
     }
 
-    fn begin(now: Instant, state: State, receiver: Receiver, transmitter: Transmitter, mtu: u16) -> Self {
+    fn begin(now: Instant, state: State, receiver: Receiver, transmitter: Transmitter, room: u16) -> Self {
         Self {
             forward: None,
             is_local: false,
@@ -142,7 +142,7 @@ impl Connection {
             receiver,
             transmitter,
             peer_mss: DEFAULT_MSS,
-            link_mss: link_mss(mtu),
+            link_mss: link_mss(room),
             to_host: HostHalf::Open,
             owes_syn: false,
             owes_ack: false,
@@ -161,9 +161,9 @@ impl Connection {
         self.peer_mss.min(self.link_mss)
     }
 
-    /// The network's MTU changed.
-    pub(super) fn set_mtu(&mut self, mtu: u16) {
-        self.link_mss = link_mss(mtu);
+    /// What fits into a packet of the network changed.
+    pub(super) fn set_room(&mut self, room: u16) {
+        self.link_mss = link_mss(room);
     }
 
     /// The number of the guest's SYN, while the host's socket is not connected yet.
@@ -588,6 +588,7 @@ impl Connection {
     }
 }
 
-fn link_mss(mtu: u16) -> u16 {
-    mtu.saturating_sub(HEADER_BYTES).max(MIN_MSS)
+/// The largest segment where `room` bytes fit into a packet.
+fn link_mss(room: u16) -> u16 {
+    room.saturating_sub(HEADER_BYTES).max(MIN_MSS)
 }

@@ -1,12 +1,12 @@
 //! Segments for guests, and what a guest's segments say.
 
-use weft_wire::checksum::Sum;
 use weft_wire::tcp::{CHECKSUM_OFFSET, Flags, Options, Repr, Segment};
 use weft_wire::{Csum, Gso, GsoKind, Offload, Protocol};
 
 use super::seq::Seq;
 use crate::OutFrame;
-use crate::nat::emit::{Envelope, TRANSPORT_AT};
+use crate::nat::emit::Envelope;
+use crate::nat::packet::pseudo_header;
 
 /// The sequence space's view of a segment from a guest.
 pub(super) trait Numbers {
@@ -78,15 +78,18 @@ impl<'a> Outgoing<'a> {
         let payload_bytes = self.payload[0].len() + self.payload[1].len();
         let segment_bytes = header.header_len() + payload_bytes;
         let mut bytes = envelope.open(segment_bytes);
-        header.emit_partial(&mut bytes, envelope.from, envelope.to, &[]);
+        header.emit_bare(&mut bytes);
         self.payload.iter().for_each(|part| bytes.extend_from_slice(part));
-        let pseudo = Sum::ZERO.pseudo_ipv4(envelope.from, envelope.to, Protocol::TCP, segment_bytes as u16);
-        let field = TRANSPORT_AT + usize::from(CHECKSUM_OFFSET);
+        let pseudo = pseudo_header(envelope.from, envelope.to, Protocol::TCP, segment_bytes as u16);
+        let start = envelope.transport_at();
+        let field = start + usize::from(CHECKSUM_OFFSET);
         bytes[field..field + 2].copy_from_slice(&pseudo.folded().to_be_bytes());
 
-        let gso = Gso { kind: GsoKind::Tcp4 { ecn: false }, size: self.mss };
+        let ecn = false;
+        let kind = if envelope.to.is_ipv4() { GsoKind::Tcp4 { ecn } } else { GsoKind::Tcp6 { ecn } };
+        let gso = Gso { kind, size: self.mss };
         let offload = Offload {
-            csum: Csum::Partial { start: TRANSPORT_AT as u16, offset: CHECKSUM_OFFSET },
+            csum: Csum::Partial { start: start as u16, offset: CHECKSUM_OFFSET },
             gso: (payload_bytes > usize::from(self.mss)).then_some(gso),
         };
         OutFrame { bytes, offload }

@@ -1,12 +1,13 @@
 //! What the tests share.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
 
-use weft_types::{Instant, Ipv4Net, MacAddr};
+use weft_types::{Instant, IpNet, Ipv4Net, Ipv6Net, MacAddr};
 use weft_wire::icmpv4::{self, Message};
-use weft_wire::{EtherType, Offload, Protocol, ethernet, ipv4, segment, tcp, udp};
+use weft_wire::{EtherType, Offload, Protocol, ethernet, icmpv6, ipv4, ipv6, segment, tcp, udp};
 
 use crate::NetworkId;
+use crate::nat::packet::{Packet, mapped, pseudo_header};
 use crate::nat::{ForwardId, HostLimits, HostOp, Nat, NatNetwork};
 
 pub(super) const NET: NetworkId = NetworkId(7);
@@ -14,6 +15,9 @@ pub(super) const GATEWAY_MAC: MacAddr = MacAddr::new([0x52, 0x54, 0, 0, 0, 1]);
 pub(super) const GUEST_MAC: MacAddr = MacAddr::new([0x52, 0x54, 0, 0, 0, 2]);
 pub(super) const GATEWAY: Ipv4Addr = Ipv4Addr::new(10, 20, 0, 1);
 pub(super) const GUEST: Ipv4Addr = Ipv4Addr::new(10, 20, 0, 10);
+pub(super) const GATEWAY6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x20, 0, 0, 0, 0, 0, 1);
+pub(super) const GUEST6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x20, 0, 0, 0, 0, 0, 0x10);
+pub(super) const REMOTE6: SocketAddrV6 = SocketAddrV6::new(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x80), 80, 0, 0);
 pub(super) const FORWARD: ForwardId = ForwardId(3);
 pub(super) const REMOTE: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(192, 0, 2, 80), 80);
 
@@ -23,6 +27,7 @@ pub(super) fn network() -> NatNetwork {
         mac: GATEWAY_MAC,
         ip: GATEWAY,
         subnet: Ipv4Net::new_assert(Ipv4Addr::new(10, 20, 0, 0), 24),
+        subnet6: Some(Ipv6Net::new_assert(Ipv6Addr::new(0xfd00, 0x20, 0, 0, 0, 0, 0, 0), 64)),
         mtu: 1500,
         outside: true,
         dns: false,
@@ -32,41 +37,60 @@ pub(super) fn network() -> NatNetwork {
     }
 }
 
-pub(super) fn subnets() -> [Ipv4Net; 2] {
-    [network().subnet, Ipv4Net::new_assert(Ipv4Addr::new(10, 30, 0, 0), 24)]
+pub(super) fn subnets() -> [IpNet; 4] {
+    ["10.20.0.0/24", "10.30.0.0/24", "fd00:20::/64", "fd00:30::/64"].map(|net| net.parse().expect("a network"))
 }
 
 /// A NAT device with one network, ready for echoes.
 pub(super) fn nat() -> Nat {
     let mut nat = Nat::new([7; 32]);
     nat.configure(Instant::ZERO, &[network()], &subnets());
-    nat.set_limits(HostLimits { flows: 100, flows_per_guest: 50, echo: true });
+    nat.set_limits(HostLimits { flows: 100, flows_per_guest: 50, echo: true, echo_v6: true });
     nat
 }
 
 /// A packet of the guest, in a frame to the gateway.
-pub(super) fn frame(dst: Ipv4Addr, protocol: Protocol, payload: &[u8]) -> Vec<u8> {
+pub(super) fn frame(dst: impl Into<IpAddr>, protocol: Protocol, payload: &[u8]) -> Vec<u8> {
     let payload_len = payload.len() as u16;
-    let header = ipv4::Repr { src: GUEST, dst, protocol, ttl: 63, ident: 9, dont_fragment: false, payload_len };
     let mut bytes = Vec::new();
-    ethernet::emit(&mut bytes, GATEWAY_MAC, GUEST_MAC, EtherType::IPV4);
-    header.emit(&mut bytes);
+    match dst.into() {
+        IpAddr::V4(dst) => {
+            ethernet::emit(&mut bytes, GATEWAY_MAC, GUEST_MAC, EtherType::IPV4);
+            ipv4::Repr { src: GUEST, dst, protocol, ttl: 63, ident: 9, dont_fragment: false, payload_len }
+                .emit(&mut bytes);
+        }
+        IpAddr::V6(dst) => {
+            ethernet::emit(&mut bytes, GATEWAY_MAC, GUEST_MAC, EtherType::IPV6);
+            ipv6::Repr { src: GUEST6, dst, next_header: protocol, hop_limit: 63, payload_len }.emit(&mut bytes);
+        }
+    }
     bytes.extend_from_slice(payload);
     bytes
 }
 
 /// A datagram of the guest.
-pub(super) fn datagram(port: u16, to: SocketAddrV4, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    udp::emit(&mut bytes, SocketAddrV4::new(GUEST, port), to, payload);
-    frame(*to.ip(), Protocol::UDP, &bytes)
+pub(super) fn datagram(port: u16, to: impl Into<SocketAddr>, payload: &[u8]) -> Vec<u8> {
+    let (mut bytes, to) = (Vec::new(), to.into());
+    match to {
+        SocketAddr::V4(to) => udp::emit(&mut bytes, SocketAddrV4::new(GUEST, port), to, payload),
+        SocketAddr::V6(to) => udp::emit_v6(&mut bytes, SocketAddrV6::new(GUEST6, port, 0, 0), to, payload),
+    }
+    frame(to.ip(), Protocol::UDP, &bytes)
 }
 
 /// An echo request of the guest.
-pub(super) fn echo(ident: u16, to: Ipv4Addr, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    Message::EchoRequest { ident, seq: 3, payload }.emit(&mut bytes);
-    frame(to, Protocol::ICMP, &bytes)
+pub(super) fn echo(ident: u16, to: impl Into<IpAddr>, payload: &[u8]) -> Vec<u8> {
+    let (mut bytes, to) = (Vec::new(), to.into());
+    match to {
+        IpAddr::V4(_) => {
+            Message::EchoRequest { ident, seq: 3, payload }.emit(&mut bytes);
+            frame(to, Protocol::ICMP, &bytes)
+        }
+        IpAddr::V6(dst) => {
+            icmpv6::Message::EchoRequest { ident, seq: 3, payload }.emit(&mut bytes, GUEST6, dst);
+            frame(to, Protocol::ICMPV6, &bytes)
+        }
+    }
 }
 
 /// All frames for the guest, each described in a line.
@@ -108,29 +132,47 @@ pub(super) fn causes(nat: &Nat) -> Vec<String> {
 fn describe(bytes: &[u8]) -> String {
     let frame = ethernet::parse(bytes).unwrap();
     assert_eq!((frame.src, frame.dst), (GATEWAY_MAC, GUEST_MAC));
-    let packet = ipv4::parse(frame.payload).unwrap();
-    assert_eq!(packet.dst, GUEST);
+    let packet = Packet::parse(frame.payload).unwrap();
+    let (src, dst) = (packet.src, packet.dst);
+    let guest: IpAddr = if dst.is_ipv4() { GUEST.into() } else { GUEST6.into() };
+    assert_eq!(dst, guest);
     assert!(packet.bytes.len() <= network().mtu.into(), "{} bytes", packet.bytes.len());
-    if packet.is_fragment() {
-        let more = if packet.more_fragments { "+" } else { "" };
-        return format!(
-            "piece {}..{}{more}",
-            packet.fragment_offset,
-            usize::from(packet.fragment_offset) + packet.payload.len()
-        );
+    if let Some(piece) = packet.piece {
+        let more = if piece.has_more { "+" } else { "" };
+        return format!("piece {}..{}{more}", piece.at, piece.at + packet.payload.len());
     }
+    let is_right =
+        || pseudo_header(src, dst, packet.protocol, packet.payload.len() as u16).bytes(packet.payload).checksum() == 0;
     match packet.protocol {
         Protocol::TCP => {
             let segment = tcp::parse(packet.payload).unwrap();
-            assert!(segment.checksum_ok(packet.src, packet.dst));
+            assert!(is_right());
             let tcp::Segment { src_port, dst_port, flags, payload, .. } = segment;
-            format!("tcp {}:{src_port} > {dst_port} {flags:?} {} bytes", packet.src, payload.len())
+            format!("tcp {} > {dst_port} {flags:?} {} bytes", SocketAddr::new(src, src_port), payload.len())
         }
         Protocol::UDP => {
             let datagram = udp::parse(packet.payload).unwrap();
-            assert!(datagram.checksum_ok(packet.src, packet.dst) && datagram.checksum != 0);
+            assert!(is_right() && datagram.checksum != 0);
             let udp::Datagram { src_port, dst_port, payload, .. } = datagram;
-            format!("udp {}:{src_port} > {dst_port} {} bytes", packet.src, payload.len())
+            format!("udp {} > {dst_port} {} bytes", SocketAddr::new(src, src_port), payload.len())
+        }
+        Protocol::ICMPV6 => {
+            assert!(icmpv6::checksum_ok(mapped(src), mapped(dst), packet.payload));
+            match icmpv6::parse(packet.payload).unwrap() {
+                icmpv6::Message::EchoReply { ident, seq, payload } => {
+                    format!("echo reply {src} id {ident} #{seq} {} bytes", payload.len())
+                }
+                icmpv6::Message::DestinationUnreachable { code, quote } => {
+                    format!("{}unreachable {} for {}", speaker(src), code.0, quoted_target(quote))
+                }
+                icmpv6::Message::PacketTooBig { mtu, quote } => {
+                    format!("{}too big for {}, mtu {mtu}", speaker(src), quoted_target(quote))
+                }
+                icmpv6::Message::TimeExceeded { quote, .. } => {
+                    format!("{}expired for {}", speaker(src), quoted_target(quote))
+                }
+                other => panic!("{other:?}"),
+            }
         }
         Protocol::ICMP => {
             assert!(icmpv4::checksum_ok(packet.payload));
@@ -153,15 +195,19 @@ fn describe(bytes: &[u8]) -> String {
 }
 
 /// Who says something, unless it is the gateway.
-fn speaker(ip: Ipv4Addr) -> String {
-    if ip == GATEWAY { String::new() } else { format!("{ip}: ") }
+fn speaker(ip: IpAddr) -> String {
+    if ip == GATEWAY || ip == GATEWAY6 { String::new() } else { format!("{ip}: ") }
 }
 
 /// Where a packet of the guest that is quoted should have gone.
-fn quoted_target(quote: &[u8]) -> Ipv4Addr {
+fn quoted_target(quote: &[u8]) -> IpAddr {
+    if quote[0] >> 4 == 6 {
+        assert_eq!(quote[8..24], GUEST6.octets(), "the guest's own packet is quoted");
+        return Ipv6Addr::from(*quote[24..].first_chunk::<16>().expect("a destination")).into();
+    }
     assert_eq!(quote[12..16], GUEST.octets(), "the guest's own packet is quoted");
     let [a, b, c, d, ..] = quote[16..] else { panic!("a quote without a destination") };
-    Ipv4Addr::new(a, b, c, d)
+    Ipv4Addr::new(a, b, c, d).into()
 }
 
 /// Hands frames of the guest to the NAT device.

@@ -1,6 +1,6 @@
 //! UDP, ICMP and who may be reached.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
 use expect_test::{Expect, expect};
@@ -115,7 +115,7 @@ fn answers_come_from_those_who_were_asked() {
     take(&mut nat, NOW, [datagram(5000, REMOTE, b"hi")]);
     let flow = flow_of(&mut nat);
     let mut check = |from: SocketAddrV4, len: usize, expected: Expect| {
-        nat.udp_received(NOW, flow, from, &vec![1; len]);
+        nat.udp_received(NOW, flow, from.into(), &vec![1; len]);
         expected.assert_eq(&frames(&mut nat).join("\n"));
     };
     check(REMOTE, 5, expect!["udp 192.0.2.80:80 > 5000 5 bytes"]);
@@ -189,7 +189,7 @@ fn unreachable_ports_are_told() {
     take(&mut nat, NOW, [datagram(5000, SocketAddrV4::new(GATEWAY, 99), b"hi")]);
     let flow = flow_of(&mut nat);
     let mut check = |error, expected: Expect| {
-        nat.udp_failed(NOW, flow, at([127, 0, 0, 1], 99), error);
+        nat.udp_failed(NOW, flow, at([127, 0, 0, 1], 99).into(), error);
         expected.assert_eq(&frames(&mut nat).join("\n"));
     };
     check(HostError::Refused, expect!["unreachable 3 for 10.20.0.1"]);
@@ -208,12 +208,12 @@ fn what_the_network_says_about_packets_is_passed_on() {
     ops(&mut nat);
     take(&mut nat, NOW, [echo(77, *REMOTE.ip(), b"abcdefgh")]);
     let echoes = flow_of(&mut nat);
-    let mut check = |from, to: SocketAddrV4, fate, about: &str, expected: Expect| {
-        let error = IcmpError { from, fate };
-        nat.udp_lost(NOW, datagrams, to, error);
-        nat.echo_lost(NOW, echoes, *to.ip(), 3, error);
+    let mut check = |from: Ipv4Addr, to: SocketAddrV4, fate, about: &str, expected: Expect| {
+        let error = IcmpError { from: from.into(), fate };
+        nat.udp_lost(NOW, datagrams, to.into(), error);
+        nat.echo_lost(NOW, echoes, IpAddr::from(*to.ip()), 3, error);
         assert_eq!(about, if frames(&mut nat).len() == 2 { "both" } else { "one" }, "{to}");
-        nat.udp_lost(NOW, datagrams, to, error);
+        nat.udp_lost(NOW, datagrams, to.into(), error);
         expected.assert_eq(&frames(&mut nat).join("\n"));
     };
     check(ROUTER, REMOTE, PacketFate::Expired { code: 0 }, "both", expect!["198.51.100.1: expired for 192.0.2.80"]);
@@ -224,7 +224,7 @@ fn what_the_network_says_about_packets_is_passed_on() {
     let other = at([192, 0, 2, 81], 99);
     let port = PacketFate::Unreachable(Unreachable::PORT);
     check(*other.ip(), other, port, "one", expect!["192.0.2.81: unreachable 3 for 192.0.2.81"]);
-    nat.udp_lost(NOW, datagrams, at([192, 0, 2, 82], 99), IcmpError { from: ROUTER, fate: port });
+    nat.udp_lost(NOW, datagrams, at([192, 0, 2, 82], 99).into(), IcmpError { from: ROUTER.into(), fate: port });
     assert!(frames(&mut nat).is_empty(), "nobody wrote there");
     assert_eq!(causes(&nat), ["unsolicited 2", "host-refused 2", "too-long 6", "expired 3"]);
 }
@@ -257,7 +257,7 @@ fn mappings_live_for_five_minutes_and_questions_for_seconds() {
     assert_eq!(pass(&mut nat, 19), 2);
     assert_eq!(pass(&mut nat, 1), 1);
     assert_eq!(pass(&mut nat, 279), 1);
-    nat.udp_received(NOW + Duration::from_secs(299), flow, REMOTE, b"still here");
+    nat.udp_received(NOW + Duration::from_secs(299), flow, REMOTE.into(), b"still here");
     assert_eq!(pass(&mut nat, 299), 1);
     assert_eq!(pass(&mut nat, 1), 0);
     assert_eq!(ops(&mut nat), ["close udp", "close udp"]);
@@ -269,10 +269,10 @@ fn echoes() {
     let mut nat = nat();
     take(&mut nat, NOW, [echo(77, *REMOTE.ip(), b"abcdefgh")]);
     let flow = flow_of(&mut nat);
-    nat.echo_received(NOW, flow, *REMOTE.ip(), 3, b"abcdefgh");
-    nat.echo_received(NOW, flow, Ipv4Addr::new(192, 0, 2, 81), 3, b"abcdefgh");
+    nat.echo_received(NOW, flow, IpAddr::from(*REMOTE.ip()), 3, b"abcdefgh");
+    nat.echo_received(NOW, flow, IpAddr::from(Ipv4Addr::new(192, 0, 2, 81)), 3, b"abcdefgh");
     assert_eq!(frames(&mut nat), ["echo reply 192.0.2.80 id 77 #3 8 bytes"]);
-    nat.echo_failed(NOW, flow, *REMOTE.ip(), 3, HostError::NetUnreachable);
+    nat.echo_failed(NOW, flow, IpAddr::from(*REMOTE.ip()), 3, HostError::NetUnreachable);
     assert_eq!(frames(&mut nat), ["unreachable 0 for 192.0.2.80"]);
     check(
         &mut nat,

@@ -16,7 +16,7 @@ const START: Instant = Instant::from_millis(1000);
 /// The guest's first number.
 const FIRST: u32 = u32::MAX - 100;
 const WEB: SocketAddrV4 = SocketAddrV4::new(GUEST, 80);
-const CALLEE: Callee = Callee { network: NET, guest: WEB, mac: Some(GUEST_MAC) };
+const CALLEE: Callee = Callee { network: NET, guest: SocketAddr::V4(WEB), mac: Some(GUEST_MAC) };
 const UNKNOWN: Callee = Callee { mac: None, ..CALLEE };
 
 /// A client that was accepted, as seen by the guest's segments.
@@ -293,7 +293,8 @@ fn a_machine_that_moves_is_found_again() {
     let mut nat = nat();
     nat.deliver(START, (FORWARD, 0, client(1)), CALLEE, b"hello");
     assert_eq!(frames(&mut nat).len(), 1);
-    let elsewhere = Callee { guest: SocketAddrV4::new(Ipv4Addr::new(10, 20, 0, 11), 80), mac: None, ..CALLEE };
+    let elsewhere =
+        Callee { guest: SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::new(10, 20, 0, 11), 80)), mac: None, ..CALLEE };
     nat.deliver(START, (FORWARD, 0, client(1)), elsewhere, b"hello");
     assert_eq!(questions(&mut nat), [Ipv4Addr::new(10, 20, 0, 11)]);
     assert_eq!(nat.flows(), 1);

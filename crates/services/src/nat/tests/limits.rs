@@ -70,7 +70,7 @@ fn queues_are_bounded() {
     take(&mut nat, NOW, [datagram(5000, REMOTE, b"hi")]);
     let Some(HostOp::UdpSend { flow, .. }) = nat.poll_host() else { panic!("a datagram") };
     for _ in 0..10_000 {
-        nat.udp_received(NOW, flow, REMOTE, &[0; 1400]);
+        nat.udp_received(NOW, flow, REMOTE.into(), &[0; 1400]);
     }
     let waiting = frames(&mut nat).len();
     assert!(waiting < 1025, "{waiting}");
@@ -93,7 +93,7 @@ fn new_configurations_end_what_they_forbid() {
     assert_eq!((nat.flows(), ops(&mut nat).len()), (2, 0), "what is allowed stays");
 
     let foreign = "192.0.2.0/24".parse().unwrap();
-    nat.configure(NOW, &[network()], &[network().subnet, foreign]);
+    nat.configure(NOW, &[network()], &[network().subnet.into(), foreign]);
     assert_eq!(frames(&mut nat), ["tcp 192.0.2.80:80 > 1 RST|ACK 0 bytes"]);
     assert_eq!((nat.flows(), ops(&mut nat)), (1, vec!["reset".to_owned()]));
 

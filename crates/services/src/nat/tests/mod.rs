@@ -3,6 +3,7 @@
 mod bench;
 mod datagrams;
 mod forwards;
+mod ipv6;
 mod limits;
 mod tcp_guest;
 mod tcp_segments;

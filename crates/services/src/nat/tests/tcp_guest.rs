@@ -2,7 +2,7 @@
 //! its reads and writes, every byte arrives in order and exactly once, and every ending reaches the other side.
 
 use std::collections::VecDeque;
-use std::net::SocketAddrV4;
+use std::net::{SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -84,7 +84,7 @@ impl Bench {
     /// A client of a forward connects to the guest.
     fn forwarded(weather: Weather) -> Self {
         let mut bench = Self::with(weather, |guest, buffer| guest.listen(80, buffer));
-        let callee = Callee { network: NET, guest: SocketAddrV4::new(GUEST, 80), mac: Some(GUEST_MAC) };
+        let callee = Callee { network: NET, guest: SocketAddr::V4(SocketAddrV4::new(GUEST, 80)), mac: Some(GUEST_MAC) };
         bench.host.flow = bench.nat.dial(bench.now, FORWARD, callee);
         bench
     }
@@ -176,7 +176,7 @@ impl Bench {
     fn carry_out(&mut self, op: HostOp) {
         match op {
             HostOp::TcpConnect { flow, to } => {
-                assert_eq!(to, REMOTE);
+                assert_eq!(to, REMOTE.into());
                 assert!(self.host.flow.is_none(), "one connection at a time");
                 match self.refuses {
                     Some(error) => self.nat.tcp_failed(self.now, flow, error),

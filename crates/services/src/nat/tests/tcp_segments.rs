@@ -1,6 +1,6 @@
 //! TCP, one segment at a time: what an honest guest never sends, and what few do.
 
-use std::net::SocketAddrV4;
+use std::net::{SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
 use expect_test::{Expect, expect};
@@ -50,7 +50,9 @@ impl Bench {
     fn asking() -> Self {
         let mut nat = nat();
         take(&mut nat, NOW, [segment(1, REMOTE, Flags::SYN, FIRST, 0, &[])]);
-        let Some(HostOp::TcpConnect { flow, to: REMOTE }) = nat.poll_host() else { panic!("a connection") };
+        let Some(HostOp::TcpConnect { flow, to: SocketAddr::V4(REMOTE) }) = nat.poll_host() else {
+            panic!("a connection")
+        };
         assert_eq!(frames(&mut nat), [""; 0], "no answer before the host has one");
         Self { nat, flow, now: NOW, ours: 0 }
     }
