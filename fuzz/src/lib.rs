@@ -28,6 +28,7 @@ pub fn targets() -> Vec<Target> {
         ("agent_port", agent::agent_port),
         ("agent_session", agent::agent_session),
         ("devices", vmm::devices),
+        ("disk_image", vmm::disk_image),
         ("dhcp_message", services::dhcp_message),
         ("dns_answer", services::dns_answer),
         ("dns_query", services::dns_query),

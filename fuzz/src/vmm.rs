@@ -1,10 +1,15 @@
 //! What a guest does to the devices of its machine.
 
-use weft_vmm::{Config, probe_devices};
+use weft_vmm::{Config, probe_devices, probe_disk};
 
 /// A guest's accesses to registers, configuration and memory are any bytes.
 pub(crate) fn devices(data: &[u8]) {
     probe_devices(data);
+}
+
+/// A disk's file is any bytes.
+pub(crate) fn disk_image(data: &[u8]) {
+    probe_disk(data);
 }
 
 /// A machine's description is read, or told what is wrong with it.

@@ -34,6 +34,6 @@ pub use config::{Config, ConfigError, DiskConfig, Mac, MacError, NetConfig, Port
 pub use control::{Reply, Request};
 pub use devices::Ending;
 #[doc(hidden)]
-pub use probe::probe_devices;
+pub use probe::{probe_devices, probe_disk};
 pub use run::{RunError, abort_on_panic, run};
 pub use terminal::Terminal;

@@ -14,7 +14,7 @@ use crate::layout::{ECAM, ECAM_BYTES, PCI_CONFIG_PORT, PCI_WINDOW};
 use crate::memory::GuestMemory;
 use crate::pci::{ConfigPorts, Ecam, Message, PciRoot, Platform, Windows};
 use crate::terminal::Terminal;
-use crate::virtio::{Block, Console, Device, Image, Ports, Rng, Transport};
+use crate::virtio::{Block, Console, Device, Direction, Image, Ports, Rng, Segment, Transport};
 
 /// The guest's memory: small, so that addresses made of any bytes hit it and miss it.
 const MEMORY_BYTES: usize = 0x2_0000;
@@ -102,6 +102,29 @@ impl World {
             }
             _ => addresses.write(u64::from(u32::from_le_bytes(value)), &data),
         }
+    }
+}
+
+/// A disk behind an overlay, which is only read, whose qcow2 file is these bytes: whatever they say, it is refused, or gives
+/// errors, or is a disk. (Overlays are written by nobody but us.)
+pub fn probe_disk(data: &[u8]) {
+    // More than this is not read of it; a file may say that it is larger than any disk.
+    const READ_BYTES: u64 = 4 << 20;
+    const PIECE_BYTES: u64 = 0x8000;
+    let open = || -> io::Result<Image> {
+        let mut file = File::from(memfd_create("disk", MemfdFlags::CLOEXEC)?);
+        io::Write::write_all(&mut file, data)?;
+        Image::qcow2(file, false, None)
+    };
+    let memory = GuestMemory::from_ranges(&[(GuestAddress(0), MEMORY_BYTES)]);
+    let (Ok(image), Ok(memory)) = (open(), memory) else { return };
+    let bytes = image.bytes().unwrap_or(0);
+    let segments = [Segment { at: 0, bytes: PIECE_BYTES as u32 }];
+    let last = bytes.saturating_sub(PIECE_BYTES);
+    let places = (0..bytes.min(READ_BYTES).saturating_sub(PIECE_BYTES)).step_by(PIECE_BYTES as usize).chain([last]);
+    for place in places.filter(|place| place.checked_add(PIECE_BYTES).is_some_and(|end| end <= bytes)) {
+        // Errors are what a damaged image gives.
+        let _ = image.transfer(&memory, &segments, Direction::FromDisk, place);
     }
 }
 

@@ -71,7 +71,7 @@ pub(super) enum Clear {
 
 /// Which way bytes go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Direction {
+pub(crate) enum Direction {
     FromDisk,
     ToDisk,
 }
@@ -92,7 +92,7 @@ impl Image {
     }
 
     /// Its size.
-    pub(super) fn bytes(&self) -> io::Result<u64> {
+    pub(crate) fn bytes(&self) -> io::Result<u64> {
         match self {
             Self::Raw(file) => io::Seek::seek(&mut &**file, io::SeekFrom::End(0)),
             Self::Qcow2(image) => Ok(lock(image).size()),
@@ -100,7 +100,7 @@ impl Image {
     }
 
     /// Moves bytes between guest memory and the image, all of them.
-    pub(super) fn transfer(
+    pub(crate) fn transfer(
         &self,
         memory: &GuestMemory,
         segments: &[Segment],

@@ -17,6 +17,7 @@ pub use block::{Block, DiskError};
 pub use chain::{Chain, Segment};
 pub use console::Console;
 pub use device::{Activation, Device, DeviceKind, Service};
+pub(crate) use image::Direction;
 pub use image::{Image, Layer};
 pub use net::{Net, NetError};
 pub use ports::Ports;
