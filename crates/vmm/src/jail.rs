@@ -18,6 +18,8 @@ pub(crate) enum Role {
     Net,
     /// Serves a console or randomness.
     Plain,
+    /// Gathers the guest's memory into large pages.
+    Memory,
     /// Starts machines, and listens to whoever controls them.
     Main,
 }
@@ -97,6 +99,7 @@ impl Role {
             Self::Plain => {
                 &[libc::SYS_accept4, libc::SYS_ioctl, libc::SYS_sendto, libc::SYS_recvfrom, libc::SYS_writev]
             }
+            Self::Memory => &[libc::SYS_mincore, libc::SYS_fstat, libc::SYS_statx],
             Self::Main => &[
                 libc::SYS_fstat,
                 libc::SYS_newfstatat,
@@ -116,11 +119,12 @@ impl Role {
     /// holds all others.
     fn all_calls(self) -> impl Iterator<Item = libc::c_long> {
         let roles = match self {
-            Self::Main => &[Self::Main, Self::Vcpu, Self::Block, Self::Net, Self::Plain][..],
+            Self::Main => &[Self::Main, Self::Vcpu, Self::Block, Self::Net, Self::Plain, Self::Memory][..],
             Self::Vcpu => &[Self::Vcpu],
             Self::Block => &[Self::Block],
             Self::Net => &[Self::Net],
             Self::Plain => &[Self::Plain],
+            Self::Memory => &[Self::Memory],
         };
         COMMON.iter().chain(roles.iter().flat_map(|role| role.calls())).copied()
     }
@@ -162,7 +166,7 @@ mod tests {
 
     #[test]
     fn every_role_has_a_filter() {
-        for role in [Role::Vcpu, Role::Block, Role::Net, Role::Plain, Role::Main] {
+        for role in [Role::Vcpu, Role::Block, Role::Net, Role::Plain, Role::Memory, Role::Main] {
             assert!(role.filter().is_ok_and(|filter| !filter.is_empty()), "{role:?}");
         }
     }

@@ -6,7 +6,7 @@
 //! boot     what is in memory when the first processor begins
 //! devices  serial port, power, panic
 //! virtio   queues, the transport on PCI, and devices;  pci  configuration, MSI-X
-//! bus      from an address to a device;  memory  the guest's memory;  layout  what is where
+//! bus      from an address to a device;  memory  the guest's memory, large_pages;  layout  what is where
 //! ```
 //!
 //! The guest is hostile: it may write anything to every register, ring and buffer, at any time, from several
@@ -21,6 +21,7 @@ mod control;
 pub mod devices;
 mod event;
 mod jail;
+mod large_pages;
 pub mod layout;
 pub mod memory;
 pub mod pci;

@@ -1,11 +1,15 @@
 //! A guest's memory: one memfd that this process, KVM and the virtual switch map.
 
+use std::ffi::c_void;
 use std::fs::File;
 use std::io;
+use std::ptr::null_mut;
 use std::sync::Arc;
 
 use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags, fallocate, fcntl_add_seals, memfd_create};
-use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestMemoryRegion as _};
+use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous};
+use vm_memory::mmap::{MmapRegion, MmapRegionBuilder};
+use vm_memory::{FileOffset, GuestAddress, GuestMemoryMmap, GuestMemoryRegion as _, GuestRegionMmap};
 
 use crate::layout::{HIGH_RAM_START, LOW_RAM_END};
 
@@ -48,16 +52,44 @@ pub fn create(bytes: u64) -> Result<Arc<File>, MemoryError> {
     Ok(Arc::new(make().map_err(|source| MemoryError::System { bytes, source })?))
 }
 
-/// Maps a guest's memory where the guest sees it: below the hole for PCI, and from 4 GiB on.
+/// Maps a guest's memory where the guest sees it: below the hole for PCI, and from 4 GiB on. It stays mapped until the
+/// process ends, which has one guest.
+///
+/// Each piece begins at a multiple of [`GRANULE_BYTES`] here, too: only so can a large page of the host be one of the
+/// guest's.
 ///
 /// # Errors
 /// When the system refuses.
 pub fn map(file: &Arc<File>) -> Result<GuestMemory, MemoryError> {
     let bytes = file.metadata().map_err(|source| MemoryError::System { bytes: 0, source })?.len();
-    let regions = regions(bytes)
-        .map(|(at, len, offset)| (GuestAddress(at), len as usize, Some(FileOffset::from_arc(file.clone(), offset))));
-    GuestMemory::from_ranges_with_files(regions)
+    let region = |(at, len, offset)| {
+        let region = map_region(file, len, offset)?;
+        GuestRegionMmap::new(region, GuestAddress(at)).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))
+    };
+    let regions = regions(bytes).map(region).collect::<io::Result<_>>();
+    let regions = regions.map_err(|source| MemoryError::System { bytes, source })?;
+    GuestMemoryMmap::from_regions(regions)
         .map_err(|error| MemoryError::System { bytes, source: io::Error::other(error) })
+}
+
+/// Maps `len` bytes of a memfd, for good.
+#[expect(unsafe_code, reason = "vm-memory has no way to choose where memory is mapped")]
+fn map_region(file: &Arc<File>, len: u64, offset: u64) -> io::Result<MmapRegion> {
+    let overflow = || io::Error::from(io::ErrorKind::OutOfMemory);
+    let (len, granule) = (usize::try_from(len).map_err(|_| overflow())?, GRANULE_BYTES as usize);
+    let room = len.checked_add(granule).ok_or_else(overflow)?;
+    // SAFETY: the kernel chooses a place where nothing is; the memory cannot be reached, and takes no room.
+    let reserved = unsafe { mmap_anonymous(null_mut(), room, ProtFlags::empty(), MapFlags::PRIVATE) }?;
+    let place = reserved.cast::<u8>().wrapping_add(reserved.addr().wrapping_neg() & (granule - 1));
+    let flags = MapFlags::SHARED | MapFlags::NORESERVE | MapFlags::FIXED;
+    // SAFETY: it replaces a part of what was reserved, which is ours and has no references into it.
+    unsafe { mmap(place.cast::<c_void>(), len, ProtFlags::READ | ProtFlags::WRITE, flags, file, offset) }?;
+    let region = MmapRegionBuilder::new(len)
+        .with_mmap_prot(libc::PROT_READ | libc::PROT_WRITE)
+        .with_mmap_flags(libc::MAP_SHARED | libc::MAP_NORESERVE)
+        .with_file_offset(FileOffset::from_arc(file.clone(), offset));
+    // SAFETY: `len` bytes are mapped there, and nobody takes them away.
+    unsafe { region.with_raw_mmap_pointer(place) }.build().map_err(io::Error::other)
 }
 
 /// Makes the memory what it was at first: zeroes that take no room.
@@ -106,6 +138,8 @@ mod tests {
         let file = create(32 << 20).expect("memory");
         let memory = map(&file).expect("a mapping");
         assert_eq!(memory.last_addr().0, (32 << 20) - 1);
+        let start = memory.get_host_address(GuestAddress(0)).expect("inside");
+        assert!(start.addr().is_multiple_of(GRANULE_BYTES as usize), "{start:?}");
         memory.write_obj(7_u64, GuestAddress(0x1000)).expect("inside");
         clear(&file).expect("a hole");
         assert_eq!(memory.read_obj::<u64>(GuestAddress(0x1000)).expect("inside"), 0);

@@ -20,7 +20,8 @@ use crate::control::{Control, Reply, Request};
 use crate::devices::Ending;
 use crate::event::descriptor;
 use crate::jail::{self, Role};
-use crate::memory::{self, MemoryError};
+use crate::large_pages;
+use crate::memory::{self, GuestMemory, MemoryError};
 use crate::terminal::Terminal;
 use crate::virtio::{Block, Console, Device, DiskError, Image, Layer, Net, NetError, Ports, Rng};
 use crate::vm::{Machine, MachineError, Parts};
@@ -87,7 +88,9 @@ pub fn abort_on_panic() {
 struct Resources {
     config: Config,
     kvm: Kvm,
-    memory: Arc<File>,
+    memory_file: Arc<File>,
+    memory: GuestMemory,
+    large_pages: bool,
     kernel: File,
     initrd: Option<File>,
     disks: Vec<Image>,
@@ -116,16 +119,19 @@ pub fn run(config: Config) -> Result<Ending, RunError> {
         if ending != Ending::Reset || resources.config.end_at_reset {
             return Ok(ending);
         }
-        memory::clear(&resources.memory)?;
+        memory::clear(&resources.memory_file)?;
     }
 }
 
 impl Resources {
     fn open(config: Config) -> Result<Self, RunError> {
         let port = |port: &PortConfig| Ok((port.name.clone(), listen(&port.socket)?));
+        let memory_file = memory::create(config.memory_mib.saturating_mul(1 << 20))?;
         Ok(Self {
             kvm: Kvm::new().map_err(RunError::Kvm)?,
-            memory: memory::create(config.memory_mib.saturating_mul(1 << 20))?,
+            memory: memory::map(&memory_file)?,
+            memory_file,
+            large_pages: large_pages::allowed(),
             kernel: open(&config.kernel, false)?,
             initrd: config.initrd.as_deref().map(|path| open(path, false)).transpose()?,
             disks: config.disks.iter().map(image).collect::<Result<_, _>>()?,
@@ -140,6 +146,7 @@ impl Resources {
         Ok(Machine::new(Parts {
             kvm: &self.kvm,
             memory: &self.memory,
+            large_pages: self.large_pages,
             boot: Boot {
                 kernel: &self.kernel,
                 initrd: self.initrd.as_ref(),

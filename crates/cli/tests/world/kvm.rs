@@ -91,6 +91,7 @@ fn machines_on_the_own_vmm() {
         for vm in home.json(&["vm", "ls"]).as_array().unwrap() {
             assert_eq!(vm["engine"], "kvm", "{vm}");
         }
+        memory_is_in_large_pages(&home);
         whatever_is_killed_is_back_or_told(&home);
         weights_are_kept(&home);
         home.weft(&["down"]).ok();
@@ -110,6 +111,18 @@ fn the_choice_is_told(home: &Home) {
     let why = "Weft's VMM cannot run `bios`: it boots kernels, and has no firmware that boots disks";
     assert!(refused.code != 0 && refused.err.contains(why), "{} {}", refused.out, refused.err);
     home.weft(&["down", "unfit.toml"]).ok();
+}
+
+/// Most of what a small machine uses of its host's memory is in large pages, where the host has them.
+fn memory_is_in_large_pages(home: &Home) {
+    let pages = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", home.pid("one"))).unwrap();
+    let mib = |key: &str| {
+        let line = pages.lines().find_map(|line| line.strip_prefix(key)).expect(key);
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() >> 10
+    };
+    let (large, all) = (mib("ShmemPmdMapped:"), mib("Rss:"));
+    eprintln!("memory of `one`: {large} of {all} MiB in large pages");
+    assert!(large * 2 > all, "{pages}");
 }
 
 fn whatever_is_killed_is_back_or_told(home: &Home) {

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::ops::Range;
 
 use linux_loader::loader::bootparam::setup_header;
 use linux_loader::loader::elf::PvhBootCapability;
@@ -15,6 +16,12 @@ use crate::memory::{GuestMemory, low_end};
 const PAGE_BYTES: u64 = 4096;
 /// In `xloadflags`: the kernel has a 64-bit entry.
 const XLF_KERNEL_64: u16 = 1;
+
+/// What is looked at of a file before it is loaded: the header of either kind.
+const HEAD_BYTES: u64 = 4096;
+/// In a bzImage: how much memory it needs from where it runs, which is this address unless it was built for another.
+const INIT_SIZE: usize = 0x260;
+const PREFERRED_ADDRESS: u64 = 16 << 20;
 
 /// Why a machine cannot boot.
 #[derive(Debug, thiserror::Error)]
@@ -90,21 +97,30 @@ pub(super) enum KernelEntry {
     Pvh(u64),
 }
 
-/// Loads a kernel where it wants to be.
-pub(super) fn load(memory: &GuestMemory, file: &File) -> Result<Kernel, KernelError> {
+/// Loads a kernel where it wants to be; `prepare` is told before where that is.
+pub(super) fn load(
+    memory: &GuestMemory,
+    file: &File,
+    prepare: &mut dyn FnMut(Range<u64>),
+) -> Result<Kernel, KernelError> {
     let read = |source| KernelError::Read { what: "the kernel", source };
     let mut file = file.try_clone().map_err(read)?;
     let mut head = Vec::new();
     file.rewind().map_err(read)?;
-    (&file).take(0x206).read_to_end(&mut head).map_err(read)?;
+    (&file).take(HEAD_BYTES).read_to_end(&mut head).map_err(read)?;
     if head.starts_with(b"\x7fELF") {
+        segments(&head).for_each(&mut *prepare);
         let loaded = Elf::load(memory, None, &mut file, Some(GuestAddress(HIGH_MEMORY)));
         let loaded = loaded.map_err(KernelError::Elf)?;
         let PvhBootCapability::PvhEntryPresent(entry) = loaded.pvh_boot_cap else { return Err(KernelError::Unknown) };
         return Ok(Kernel { at: loaded.kernel_load.0, end: loaded.kernel_end, entry: KernelEntry::Pvh(entry.0) });
     }
-    if head.get(0x202..) != Some(b"HdrS") {
+    if head.get(0x202..0x206) != Some(b"HdrS") {
         return Err(KernelError::Unknown);
+    }
+    if let Some(header) = head.get(INIT_SIZE..).and_then(|bytes| bytes.first_chunk()) {
+        // Where a kernel is loaded comes next to where it unpacks itself.
+        prepare(HIGH_MEMORY..PREFERRED_ADDRESS + u64::from(u32::from_le_bytes(*header)));
     }
     let loaded = BzImage::load(memory, None, &mut file, Some(GuestAddress(HIGH_MEMORY)));
     let loaded = loaded.map_err(KernelError::BzImage)?;
@@ -121,8 +137,30 @@ pub(super) fn load(memory: &GuestMemory, file: &File) -> Result<Kernel, KernelEr
     Ok(Kernel { at: loaded.kernel_load.0, end, entry: KernelEntry::Linux(Box::new(header)) })
 }
 
+/// Where the segments of an ELF file go; its header is at the beginning of `head`, and what it says may be wrong.
+fn segments(head: &[u8]) -> impl Iterator<Item = Range<u64>> {
+    const FIRST: usize = 0x20;
+    const COUNT: usize = 0x38;
+    const HEADER_BYTES: usize = 56;
+    const LOADED: [u8; 4] = [1, 0, 0, 0];
+    let count = head.get(COUNT..).and_then(|bytes| bytes.first_chunk()).map_or(0, |count| u16::from_le_bytes(*count));
+    let first =
+        head.get(FIRST..).and_then(|bytes| bytes.first_chunk()).map_or(0, |at| u64::from_le_bytes(*at)) as usize;
+    let headers = (0..usize::from(count)).map_while(move |index| head.get(first.checked_add(index * HEADER_BYTES)?..));
+    headers.filter(|header| header.starts_with(&LOADED)).filter_map(|header| {
+        let word = |at: usize| Some(u64::from_le_bytes(*header.get(at..)?.first_chunk()?));
+        let (address, bytes) = (word(0x18)?, word(0x28)?);
+        Some(address..address.checked_add(bytes)?)
+    })
+}
+
 /// Loads an initial RAM disk, as high as it may be and apart from the kernel.
-pub(super) fn load_initrd(memory: &GuestMemory, file: &File, kernel: &Kernel) -> Result<Placed, KernelError> {
+pub(super) fn load_initrd(
+    memory: &GuestMemory,
+    file: &File,
+    kernel: &Kernel,
+    prepare: &mut dyn FnMut(Range<u64>),
+) -> Result<Placed, KernelError> {
     let read = |source| KernelError::Read { what: "the initial RAM disk", source };
     let mut file = file.try_clone().map_err(read)?;
     let bytes = file.seek(SeekFrom::End(0)).map_err(read)?;
@@ -134,6 +172,32 @@ pub(super) fn load_initrd(memory: &GuestMemory, file: &File, kernel: &Kernel) ->
     let end = low_end(memory).min(limit);
     let at = end.checked_sub(bytes).map(|at| at / PAGE_BYTES * PAGE_BYTES).filter(|at| *at >= kernel.end);
     let at = at.ok_or(KernelError::NoRoom(bytes))?;
+    prepare(at..at + bytes);
     memory.read_exact_volatile_from(GuestAddress(at), &mut file, bytes as usize)?;
     Ok(Placed { at, bytes })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segments_are_found_as_far_as_the_header_can_be_believed() {
+        let mut head = vec![0; 64 + 3 * 56];
+        head[0x20] = 64;
+        head[0x38] = 200; // more than there are
+        let mut segment = |index: usize, kind: u8, address: u64, bytes: u64| {
+            let at = 64 + index * 56;
+            head[at] = kind;
+            head[at + 0x18..at + 0x20].copy_from_slice(&address.to_le_bytes());
+            head[at + 0x28..at + 0x30].copy_from_slice(&bytes.to_le_bytes());
+        };
+        segment(0, 1, 0x100_0000, 0x20_0000);
+        segment(1, 4, 0x200_0000, 0x1000); // a note
+        segment(2, 1, u64::MAX, 2);
+        assert!(segments(&head).eq(std::iter::once(0x100_0000..0x120_0000)));
+        head[0x20..0x28].fill(0xff);
+        assert_eq!(segments(&head).count(), 0);
+        assert_eq!(segments(b"\x7fELF").count(), 0);
+    }
 }

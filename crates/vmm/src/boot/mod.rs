@@ -7,6 +7,7 @@ mod linux;
 mod pvh;
 
 use std::fs::File;
+use std::ops::Range;
 
 use vm_memory::{Bytes as _, GuestAddress};
 
@@ -50,16 +51,17 @@ const FIRMWARE: [u8; 9] = {
     ]
 };
 
-/// Loads all of it, and says how the first processor begins.
+/// Loads all of it, and says how the first processor begins. `prepare` is told each range of memory that will hold the
+/// kernel, what it unpacks itself to, or the initial RAM disk, before anything is written there.
 ///
 /// # Errors
 /// When a file is not what it should be, or does not fit.
-pub fn load(memory: &GuestMemory, boot: &Boot<'_>) -> Result<Entry, KernelError> {
+pub fn load(memory: &GuestMemory, boot: &Boot<'_>, prepare: &mut dyn FnMut(Range<u64>)) -> Result<Entry, KernelError> {
     if boot.command_line.len() >= COMMAND_LINE_BYTES || boot.command_line.contains('\0') {
         return Err(KernelError::CommandLine(boot.command_line.len()));
     }
-    let kernel = kernel::load(memory, boot.kernel)?;
-    let initrd = boot.initrd.map(|file| kernel::load_initrd(memory, file, &kernel)).transpose()?;
+    let kernel = kernel::load(memory, boot.kernel, prepare)?;
+    let initrd = boot.initrd.map(|file| kernel::load_initrd(memory, file, &kernel, prepare)).transpose()?;
     let mut line = boot.command_line.as_bytes().to_vec();
     line.push(0);
     memory.write_slice(&line, GuestAddress(COMMAND_LINE))?;
@@ -125,7 +127,7 @@ mod tests {
             let mut file = tempfile::tempfile().expect("a file");
             file.write_all(bytes).expect("room");
             let boot = Boot { kernel: &file, initrd: None, command_line: line, cpus: 1 };
-            let error = load(&memory, &boot).expect_err("no kernel").to_string();
+            let error = load(&memory, &boot, &mut drop).expect_err("no kernel").to_string();
             assert!(error.starts_with(expected), "{error}");
         };
         check(b"", "", "The kernel is neither");

@@ -1,6 +1,5 @@
 //! A machine: memory, processors, interrupt controllers and devices, put together on KVM.
 
-use std::fs::File;
 use std::io;
 use std::sync::{Arc, Mutex};
 
@@ -20,11 +19,12 @@ use crate::bus::{Bus, Shared, lock};
 use crate::devices::{Endings, PanicPort, PowerButton, PowerPort, ResetPort, SerialPort};
 use crate::event::counter;
 use crate::jail::{self, Role};
+use crate::large_pages::Gatherer;
 use crate::layout::{
     ECAM, ECAM_BYTES, EVENT_GSI, KEYBOARD_PORT, KVM_IDENTITY_MAP, KVM_TSS, PANIC_PORT, PCI_CONFIG_PORT, PCI_WINDOW,
     POWER_PORT, SERIAL_GSI, SERIAL_PORT,
 };
-use crate::memory::{self, GuestMemory, MemoryError};
+use crate::memory::{GuestMemory, MemoryError};
 use crate::pci::{ConfigPorts, Ecam, PciRoot, Windows};
 use crate::terminal::Terminal;
 use crate::virtio::{Device, Transport, Worker, WorkerError};
@@ -74,8 +74,10 @@ pub enum MachineError {
 pub struct Parts<'a> {
     /// KVM.
     pub kvm: &'a Kvm,
-    /// The guest's memory.
-    pub memory: &'a Arc<File>,
+    /// The guest's memory, all of it zero.
+    pub memory: &'a GuestMemory,
+    /// Whether the guest gets large pages where it can.
+    pub large_pages: bool,
     /// What is booted.
     pub boot: Boot<'a>,
     /// The other end of the serial port.
@@ -99,8 +101,8 @@ pub struct Machine {
     msrs: Vec<u32>,
     /// The guest's clock, while it stands still.
     clock: Option<kvm_clock_data>,
-    /// KVM maps it: it outlives the machine's descriptor.
-    _memory: GuestMemory,
+    /// Gathers the guest's memory into large pages.
+    _gatherer: Option<Gatherer>,
 }
 
 impl Machine {
@@ -109,10 +111,10 @@ impl Machine {
     /// # Errors
     /// When a part is missing or does not fit.
     pub fn new(parts: Parts<'_>) -> Result<Self, MachineError> {
-        let Parts { kvm, memory: file, boot, serial, devices, jailed } = parts;
+        let Parts { kvm, memory, large_pages, boot, serial, devices, jailed } = parts;
         check(kvm, boot.cpus)?;
         prepare_signals()?;
-        let memory = memory::map(file)?;
+        let memory = memory.clone();
         let vm = Arc::new(create_vm(kvm, &memory)?);
         let routes = Arc::new(Routes::new(vm.clone()));
         let endings = Arc::new(Endings::new()?);
@@ -134,7 +136,17 @@ impl Machine {
             functions.push(transport);
         }
         let buses = Arc::new(buses(root, &serial, &button, &endings));
-        let entry = boot::load(&memory, &boot)?;
+        let mut gatherer = large_pages.then(|| Gatherer::new(memory.clone()));
+        let entry = boot::load(&memory, &boot, &mut |range| {
+            if let Some(gatherer) = &mut gatherer {
+                gatherer.gather_now(&range);
+            }
+        })?;
+        let gatherer = gatherer.map(|mut gatherer| {
+            gatherer.gather_end();
+            gatherer.start(move || jail::enter(Role::Memory, jailed))
+        });
+        let gatherer = gatherer.transpose()?;
         let msrs = saved_msrs(kvm).map_err(|error| MachineError::Kvm("list registers", error))?;
         let mut vcpus = Vec::new();
         for id in 0..boot.cpus {
@@ -142,7 +154,7 @@ impl Machine {
             let vcpu = Vcpu::start(id, fd, buses.clone(), endings.clone(), move || jail::enter(Role::Vcpu, jailed))?;
             vcpus.push(vcpu);
         }
-        Ok(Self { vcpus, workers, functions, serial, button, endings, vm, msrs, clock: None, _memory: memory })
+        Ok(Self { vcpus, workers, functions, serial, button, endings, vm, msrs, clock: None, _gatherer: gatherer })
     }
 
     /// Where the machine's end is told.
@@ -262,8 +274,8 @@ fn create_vm(kvm: &Kvm, memory: &GuestMemory) -> Result<VmFd, MachineError> {
                 memory_size: region.len(),
                 userspace_addr: region.as_ptr() as u64,
             };
-            // SAFETY: the region is mapped until `memory` is dropped, which the machine keeps longer than KVM; nobody
-            // here has references to it, so the guest may write whenever it wants.
+            // SAFETY: a guest's memory is mapped for good; nobody here has references to it, so the guest may write
+            // whenever it wants.
             unsafe { vm.set_user_memory_region(region)? };
         }
         Ok(())
