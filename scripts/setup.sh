@@ -14,6 +14,7 @@ need setpriv util-linux
 need cc gcc
 need pgrep procps
 need python3 python3
+need curl curl
 [ -z "$missing" ] && exit 0
 
 if ! command -v apt-get >/dev/null 2>&1; then

@@ -419,7 +419,7 @@ pub(crate) enum LeaseCommand {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum ImageCommand {
-    /// List images: those in the cache, those that are built in, and those that files describe.
+    /// List images: Weft's own, those that files describe, and those that were imported or pulled.
     #[command(visible_alias = "list")]
     Ls,
     /// Build an image if it is not there.
@@ -428,7 +428,39 @@ pub(crate) enum ImageCommand {
         #[arg(default_value = weft_model::MICRO)]
         name: String,
     },
-    /// Remove an image from the cache.
+    /// Keep a copy of a disk, or of a kernel, under a name that any file can use.
+    ///
+    /// A disk (raw or qcow2) boots by itself, or stands beside the kernel if one is given. The files are not needed
+    /// afterwards; each machine gets a copy-on-write overlay of the disk.
+    #[command(group(clap::ArgGroup::new("what").required(true).multiple(true).args(["disk", "kernel"])))]
+    Import {
+        /// The image's name.
+        name: Label,
+        /// The disk.
+        #[arg(value_hint = ValueHint::FilePath)]
+        disk: Option<PathBuf>,
+        /// The kernel: a bzImage, an ELF file, or a User-Mode Linux program.
+        #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+        kernel: Option<PathBuf>,
+        /// The initial RAM disk.
+        #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "kernel")]
+        initrd: Option<PathBuf>,
+        /// The kernel's command line.
+        #[arg(long, value_name = "WORDS", requires = "kernel", default_value = weft_model::CMDLINE)]
+        cmdline: String,
+    },
+    /// Download a disk image, look at its checksum, and keep it; goes on where an earlier one was cut off.
+    Pull {
+        /// Where it is: http://, https:// or file:///.
+        url: String,
+        /// The image's name; left out, it is the file's, up to its first dot.
+        #[arg(long)]
+        name: Option<Label>,
+        /// Its SHA-256 or SHA-512, or the address of a list that has it, such as `SHA256SUMS`.
+        #[arg(long, value_name = "SUM|URL")]
+        checksum: Option<String>,
+    },
+    /// Remove an image: Weft's own from the cache, or one that was imported or pulled.
     Rm {
         /// The image.
         name: String,

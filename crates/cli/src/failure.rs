@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use serde_json::json;
 use weft_api::ClientError;
 use weft_control::{ControlError, PathsError};
+use weft_machine::MachineError;
 use weft_model::Report;
 use weft_model::view::ProblemView;
 
@@ -99,6 +100,12 @@ impl From<PathsError> for Failure {
 
 impl From<ControlError> for Failure {
     fn from(error: ControlError) -> Self {
+        Self::of(error.code(), &error, error.hint())
+    }
+}
+
+impl From<MachineError> for Failure {
+    fn from(error: MachineError) -> Self {
         Self::of(error.code(), &error, error.hint())
     }
 }

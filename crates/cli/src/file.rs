@@ -2,7 +2,9 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use weft_model::World;
+use weft_control::Paths;
+use weft_machine::Catalog;
+use weft_model::{HostFacts, World};
 
 use crate::failure::{Failure, Result};
 
@@ -14,9 +16,11 @@ pub(crate) fn meant(named: Option<PathBuf>) -> PathBuf {
     named.unwrap_or_else(|| DEFAULT.into())
 }
 
-/// Reads and validates a file.
-pub(crate) fn load(path: &Path) -> Result<World> {
-    weft_model::load(path).map_err(Failure::File)
+/// Reads and validates a file, which may name the images of this home.
+pub(crate) fn load(path: &Path, paths: &Paths) -> Result<World> {
+    let kept = Catalog::new(paths.images()).list()?.into_iter();
+    let usable = kept.filter_map(|(name, image)| Some((name, image.ok()?.source)));
+    weft_model::load(path, &HostFacts::of_this_host(usable.collect())).map_err(Failure::File)
 }
 
 /// Who owns what a file makes: its absolute path, the same wherever it is named from and whether it is there or not.

@@ -180,16 +180,25 @@ impl Screen {
         }
         let elapsed = self.began.elapsed().as_secs_f64();
         let doing: Vec<_> = self.doing.iter().collect();
-        let line = format!("{elapsed:>7.2} s  {} …", output::list(&doing));
-        let (_, columns) = terminal::size();
-        let line: String = line.chars().take(usize::from(columns).saturating_sub(1)).collect();
-        output::talk(&format!("\r\x1b[K{line}"));
+        draw(&format!("{elapsed:>7.2} s  {} …", output::list(&doing)));
     }
 
     /// Takes the drawn line away.
     fn clear(&self) {
         if self.live {
-            output::talk("\r\x1b[K");
+            clear();
         }
     }
+}
+
+/// Draws the line on the terminal that says what is going on.
+pub(crate) fn draw(line: &str) {
+    let (_, columns) = terminal::size();
+    let line: String = line.chars().take(usize::from(columns).saturating_sub(1)).collect();
+    output::talk(&format!("\r\x1b[K{line}"));
+}
+
+/// Takes that line away.
+pub(crate) fn clear() {
+    output::talk("\r\x1b[K");
 }

@@ -18,7 +18,7 @@ use weft_model::view::{
     ShellRequest, WorldView,
 };
 use weft_store::{SqliteStore, Store, StoreError};
-use weft_types::{Label, Listen, VmName};
+use weft_types::{Listen, VmName};
 
 use crate::host::{Host, Trouble};
 use crate::inner::{Inner, Notice, Settings};
@@ -330,7 +330,7 @@ impl Controller {
         self.inner.events.after(after, operation, wait)
     }
 
-    /// The images in the cache, those that are built in, and those that files describe.
+    /// The images that could be used: Weft's own, those that files describe, and those that users have brought.
     ///
     /// # Errors
     /// When the cache cannot be read.
@@ -343,35 +343,18 @@ impl Controller {
     /// # Errors
     /// When there is no such image.
     pub fn build_image(&self, name: &str) -> Result<u64, Vec<ProblemView>> {
-        match self.known_image(name) {
+        match self.inner.known_image(name) {
             Ok(image) => self.inner.build(&image),
             Err(problem) => Err(vec![problem]),
         }
     }
 
-    /// Removes an image from the cache.
+    /// Removes an image: Weft's own from the cache, or one that a user has brought.
     ///
     /// # Errors
     /// When machines use it, or it cannot be removed.
     pub fn remove_image(&self, name: &str) -> Result<(), ProblemView> {
-        let image = self.known_image(name)?;
-        let used_by = self.images()?.into_iter().find(|view| view.name == name).map_or(Vec::new(), |view| view.used_by);
-        if let [first, ..] = &used_by[..] {
-            let title = format!("the image `{name}` is in use by {}", list(&used_by));
-            let hint = format!("remove the VM first: weft vm rm {first}");
-            return Err(Trouble::new("image-in-use", title, hint).problem());
-        }
-        self.inner.host.remove_image(image.as_str()).map_err(|trouble| trouble.problem())
-    }
-
-    fn known_image(&self, name: &str) -> Result<Label, ProblemView> {
-        let views = self.images()?;
-        let known = views.iter().any(|view| view.name == name);
-        name.parse().ok().filter(|_| known).ok_or_else(|| {
-            let names: Vec<_> = views.iter().map(|view| view.name.as_str()).collect();
-            let title = format!("there is no image `{name}`");
-            Trouble::new("no-such-image", title, format!("there are: {}", list(&names))).problem()
-        })
+        self.inner.remove_image(name)
     }
 
     /// Starts a command in a VM; the stream speaks the agent's session frames.
@@ -448,11 +431,6 @@ impl Controller {
     pub fn shutdown(&self) {
         self.inner.close();
     }
-}
-
-/// Words after each other.
-fn list(words: &[impl ToString]) -> String {
-    words.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// Takes the lock that only one daemon of a home can hold; it goes with the process, however that ends.

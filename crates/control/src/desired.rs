@@ -8,7 +8,7 @@ use weft_dataplane_protocol::{
     NetworkMode, PortConfig, PortKind, Reservation, Switching,
 };
 use weft_machine::{NicSetup, Process};
-use weft_model::{Forward, Image, Mode, Network, Nic, Problem, Router, Vm, World};
+use weft_model::{Forward, Image, ImageSource, Mode, Network, Nic, Problem, Router, Vm, World};
 use weft_store::{Entry, Snapshot};
 use weft_types::{
     ByteSize, ForwardHost, Ipv4Net, Label, Listen, MacAddr, Native, NetworkName, NicDriver, PortName, PortRates,
@@ -270,7 +270,7 @@ impl Desired {
         };
         Launch {
             image: spec.image.clone(),
-            source: self.images.get(&spec.image).map(|object| object.spec.source.clone()),
+            source: self.source(spec).cloned(),
             engine: spec.engine,
             memory: spec.memory,
             cpus: spec.cpus,
@@ -282,6 +282,11 @@ impl Desired {
             shares: spec.shares.clone(),
             restarts: vm.restarts,
         }
+    }
+
+    /// What a VM's image is; `None` for one that Weft builds itself.
+    pub fn source<'a>(&'a self, vm: &'a Vm) -> Option<&'a ImageSource> {
+        vm.kept_image.as_ref().or_else(|| self.images.get(&vm.image).map(|object| &object.spec.source))
     }
 
     /// The networks on which `vm` must hold a lease to be ready, with the adapter that holds it.

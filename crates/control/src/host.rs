@@ -11,7 +11,7 @@ use weft_dataplane_protocol::{
     AclStatus, CaptureRequest, DataplaneConfig, ExplainRequest, Explanation, History, SwitchStatus,
 };
 use weft_machine::guest::ExecRequest;
-use weft_machine::{Exit, ImageInfo, Process, Running, StopOutcome};
+use weft_machine::{Exit, ImageInfo, KeptImage, Process, Running, StopOutcome};
 use weft_model::ImageSource;
 use weft_model::view::ProblemView;
 use weft_types::{ByteSize, Label, Listen, MacAddr, VmName};
@@ -128,6 +128,9 @@ pub trait Host: Send + Sync {
     /// The images in the cache.
     fn images(&self) -> Result<Vec<ImageInfo>, Trouble>;
 
+    /// The images that users have brought; of those that cannot be used, why.
+    fn kept_images(&self) -> Result<Vec<KeptImage>, Trouble>;
+
     /// Makes sure that an image is there, building it if Weft can; `progress` is told in words.
     fn ensure_image(
         &self,
@@ -137,7 +140,7 @@ pub trait Host: Send + Sync {
     ) -> Result<(), Trouble>;
 
     /// Removes an image from the cache.
-    fn remove_image(&self, image: &str) -> Result<(), Trouble>;
+    fn remove_image(&self, image: &Label) -> Result<(), Trouble>;
 
     /// Starts a command in a machine; the stream speaks the agent's session frames.
     fn exec(&self, vm: &VmName, request: ExecRequest) -> Result<UnixStream, Trouble>;

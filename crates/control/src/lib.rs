@@ -25,6 +25,7 @@ mod error;
 mod events;
 mod execute;
 pub mod host;
+mod images;
 mod inner;
 pub mod launch;
 mod listen;

@@ -18,7 +18,7 @@ const MAX_NETWORK_BYTES: usize = 1 << 20;
 pub(crate) fn of_network(desired: &Desired, network: &NetworkName) -> BTreeMap<MacAddr, Metadata> {
     let mut room = MAX_NETWORK_BYTES;
     let mut all = BTreeMap::new();
-    let present = desired.vms.iter().filter(|(_, vm)| !vm.removed() && desired.images.contains_key(&vm.spec.image));
+    let present = desired.vms.iter().filter(|(_, vm)| !vm.removed() && desired.source(&vm.spec).is_some());
     for (name, object) in present {
         let stands_here = |nic: &&weft_model::Nic| nic.network == *network && nic.port.vlans.meets_services();
         for nic in object.spec.nics.iter().filter(stands_here) {

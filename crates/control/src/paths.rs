@@ -219,6 +219,11 @@ impl Paths {
         self.vm_runs().join(digest(vm.as_str().as_bytes()))
     }
 
+    /// The catalogue of images that users have brought.
+    pub fn images(&self) -> PathBuf {
+        self.state.join("images")
+    }
+
     /// The store.
     pub fn store(&self) -> PathBuf {
         self.state.join("store.db")

@@ -43,7 +43,8 @@ impl Inner {
     /// What [`Self::apply`] would do.
     pub(crate) fn plan_world(&self, request: &ApplyRequest) -> Result<PlanView, Problems> {
         let records = self.records().map_err(problems)?;
-        check_world(&records, request)?;
+        let (request, facts) = self.with_kept_images(request)?;
+        check_world(&records, &request, &facts)?;
         let next = records.desired.with_world(&request.owner, &request.world);
         let plan = self.feasible(&records, &next)?;
         let steps = plan.steps().cloned().collect();
@@ -53,7 +54,8 @@ impl Inner {
     /// Makes an owner's objects become a world.
     pub(crate) fn apply(self: &Arc<Self>, request: &ApplyRequest) -> Result<u64, Problems> {
         self.propose(|records| {
-            check_world(records, request)?;
+            let (request, facts) = self.with_kept_images(request)?;
+            check_world(records, &request, &facts)?;
             let verb = if request.world == World::default() { "down" } else { "up" };
             let mut ops = world_ops(records, &request.owner, &request.world);
             if !ops.is_empty() {
@@ -66,6 +68,16 @@ impl Inner {
                 next: records.desired.with_world(&request.owner, &request.world),
             })
         })
+    }
+
+    /// The request with the images that this host keeps, and what else must be known of the host.
+    fn with_kept_images(&self, request: &ApplyRequest) -> Result<(ApplyRequest, HostFacts), Problems> {
+        let kept = self.host.kept_images().map_err(|trouble| vec![trouble.problem()])?;
+        let usable = kept.into_iter().filter_map(|(name, image)| Some((name, image.ok()?.source)));
+        let facts = HostFacts::of_this_host(usable.collect());
+        let mut request = request.clone();
+        request.world.find_kept_images(&facts.images);
+        Ok((request, facts))
     }
 
     /// Does something to one machine.
@@ -205,7 +217,7 @@ impl Inner {
 }
 
 /// What is wrong with a request, whatever the host.
-fn check_world(records: &Records, request: &ApplyRequest) -> Result<(), Problems> {
+fn check_world(records: &Records, request: &ApplyRequest, facts: &HostFacts) -> Result<(), Problems> {
     let owner = &request.owner;
     if owner.is_empty() || owner.len() > MAX_OWNER_BYTES || owner.contains('\0') {
         let hint = "name the owner by its file's absolute path";
@@ -216,7 +228,7 @@ fn check_world(records: &Records, request: &ApplyRequest) -> Result<(), Problems
         let title = format!("what {owner} owns has changed since it was planned");
         return Err(vec![Trouble::new("changed-meanwhile", title, "look at the plan again").problem()]);
     }
-    let mut problems: Problems = weft_model::findings(&request.world, &HostFacts::of_this_host())
+    let mut problems: Problems = weft_model::findings(&request.world, facts)
         .into_iter()
         .map(|finding| ProblemView {
             code: finding.problem.code.to_owned(),

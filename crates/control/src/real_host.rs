@@ -15,9 +15,10 @@ use weft_dataplane_protocol::{
 };
 use weft_machine::guest::{Agent, ExecRequest, GuestError, QemuGuestAgent};
 use weft_machine::{
-    Boot, DiskSpec, Exit, ImageInfo, Images, LaunchNic, LaunchSpec, Process, Running, Seed, SeedNic, StopOutcome, Uuid,
+    Boot, Catalog, DiskSpec, Exit, ImageInfo, Images, KeptImage, LaunchNic, LaunchSpec, Process, Running, Seed,
+    SeedNic, StopOutcome, Uuid,
 };
-use weft_model::{EngineKind, ImageSource};
+use weft_model::{EngineKind, ImageSource, MICRO};
 use weft_types::{ByteSize, Label, Listen, MacAddr, PortName, Transport, VmName};
 
 use crate::Paths;
@@ -45,6 +46,7 @@ pub(crate) struct RealHost {
     /// Our own program.
     exe: PathBuf,
     images: Images,
+    catalog: Catalog,
     switch: SwitchProcess,
     watcher: io::Result<Watcher>,
     listener: io::Result<Listener>,
@@ -100,8 +102,9 @@ impl RealHost {
             tracing::error!(%error, "what guests listen to cannot be heard");
         }
         let images = Images::new(&paths.cache);
+        let catalog = Catalog::new(paths.images());
         let switch = SwitchProcess::new(paths.clone(), exe.clone());
-        Self { paths, exe, images, switch, watcher, listener, agents: Mutex::default() }
+        Self { paths, exe, images, catalog, switch, watcher, listener, agents: Mutex::default() }
     }
 
     fn agents(&self) -> MutexGuard<'_, BTreeMap<VmName, Agents>> {
@@ -408,6 +411,9 @@ impl Host for RealHost {
         progress: &dyn Fn(String),
     ) -> Result<(), Trouble> {
         let Some(source) = source else {
+            if self.catalog.find(image).is_ok() {
+                return Ok(()); // brought whole
+            }
             return Ok(self.images.ensure(image.as_str(), &|step| progress(step.to_string())).map(drop)?);
         };
         if let ImageSource::Kernel { kernel, initrd, .. } = source {
@@ -420,8 +426,16 @@ impl Host for RealHost {
         Ok(())
     }
 
-    fn remove_image(&self, image: &str) -> Result<(), Trouble> {
-        Ok(self.images.remove(image)?)
+    fn kept_images(&self) -> Result<Vec<KeptImage>, Trouble> {
+        Ok(self.catalog.list()?)
+    }
+
+    fn remove_image(&self, image: &Label) -> Result<(), Trouble> {
+        let removed = match image.as_str() == MICRO {
+            true => self.images.remove(MICRO),
+            false => self.catalog.remove(image),
+        };
+        Ok(removed?)
     }
 
     fn exec(&self, vm: &VmName, request: ExecRequest) -> Result<UnixStream, Trouble> {

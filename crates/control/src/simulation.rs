@@ -14,7 +14,7 @@ use weft_dataplane_protocol::{
     PortConfig, SwitchStatus,
 };
 use weft_machine::guest::ExecRequest;
-use weft_machine::{Exit, ImageInfo, Process, Running, StopOutcome};
+use weft_machine::{Exit, ImageInfo, KeptImage, Process, Running, StopOutcome};
 use weft_model::ImageSource;
 use weft_store::{Entry, MemoryStore, Revision, Snapshot, Store, StoreError, Txn, TxnOutcome, Watch};
 use weft_types::{ByteSize, Label, Listen, MacAddr, VmName};
@@ -387,6 +387,10 @@ impl Host for SimulatedHost {
         Ok(lock(&self.world).images.iter().map(info).collect())
     }
 
+    fn kept_images(&self) -> Result<Vec<KeptImage>, Trouble> {
+        Ok(Vec::new())
+    }
+
     fn ensure_image(&self, image: &Label, _: Option<&ImageSource>, _: &dyn Fn(String)) -> Result<(), Trouble> {
         self.effect(format!("image {image}"), |world| {
             world.images.insert(image.clone());
@@ -394,9 +398,9 @@ impl Host for SimulatedHost {
         })
     }
 
-    fn remove_image(&self, image: &str) -> Result<(), Trouble> {
+    fn remove_image(&self, image: &Label) -> Result<(), Trouble> {
         self.effect(format!("remove image {image}"), |world| {
-            world.images.retain(|known| known.as_str() != image);
+            world.images.remove(image);
             Ok(())
         })
     }

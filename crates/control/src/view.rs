@@ -1,6 +1,5 @@
 //! The state of the world as the API shows it.
 
-use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv6Addr};
 
 use weft_dataplane_protocol::{
@@ -8,15 +7,14 @@ use weft_dataplane_protocol::{
     MirrorTo, NeighbourStatus, PortStatus, ReceiveFilter, RuleStatus, SwitchStatus,
 };
 use weft_model::view::{
-    AclView, DaemonView, DropView, DroppedFrameView, ForwardView, HistoryView, ImageView, LeaseView, ListensView,
-    LoggedDecisionView, MirrorView, NeighbourView, NetworkView, NicView, PortView, ProblemView, RuleView, SwitchView,
-    VmState, VmView, WorldView,
+    AclView, DaemonView, DropView, DroppedFrameView, ForwardView, HistoryView, LeaseView, ListensView,
+    LoggedDecisionView, MirrorView, NeighbourView, NetworkView, NicView, PortView, RuleView, SwitchView, VmState,
+    VmView, WorldView,
 };
-use weft_model::{EngineKind, Forward, ImageSource, MICRO};
-use weft_types::{ByteSize, IpNet, NetworkName, PortName, PortVlans, VlanSet, VmName};
+use weft_model::{EngineKind, Forward};
+use weft_types::{IpNet, NetworkName, PortName, PortVlans, VlanSet, VmName};
 
 use crate::desired::{Desired, DesiredVm, Records};
-use crate::host::Trouble;
 use crate::inner::Inner;
 use crate::objects::Fate;
 use crate::router::router_views;
@@ -70,38 +68,6 @@ impl Inner {
             switch,
         }
     }
-
-    /// The images that could be used, and what is in the cache.
-    pub(crate) fn image_views(&self) -> Result<Vec<ImageView>, ProblemView> {
-        let desired = self.records().map_err(|error| Trouble::from(error).problem())?.desired;
-        let cached = self.host.images().map_err(|trouble| trouble.problem())?;
-        let names: BTreeSet<_> = std::iter::once(MICRO)
-            .chain(desired.images.keys().map(|name| name.as_str()))
-            .chain(cached.iter().map(|image| image.name.as_str()))
-            .collect();
-        let view = |name: &str| {
-            let built = cached.iter().find(|image| image.name == name);
-            let described = desired.images.iter().find(|(known, _)| known.as_str() == name);
-            let (description, there, size) = match (described, built) {
-                (Some((_, image)), _) => described_image(&image.spec.source),
-                (None, Some(built)) => (built.detail.clone(), true, Some(built.size)),
-                (None, None) => ("built from Debian's packages when it is first used".to_owned(), false, None),
-            };
-            let used = desired.vms.iter().filter(|(_, vm)| vm.spec.image.as_str() == name && !vm.removed());
-            let used_by = used.map(|(name, _)| name.clone()).collect();
-            ImageView { name: name.to_owned(), description, built: there, size, used_by }
-        };
-        Ok(names.into_iter().map(view).collect())
-    }
-}
-
-fn described_image(source: &ImageSource) -> (String, bool, Option<ByteSize>) {
-    let (what, path) = match source {
-        ImageSource::Kernel { kernel, .. } => ("kernel", kernel),
-        ImageSource::Disk(disk) => ("disk", &disk.path),
-    };
-    let size = std::fs::metadata(path).ok().map(|metadata| ByteSize::from_bytes(metadata.len()));
-    (format!("{what} {}", path.display()), size.is_some(), size)
 }
 
 fn network_view(desired: &Desired, name: &NetworkName) -> NetworkView {

@@ -89,6 +89,45 @@ pub enum MachineError {
     /// No image has this name.
     #[error("there is no image `{0}`")]
     NoSuchImage(String),
+    /// The name of a new image is another's.
+    #[error("there is an image `{0}` already")]
+    ImageExists(String),
+    /// What the catalogue keeps about an image cannot be understood.
+    #[error("the description `{path}` cannot be used: {why}")]
+    ImageDescription {
+        /// Where it is.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// What is at an address could not be had.
+    #[error("cannot pull {url}: {words}")]
+    Pull {
+        /// The address.
+        url: String,
+        /// Why.
+        words: String,
+    },
+    /// What came from an address is not what was expected.
+    #[error("what is at {url} is not what it should be: its checksum is {found}, not {expected}")]
+    Checksum {
+        /// The address.
+        url: String,
+        /// The checksum that it should have.
+        expected: String,
+        /// The one that it has.
+        found: String,
+    },
+    /// The disk of the catalogue is too small for a new image.
+    #[error("not enough room for the image in `{path}`: it takes {needed} and {available} are free")]
+    NoRoom {
+        /// The catalogue's folder.
+        path: PathBuf,
+        /// What the image takes.
+        needed: ByteSize,
+        /// What is free.
+        available: ByteSize,
+    },
     /// A file or folder could not be read or written.
     #[error("cannot {action} `{path}`")]
     Io {
@@ -214,6 +253,11 @@ impl MachineError {
             Self::FileDamaged { .. } | Self::BadDisk { .. } => "image-file-damaged",
             Self::DiskChanged { .. } => "image-file-changed",
             Self::NoSuchImage(_) => "no-such-image",
+            Self::ImageExists(_) => "image-exists",
+            Self::ImageDescription { .. } => "image-description",
+            Self::Pull { .. } => "pull-failed",
+            Self::Checksum { .. } => "checksum-mismatch",
+            Self::NoRoom { .. } => "disk-full",
             Self::Io { source, .. } if is_full(source) => "disk-full",
             Self::Io { .. } => "io",
             Self::Run { .. } => "run",
@@ -240,6 +284,7 @@ impl MachineError {
                               of your own with `kernel` and `initrd`"
                 }
                 "dpkg-deb" => "install it: apt-get install dpkg",
+                "curl" => "install it: apt-get install curl",
                 _ => "install it with your package manager",
             },
             Self::NoMemory { .. } => "give the VM less with `memory`, or stop another one",
@@ -251,7 +296,20 @@ impl MachineError {
                 "put the old file back; or give the machine a new disk over the new file: weft vm rm VM, then weft up"
             }
             Self::FileDamaged { .. } => "check the file, or describe the image with another one",
-            Self::NoSuchImage(_) => "`micro` is built in; describe others under [image.NAME]",
+            Self::NoSuchImage(_) => {
+                "`micro` is built in; describe others under [image.NAME], or bring them in: weft image import"
+            }
+            Self::ImageExists(_) => "choose another name, or remove that image first",
+            Self::ImageDescription { .. } => {
+                "if a newer Weft has written it, use that one; else remove the image and import it again"
+            }
+            Self::Pull { .. } => {
+                "look at the address; what has come so far is kept, and the same command goes on with it"
+            }
+            Self::Checksum { .. } => {
+                "nothing of it is kept: pull it again, and if that does not help, ask its publisher for the checksum"
+            }
+            Self::NoRoom { .. } => "free some space, or move WEFT_HOME to a larger disk",
             Self::Io { source, .. } if is_full(source) => {
                 "the disk is full: free some space, or move WEFT_HOME to a larger disk"
             }

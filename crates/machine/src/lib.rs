@@ -22,7 +22,9 @@ pub use engine::{
 };
 pub use error::{MAX_SOCKET_PATH_BYTES, MachineError};
 pub use host::{HostReport, KvmState, QemuReport, Tool, probe};
-pub use image::{Built, CpioWriter, ImageInfo, Images, Parts, Progress};
+pub use image::{
+    Built, Catalog, CatalogImage, Checksum, CpioWriter, Expected, ImageInfo, Images, KeptImage, Parts, Progress, Source,
+};
 pub use process::{Exit, Process};
 pub use shares::{GroupState, share, state as group_state};
 pub use spec::{Boot, DiskSpec, LaunchNic, LaunchSpec, NicSetup, Seed, SeedNic, Uuid};

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-use weft_types::{ByteSize, ForwardHost, Ipv4Net, MacAddr, NetworkName, PortName, VmName};
+use weft_types::{ByteSize, ForwardHost, Ipv4Net, Label, MacAddr, NetworkName, PortName, VmName};
 
 use crate::acl::{Cast, check_groups, check_rules};
 use crate::adapters;
@@ -29,21 +29,23 @@ const RESERVED_NAMES: [(&str, &str); 2] =
 pub(crate) const HOST: &str = "host";
 
 /// What must be known about the host to judge a world.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostFacts {
     /// The host's memory; `None` if it is not known.
     pub memory: Option<ByteSize>,
+    /// The images that the host keeps for all files; a file's own come before them.
+    pub images: BTreeMap<Label, ImageSource>,
 }
 
 impl HostFacts {
-    /// The facts about the host that we run on.
-    pub fn of_this_host() -> Self {
+    /// The facts about the host that we run on, which keeps these images.
+    pub fn of_this_host(images: BTreeMap<Label, ImageSource>) -> Self {
         let total = |text: String| {
             let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
             line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()
         };
         let kib = std::fs::read_to_string("/proc/meminfo").ok().and_then(total);
-        Self { memory: kib.map(|kib| ByteSize::from_bytes(kib << 10)) }
+        Self { memory: kib.map(|kib| ByteSize::from_bytes(kib << 10)), images }
     }
 }
 
@@ -302,13 +304,18 @@ impl Check<'_> {
             let message = format!("`{name}` is the name of {whose}");
             self.find(&path, Problem::new("reserved-name", message, "call the VM something else"));
         }
-        let source = self.world.images.get(&vm.image).map(|image| &image.source);
+        let source = self.world.source(vm);
         if source.is_none() && vm.image.as_str() != MICRO {
-            let known: Vec<_> =
-                std::iter::once(MICRO).chain(self.world.images.keys().map(|name| name.as_str())).collect();
+            let images = self.world.images.keys().chain(self.facts.images.keys());
+            let known: BTreeSet<_> = std::iter::once(MICRO).chain(images.map(|name| name.as_str())).collect();
+            let known = Vec::from_iter(known);
             let hint = match nearest(vm.image.as_str(), known.iter().copied()) {
                 Some(word) => format!("did you mean `{word}`?"),
-                None => format!("describe it in `[image.{}]`; known are {}", vm.image, list(&known)),
+                None => format!(
+                    "describe it in `[image.{image}]`, or bring it in: weft image import {image} FILE; known are {}",
+                    list(&known),
+                    image = vm.image,
+                ),
             };
             let message = format!("there is no image `{}`", vm.image);
             self.find(format!("{path}.image"), Problem::new("missing-image", message, hint));

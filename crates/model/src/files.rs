@@ -41,13 +41,17 @@ fn open(notes: &mut Notes, path: &str, file: &Path) -> Option<File> {
     }
 }
 
+/// Whether a file that begins like this can be a kernel for x86-64; `head` is its first 518 bytes, or all that it has.
+pub fn is_kernel(head: &[u8]) -> bool {
+    // A bzImage has its magic at 0x202 (Linux, x86 boot protocol 2.00); PVH kernels are ELF.
+    head.starts_with(b"\x7fELF") || head.get(0x202..0x206) == Some(b"HdrS")
+}
+
 pub(crate) fn check_kernel(notes: &mut Notes, path: &str, kernel: &Path) {
     let Some(mut file) = open(notes, path, kernel) else { return };
     let mut head = Vec::new();
     let read = file.by_ref().take(0x206).read_to_end(&mut head);
-    // A bzImage has its magic at 0x202 (Linux, x86 boot protocol 2.00); PVH kernels are ELF.
-    let is_kernel = read.is_ok() && (head.starts_with(b"\x7fELF") || head.get(0x202..0x206) == Some(b"HdrS"));
-    if !is_kernel {
+    if read.is_err() || !is_kernel(&head) {
         let message = format!("{} is not a kernel for x86-64", kernel.display());
         notes.complain(
             path,

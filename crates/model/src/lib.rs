@@ -28,6 +28,7 @@ mod world;
 pub use acl::{Acl, DeclaredRule};
 pub use check::{Finding, HostFacts, findings};
 pub use disk::{Disk, DiskFault};
+pub use files::is_kernel;
 pub use forward::Forward;
 pub use load::{load, parse_world};
 pub use mirror::{Mirror, MirrorTo, MirrorToError};
@@ -42,5 +43,7 @@ pub use world::{
     Dhcp, DiskFormat, EngineKind, Image, ImageDisk, ImageSource, Mode, Network, Nic, PortRules, Ready, Vm, World,
 };
 
+/// The command line of a kernel for which none is given.
+pub const CMDLINE: &str = "console=ttyS0 panic=-1";
 /// The name of the image that Weft builds itself.
 pub const MICRO: &str = "micro";

@@ -28,8 +28,8 @@ use crate::router;
 use crate::shares;
 use crate::uplink;
 use crate::{
-    Acl, DiskFormat, EngineKind, Image, ImageDisk, ImageSource, MICRO, Mode, Network, Nic, PortRules, Ready, Uplink,
-    Vm, World,
+    Acl, CMDLINE, DiskFormat, EngineKind, Image, ImageDisk, ImageSource, MICRO, Mode, Network, Nic, PortRules, Ready,
+    Uplink, Vm, World,
 };
 
 /// A world that a person writes has a few hundred lines; this many bytes are no such file.
@@ -46,12 +46,12 @@ const MAX_DISK: ByteSize = ByteSize::from_mib(1024 << 20);
 ///
 /// # Errors
 /// Everything that is wrong with it, in one report.
-pub fn load(path: &Path) -> Result<World, Report> {
+pub fn load(path: &Path, facts: &HostFacts) -> Result<World, Report> {
     let shown = path.display().to_string();
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let missing = "name the file (`weft up FILE`), or write `weft.toml` here; the README shows one";
     let source = read_file(path, missing).map_err(|problem| Report::of_file(&shown, problem))?;
-    parse_world(&source, &absolute, &shown, &HostFacts::of_this_host())
+    parse_world(&source, &absolute, &shown, facts)
 }
 
 /// Validates the world in `source`. `path` is the file's absolute path, from which relative paths in it are meant
@@ -64,6 +64,7 @@ pub fn parse_world(source: &str, path: &Path, shown: &str, facts: &HostFacts) ->
     let mut loader = Loader {
         source,
         path,
+        facts,
         lines: Lines::new(source, path),
         notes: Notes::default(),
         world: World::default(),
@@ -125,6 +126,7 @@ pub(crate) fn read_file(path: &Path, missing: &str) -> Result<String, Problem> {
 struct Loader<'a> {
     source: &'a str,
     path: &'a Path,
+    facts: &'a HostFacts,
     lines: Lines,
     notes: Notes,
     world: World,
@@ -399,7 +401,7 @@ impl<'a> Loader<'a> {
                 if let Some(initrd) = &initrd {
                     check_initrd(notes, &format!("{path}.initrd"), initrd);
                 }
-                let cmdline = cmdline.unwrap_or_else(|| "console=ttyS0 panic=-1".to_owned());
+                let cmdline = cmdline.unwrap_or_else(|| CMDLINE.to_owned());
                 ImageSource::Kernel { kernel, initrd, cmdline, disk }
             }
             (None, Some(disk)) => ImageSource::Disk(disk),
@@ -422,7 +424,15 @@ impl<'a> Loader<'a> {
         let notes = &mut self.notes;
         let image = section.parsed::<Label>(notes, "image", MICRO);
         let image = image.unwrap_or_else(|| MICRO.parse().expect("`micro` is a label"));
-        let source = self.world.images.get(&image).map(|image| &image.source);
+        let declared = self.world.images.get(&image).map(|image| &image.source);
+        let kept_image = self.facts.images.get(&image).filter(|_| declared.is_none()).cloned();
+        if let Some(disk) = kept_image.as_ref().and_then(ImageSource::disk)
+            && !self.disks.contains_key(&image)
+            && let Some(disk) = check_disk(notes, &format!("{path}.image"), &disk.path, Some(disk.format))
+        {
+            self.disks.insert(image.clone(), disk);
+        }
+        let source = kept_image.as_ref().or(declared);
         let is_disk = source.is_some_and(|source| source.disk().is_some());
         let memory =
             section.parsed(notes, "memory", "256MiB").unwrap_or(if is_disk { DISK_MEMORY } else { KERNEL_MEMORY });
@@ -453,8 +463,21 @@ impl<'a> Loader<'a> {
             nics
         });
         let ready = ready.unwrap_or(default_ready);
-        let vm =
-            Vm { image, memory, cpus, engine, nics, cmdline, ssh_key, user_data, disk_size, shares, ready, provenance };
+        let vm = Vm {
+            image,
+            kept_image,
+            memory,
+            cpus,
+            engine,
+            nics,
+            cmdline,
+            ssh_key,
+            user_data,
+            disk_size,
+            shares,
+            ready,
+            provenance,
+        };
         self.world.vms.insert(name.clone(), vm);
     }
 

@@ -584,6 +584,8 @@ pub struct ImageView {
     pub name: String,
     /// What it is, like `Debian 6.1.0-56-cloud-amd64, BusyBox 1.35.0`.
     pub description: String,
+    /// Where it comes from: `weft`, the line of a file, or how a user has brought it.
+    pub origin: String,
     /// Whether it is there and complete.
     pub built: bool,
     /// Its size on disk.

@@ -137,8 +137,11 @@ pub struct Dhcp {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Vm {
-    /// The name of its image: `micro`, or one that the file describes.
+    /// The name of its image: `micro`, one that the file describes, or one that the host keeps.
     pub image: Label,
+    /// What the image is, if it is one that the host keeps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_image: Option<ImageSource>,
     /// Its memory.
     pub memory: ByteSize,
     /// Its virtual CPUs.
@@ -269,6 +272,20 @@ pub struct ImageDisk {
     pub path: PathBuf,
     /// Its format; found out by looking at the file when the user did not say.
     pub format: DiskFormat,
+}
+
+impl World {
+    /// Lets each VM whose image the file does not describe have the one of that name which the host keeps.
+    pub fn find_kept_images(&mut self, kept: &BTreeMap<Label, ImageSource>) {
+        for vm in self.vms.values_mut() {
+            vm.kept_image = kept.get(&vm.image).filter(|_| !self.images.contains_key(&vm.image)).cloned();
+        }
+    }
+
+    /// What a VM's image is; `None` for one that Weft builds itself.
+    pub fn source<'a>(&'a self, vm: &'a Vm) -> Option<&'a ImageSource> {
+        vm.kept_image.as_ref().or_else(|| self.images.get(&vm.image).map(|image| &image.source))
+    }
 }
 
 impl ImageSource {

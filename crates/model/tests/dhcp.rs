@@ -6,7 +6,7 @@ use expect_test::{Expect, expect};
 use weft_model::{Dhcp, HostFacts, World, parse_world};
 
 fn load(source: &str) -> Result<World, String> {
-    let facts = HostFacts { memory: None };
+    let facts = HostFacts::default();
     parse_world(source, Path::new("/lab/lab.toml"), "lab.toml", &facts).map_err(|report| report.to_string())
 }
 

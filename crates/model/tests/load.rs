@@ -1,12 +1,13 @@
 //! What a file may say, and every sentence about what it may not.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use expect_test::{Expect, expect};
 use weft_model::{HostFacts, Mode, Ready, World, parse_world};
 use weft_types::ByteSize;
 
-const FACTS: HostFacts = HostFacts { memory: Some(ByteSize::from_mib(8192)) };
+const FACTS: HostFacts = HostFacts { memory: Some(ByteSize::from_mib(8192)), images: BTreeMap::new() };
 
 fn load(source: &str) -> Result<World, String> {
     parse_world(source, Path::new("/lab/lab.toml"), "lab.toml", &FACTS).map_err(|report| report.to_string())
@@ -333,7 +334,7 @@ fn images() {
                |
             14 | image = 'debian'
                |         ^^^^^^^^
-            hint: describe it in `[image.debian]`; known are `micro`, `b`, `k` and `n`
+            hint: describe it in `[image.debian]`, or bring it in: weft image import debian FILE; known are `b`, `k`, `micro` and `n`
 
             6 problems in lab.toml; nothing was changed
         "#]],

@@ -1,5 +1,12 @@
 //! `weft image …`: what machines are made from.
 
+use std::io::IsTerminal as _;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use weft_machine::{Catalog, CatalogImage, Checksum, Expected, Source};
+use weft_types::Label;
+
 use crate::args::ImageCommand;
 use crate::commands::Context;
 use crate::commands::scratch::Scratch;
@@ -13,10 +20,22 @@ pub(crate) async fn run(context: &Context, command: ImageCommand) -> Result {
     match command {
         ImageCommand::Ls => list(context).await,
         ImageCommand::Build { name } => build(context, &name).await,
+        ImageCommand::Import { name, disk, kernel, initrd, cmdline } => {
+            let source = match (&kernel, &disk) {
+                (Some(kernel), disk) => {
+                    Source::Kernel { kernel, initrd: initrd.as_deref(), cmdline: &cmdline, disk: disk.as_deref() }
+                }
+                (None, Some(disk)) => Source::Disk(disk),
+                (None, None) => unreachable!("the command line has one of them"),
+            };
+            let files = [kernel.as_deref(), initrd.as_deref(), disk.as_deref()].into_iter().flatten();
+            import(context, &name, source, &files.map(shown).collect::<Vec<_>>().join(", "))
+        }
+        ImageCommand::Pull { url, name, checksum } => pull(context, &url, name, checksum.as_deref()),
         ImageCommand::Rm { name } => {
             let mut link = Link::open(&context.paths).await?;
             link.ask(async |client| client.remove_image(&name).await).await?;
-            output::say(format!("the image `{name}` is removed from the cache"));
+            output::say(format!("the image `{name}` is removed"));
             Ok(())
         }
     }
@@ -39,7 +58,7 @@ async fn list(context: &Context) -> Result {
     if context.json {
         return output::json(&images);
     }
-    let mut table = Table::new(&["IMAGE", "BUILT", "SIZE", "USED BY", "WHAT"]);
+    let mut table = Table::new(&["IMAGE", "READY", "SIZE", "USED BY", "WHAT", "FROM"]);
     for image in &images {
         table.row([
             image.name.clone(),
@@ -47,6 +66,7 @@ async fn list(context: &Context) -> Result {
             image.size.map(|size| human_bytes(size.bytes())).unwrap_or_default(),
             output::list(&image.used_by),
             output::printable(&image.description),
+            output::printable(&image.origin),
         ]);
     }
     output::data(&table.render())
@@ -62,5 +82,128 @@ async fn build(context: &Context, name: &str) -> Result {
             output::say(format!("the image `{name}` is built"));
             Ok(())
         }
+    }
+}
+
+fn import(context: &Context, name: &Label, source: Source<'_>, files: &str) -> Result {
+    let catalog = catalog(context)?;
+    let mut course = Course::new(format!("copying {files}"));
+    let made = catalog.import(name, source, &format!("imported from {files}"), &mut |done, total| {
+        course.tell(done, Some(total));
+    });
+    course.clear();
+    made_known(context, &made?)
+}
+
+fn pull(context: &Context, url: &str, name: Option<Label>, checksum: Option<&str>) -> Result {
+    let name = match name {
+        Some(name) => name,
+        None => named_after(url).ok_or_else(|| {
+            let title = format!("no name for an image can be made from {url}");
+            Failure::usage("image-name", title, "give it one: --name NAME")
+        })?,
+    };
+    let expected = checksum.map(|text| match Checksum::parse(text) {
+        Some(sum) => Ok(Expected::Sum(sum)),
+        None if text.contains("://") => Ok(Expected::List(text.to_owned())),
+        None => {
+            let title = format!("`{text}` is no checksum");
+            Err(Failure::usage(
+                "checksum",
+                title,
+                "give a SHA-256 (64 hexadecimal digits), a SHA-512 (128), or the address of a list",
+            ))
+        }
+    });
+    let expected = expected.transpose()?;
+    let catalog = catalog(context)?;
+    let mut course = Course::new(format!("pulling {url}"));
+    let pulled = catalog.pull(&name, url, expected.as_ref(), &mut |done, total| course.tell(done, total));
+    course.clear();
+    let (image, sum) = pulled?;
+    match expected {
+        Some(_) => output::say(format!("its checksum is right: {sum}")),
+        None => output::say(format!("nobody has said what its checksum should be; it is: {sum}")),
+    }
+    made_known(context, &image)
+}
+
+/// The catalogue of this home, which is made if need be.
+fn catalog(context: &Context) -> Result<Catalog> {
+    context.paths.create()?;
+    Ok(Catalog::new(context.paths.images()))
+}
+
+fn made_known(context: &Context, image: &CatalogImage) -> Result {
+    if context.json {
+        return output::json(&serde_json::json!({
+            "name": image.name, "source": image.source, "origin": image.origin, "size": image.size,
+        }));
+    }
+    output::say(format!("the image `{0}` is there; use it in a file with: image = \"{0}\"", image.name));
+    Ok(())
+}
+
+/// The name of an image that is made from what is at `url`: the file's up to its first dot.
+fn named_after(url: &str) -> Option<Label> {
+    let file = url.split(['?', '#']).next()?.rsplit('/').next()?;
+    let stem = file.split('.').next()?.to_ascii_lowercase().replace('_', "-");
+    stem.parse().ok()
+}
+
+/// A path as it means the same from everywhere.
+fn shown(path: &Path) -> String {
+    std::path::absolute(path).unwrap_or_else(|_| PathBuf::from(path)).display().to_string()
+}
+
+/// How far something long is, on a terminal one line that is drawn again.
+struct Course {
+    what: String,
+    began: Instant,
+    drawn: Option<Instant>,
+    live: bool,
+}
+
+impl Course {
+    fn new(what: String) -> Self {
+        let live = std::io::stderr().is_terminal();
+        if !live {
+            output::say(&what);
+        }
+        Self { what, began: Instant::now(), drawn: None, live }
+    }
+
+    fn tell(&mut self, done: u64, total: Option<u64>) {
+        let is_due = self.drawn.is_none_or(|drawn| drawn.elapsed() > Duration::from_millis(100));
+        if !(self.live && is_due) {
+            return;
+        }
+        self.drawn = Some(Instant::now());
+        let elapsed = self.began.elapsed().as_secs_f64();
+        let share = match total.filter(|total| *total > 0) {
+            Some(total) => format!("{} of {} ({} %)", human_bytes(done), human_bytes(total), done * 100 / total),
+            None => human_bytes(done),
+        };
+        progress::draw(&format!("{elapsed:>7.2} s  {share}  {}", output::printable(&self.what)));
+    }
+
+    fn clear(&self) {
+        if self.live {
+            progress::clear();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_are_named_after_their_files() {
+        let name = |url| named_after(url).map(|name| name.to_string());
+        let debian = "https://cloud.example/bookworm/debian-12-genericcloud-amd64.qcow2";
+        assert_eq!(name(debian).as_deref(), Some("debian-12-genericcloud-amd64"));
+        assert_eq!(name("http://h/a/FreeBSD_14.raw?x=/y.z").as_deref(), Some("freebsd-14"));
+        assert_eq!(name("http://h/"), None);
     }
 }

@@ -13,7 +13,8 @@ use crate::table::Table;
 
 pub(crate) async fn run(context: &Context, arg: FileArg) -> Result {
     let path = file::meant(arg.file);
-    let request = ApplyRequest { owner: file::owner(&path), world: file::load(&path)?, if_revision: None };
+    let request =
+        ApplyRequest { owner: file::owner(&path), world: file::load(&path, &context.paths)?, if_revision: None };
     let plan = match Link::to_running(&context.paths).await {
         None if context.is_dormant() => {
             Scratch::open(&context.paths)?.controller.plan(&request).map_err(Failure::Problems)?

@@ -21,6 +21,12 @@ impl Scratch {
         if paths.cache.exists() {
             scratch.cache.clone_from(&paths.cache);
         }
+        // What must last is not in the throw-away home: the catalogue is looked at where it is.
+        if paths.images().exists() {
+            scratch.create()?;
+            let linked = std::os::unix::fs::symlink(paths.images(), scratch.images());
+            linked.map_err(|error| Failure::of("no-room", &error, "set TMPDIR to a folder that can be written"))?;
+        }
         let exe = std::env::current_exe().unwrap_or_default();
         Ok(Self { controller: Controller::open(scratch, exe)?, _home: home })
     }

@@ -20,7 +20,8 @@ const MAX_RACES: usize = 5;
 
 pub(crate) async fn run(context: &Context, arg: FileArg) -> Result {
     let path = file::meant(arg.file);
-    let request = ApplyRequest { owner: file::owner(&path), world: file::load(&path)?, if_revision: None };
+    let request =
+        ApplyRequest { owner: file::owner(&path), world: file::load(&path, &context.paths)?, if_revision: None };
     let link = Link::open(&context.paths).await?;
     become_world(context, link, request, &path).await
 }

@@ -9,6 +9,7 @@ mod forwards;
 mod guests;
 mod harness;
 mod host_only;
+mod images;
 mod ipv6;
 mod kvm;
 mod law;

@@ -40,7 +40,7 @@ fn examine(file: &File, path: &Path, format: DiskFormat) -> Result<Disk, Machine
     Disk::examine(file, Some(format)).map_err(bad)
 }
 
-fn open(what: &'static str, path: &Path) -> Result<File, MachineError> {
+pub(crate) fn open(what: &'static str, path: &Path) -> Result<File, MachineError> {
     let metadata = fs::metadata(path).map_err(|source| match source.kind() {
         io::ErrorKind::NotFound => MachineError::FileMissing { what, path: path.to_owned() },
         _ => MachineError::Io { action: "read", path: path.to_owned(), source },

@@ -7,6 +7,8 @@
 
 mod apt;
 mod busybox;
+mod catalog;
+mod checksum;
 mod cpio;
 mod deb;
 mod elf;
@@ -14,6 +16,7 @@ mod initrd;
 mod kernel;
 mod modules;
 mod parts;
+mod pull;
 mod unpack;
 
 use std::fmt;
@@ -33,10 +36,13 @@ use crate::MachineError;
 use crate::guest::AGENT;
 use crate::whole::draft_beside;
 
+pub use catalog::{Catalog, CatalogImage, KeptImage, Source};
+pub use checksum::Checksum;
 pub use cpio::Writer as CpioWriter;
 pub use deb::fuzz as fuzz_tar;
 pub use elf::fuzz as fuzz_elf;
 pub use parts::Parts;
+pub use pull::Expected;
 pub(crate) use unpack::unpacked;
 
 /// How the name of a kernel's package begins.
