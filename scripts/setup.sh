@@ -15,6 +15,8 @@ need cc gcc
 need pgrep procps
 need python3 python3
 need curl curl
+need mmdebstrap mmdebstrap
+need mke2fs e2fsprogs
 [ -z "$missing" ] && exit 0
 
 if ! command -v apt-get >/dev/null 2>&1; then

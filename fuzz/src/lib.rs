@@ -37,6 +37,7 @@ pub fn targets() -> Vec<Target> {
         ("frame_stream", port::frame_stream),
         ("gateway_frames", services::gateway_frames),
         ("guest_rings", port::guest_rings),
+        ("image_layers", machine::image_layers),
         ("ipv6_frames", ipv6::ipv6_frames),
         ("keeper_message", keeper::keeper_message),
         ("kernel_module", machine::kernel_module),

@@ -22,6 +22,11 @@ pub(crate) fn kernel_module(data: &[u8]) {
     fuzz::elf(data);
 }
 
+/// The layers of a container's image.
+pub(crate) fn image_layers(data: &[u8]) {
+    fuzz::layers(data);
+}
+
 /// The archive inside a package.
 pub(crate) fn package_archive(data: &[u8]) {
     fuzz::tar(data);

@@ -422,21 +422,31 @@ pub(crate) enum ImageCommand {
     /// List images: Weft's own, those that files describe, and those that were imported or pulled.
     #[command(visible_alias = "list")]
     Ls,
-    /// Build an image if it is not there.
+    /// Build an image: `micro`, if it is not there, or a `debian` with systemd, out of Debian's packages.
     Build {
-        /// The image.
+        /// Which: `micro` or `debian`.
         #[arg(default_value = weft_model::MICRO)]
-        name: String,
+        what: String,
+        /// The Debian, like `bookworm`; left out, this host's, or else the stable one.
+        #[arg(long)]
+        suite: Option<String>,
+        /// Packages that it is to have beyond those that a machine needs.
+        #[arg(long, value_name = "PACKAGE,…", value_delimiter = ',')]
+        include: Vec<String>,
+        /// The image's name; left out, `debian`.
+        #[arg(long)]
+        name: Option<Label>,
     },
-    /// Keep a copy of a disk, or of a kernel, under a name that any file can use.
+    /// Keep a disk, a kernel, or a container's image under a name that any file can use.
     ///
-    /// A disk (raw or qcow2) boots by itself, or stands beside the kernel if one is given. The files are not needed
-    /// afterwards; each machine gets a copy-on-write overlay of the disk.
+    /// A disk (raw or qcow2) boots by itself, or stands beside the kernel if one is given. An archive (tar, also packed) of
+    /// a root file system, or of a container's image (an OCI layout, or what `docker save` writes), becomes a disk with
+    /// a kernel beside it. The files are not needed afterwards; each machine gets a copy-on-write overlay of the disk.
     #[command(group(clap::ArgGroup::new("what").required(true).multiple(true).args(["disk", "kernel"])))]
     Import {
         /// The image's name.
         name: Label,
-        /// The disk.
+        /// The disk, or the archive.
         #[arg(value_hint = ValueHint::FilePath)]
         disk: Option<PathBuf>,
         /// The kernel: a bzImage, an ELF file, or a User-Mode Linux program.

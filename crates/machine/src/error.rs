@@ -100,6 +100,14 @@ pub enum MachineError {
         /// What is wrong with it.
         why: String,
     },
+    /// A program that does some of the work has failed.
+    #[error("{program} failed: {words}")]
+    Program {
+        /// The program.
+        program: &'static str,
+        /// The last of its words.
+        words: String,
+    },
     /// What is at an address could not be had.
     #[error("cannot pull {url}: {words}")]
     Pull {
@@ -255,6 +263,7 @@ impl MachineError {
             Self::NoSuchImage(_) => "no-such-image",
             Self::ImageExists(_) => "image-exists",
             Self::ImageDescription { .. } => "image-description",
+            Self::Program { .. } => "program-failed",
             Self::Pull { .. } => "pull-failed",
             Self::Checksum { .. } => "checksum-mismatch",
             Self::NoRoom { .. } => "disk-full",
@@ -284,6 +293,9 @@ impl MachineError {
                               of your own with `kernel` and `initrd`"
                 }
                 "dpkg-deb" => "install it: apt-get install dpkg",
+                "mmdebstrap" => "install it: apt-get install mmdebstrap",
+                "newuidmap" => "install it: apt-get install uidmap",
+                "mke2fs" | "debugfs" => "install it: apt-get install e2fsprogs",
                 "curl" => "install it: apt-get install curl",
                 _ => "install it with your package manager",
             },
@@ -303,6 +315,7 @@ impl MachineError {
             Self::ImageDescription { .. } => {
                 "if a newer Weft has written it, use that one; else remove the image and import it again"
             }
+            Self::Program { .. } => "if its words do not help, see what the host has free: room on the disk, memory",
             Self::Pull { .. } => {
                 "look at the address; what has come so far is kept, and the same command goes on with it"
             }

@@ -79,11 +79,13 @@ pub struct Tool {
 }
 
 /// The programs that are looked for, each with what it is for and where it comes from.
-const TOOLS: [(&str, &str, &str); 5] = [
+const TOOLS: [(&str, &str, &str); 7] = [
     ("apt-get", "downloads the packages of which the image `micro` is made", "only Debian and its relatives have it"),
     ("dpkg-deb", "unpacks those packages", "apt-get install dpkg"),
     ("busybox", "goes into the image `micro`; downloaded if missing", "apt-get install busybox-static"),
     ("curl", "downloads images: weft image pull", "apt-get install curl"),
+    ("mmdebstrap", "puts a Debian together: weft image build debian", "apt-get install mmdebstrap uidmap"),
+    ("mke2fs", "makes disks of containers' images and of Debian", "apt-get install e2fsprogs"),
     ("setsid", "detaches the machines from the terminal", "apt-get install util-linux"),
 ];
 

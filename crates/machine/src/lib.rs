@@ -23,7 +23,8 @@ pub use engine::{
 pub use error::{MAX_SOCKET_PATH_BYTES, MachineError};
 pub use host::{HostReport, KvmState, QemuReport, Tool, probe};
 pub use image::{
-    Built, Catalog, CatalogImage, Checksum, CpioWriter, Expected, ImageInfo, Images, KeptImage, Parts, Progress, Source,
+    Built, Catalog, CatalogImage, Checksum, CpioWriter, Debian, Expected, ImageInfo, Images, KeptImage, Parts,
+    Progress, Source,
 };
 pub use process::{Exit, Process};
 pub use shares::{GroupState, share, state as group_state};
@@ -33,5 +34,5 @@ pub use spec::{Boot, DiskSpec, LaunchNic, LaunchSpec, NicSetup, Seed, SeedNic, U
 #[doc(hidden)]
 pub mod fuzz {
     pub use crate::engine::{fuzz_qmp as qmp, fuzz_record as record, fuzz_rx_filter as rx_filter};
-    pub use crate::image::{fuzz_elf as elf, fuzz_tar as tar};
+    pub use crate::image::{fuzz_elf as elf, fuzz_layers as layers, fuzz_tar as tar};
 }

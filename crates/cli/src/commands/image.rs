@@ -1,10 +1,10 @@
 //! `weft image …`: what machines are made from.
 
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use weft_machine::{Catalog, CatalogImage, Checksum, Expected, Source};
+use weft_machine::{Catalog, CatalogImage, Checksum, Debian, Expected, Images, Source};
 use weft_types::Label;
 
 use crate::args::ImageCommand;
@@ -16,15 +16,26 @@ use crate::output::{self, human_bytes};
 use crate::progress;
 use crate::table::Table;
 
+/// The image that is built into the catalogue.
+const DEBIAN: &str = "debian";
+
 pub(crate) async fn run(context: &Context, command: ImageCommand) -> Result {
     match command {
         ImageCommand::Ls => list(context).await,
-        ImageCommand::Build { name } => build(context, &name).await,
+        ImageCommand::Build { what, suite, include, name } => match what.as_str() {
+            DEBIAN => build_debian(context, name, Debian::new(suite, include)?),
+            _ if suite.is_some() || name.is_some() || !include.is_empty() => {
+                let title = "--suite, --include and --name are for `weft image build debian` alone";
+                Err(Failure::usage("image-options", title, format!("leave them out to build `{what}`")))
+            }
+            name => build(context, name).await,
+        },
         ImageCommand::Import { name, disk, kernel, initrd, cmdline } => {
             let source = match (&kernel, &disk) {
                 (Some(kernel), disk) => {
                     Source::Kernel { kernel, initrd: initrd.as_deref(), cmdline: &cmdline, disk: disk.as_deref() }
                 }
+                (None, Some(archive)) if is_archive(archive) => return import_archive(context, &name, archive),
                 (None, Some(disk)) => Source::Disk(disk),
                 (None, None) => unreachable!("the command line has one of them"),
             };
@@ -95,6 +106,28 @@ fn import(context: &Context, name: &Label, source: Source<'_>, files: &str) -> R
     made_known(context, &made?)
 }
 
+/// Whether a file is a tar archive (POSIX.1-1988, `ustar`), or packed, as no disk is.
+fn is_archive(path: &Path) -> bool {
+    let mut head = Vec::new();
+    let read = std::fs::File::open(path).and_then(|file| file.take(512).read_to_end(&mut head));
+    let packed: [&[u8]; 4] = [&[0x1f, 0x8b], &[0x28, 0xb5, 0x2f, 0xfd], b"\xfd7zXZ", b"BZh"];
+    read.is_ok() && (head.get(257..262) == Some(b"ustar") || packed.iter().any(|magic| head.starts_with(magic)))
+}
+
+fn import_archive(context: &Context, name: &Label, archive: &Path) -> Result {
+    let origin = format!("imported from {}", shown(archive));
+    let (catalog, images) = (catalog(context)?, Images::new(&context.paths.cache));
+    let made = Steps::show(|steps| catalog.import_filesystem(&images, name, archive, &origin, steps));
+    made_known(context, &made?)
+}
+
+fn build_debian(context: &Context, name: Option<Label>, debian: Debian) -> Result {
+    let name = name.unwrap_or_else(|| DEBIAN.parse().expect("`debian` is a label"));
+    let (catalog, images) = (catalog(context)?, Images::new(&context.paths.cache));
+    let made = Steps::show(|steps| catalog.build_debian(&images, &name, &debian, steps));
+    made_known(context, &made?)
+}
+
 fn pull(context: &Context, url: &str, name: Option<Label>, checksum: Option<&str>) -> Result {
     let name = match name {
         Some(name) => name,
@@ -154,6 +187,23 @@ fn named_after(url: &str) -> Option<Label> {
 /// A path as it means the same from everywhere.
 fn shown(path: &Path) -> String {
     std::path::absolute(path).unwrap_or_else(|_| PathBuf::from(path)).display().to_string()
+}
+
+/// What something long is at, on a terminal one line that is drawn again, and elsewhere a line for each step.
+struct Steps;
+
+impl Steps {
+    fn show<T>(work: impl FnOnce(&dyn Fn(String)) -> T) -> T {
+        let (began, live) = (Instant::now(), std::io::stderr().is_terminal());
+        let done = work(&|step| {
+            let line = format!("{:>7.2} s  {}", began.elapsed().as_secs_f64(), output::printable(&step));
+            if live { progress::draw(&line) } else { output::say(line) }
+        });
+        if live {
+            progress::clear();
+        }
+        done
+    }
 }
 
 /// How far something long is, on a terminal one line that is drawn again.

@@ -1,8 +1,9 @@
 //! Images that a user brings: kept under a name, used by files, removed when nobody needs them.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use crate::harness::Home;
+use crate::harness::{Home, eventually};
 
 /// A kernel and an initrd of `micro` for a processor, from the home's cache.
 fn kernel_and_initrd(home: &Home) -> (PathBuf, PathBuf) {
@@ -93,5 +94,83 @@ fn an_imported_disk_gets_an_overlay_for_each_machine() {
     assert_eq!(small.code, 2, "{}", small.err);
     home.weft(&["down"]).ok();
     home.weft(&["image", "rm", "both"]).ok();
+    home.assert_gone();
+}
+
+/// Runs a program on the host, which must succeed.
+fn run(program: &str, args: &[&str]) -> String {
+    let output = std::process::Command::new(program).args(args).output().unwrap();
+    assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn a_containers_image_becomes_a_machine_that_runs_its_program() {
+    let home = Home::rootless("container");
+    let made = tempfile::tempdir().unwrap();
+    let at = |name: &str| made.path().join(name).to_string_lossy().into_owned();
+    let busybox = run("sh", &["-c", "command -v busybox"]);
+    // As `docker save` writes it: two layers, and what a container runs.
+    run("mkdir", &["-p", &at("one/bin"), &at("one/www"), &at("one/etc"), &at("two/www"), &at("saved")]);
+    run("cp", &[busybox.trim(), &at("one/bin/busybox")]);
+    std::fs::write(at("one/www/index.html"), "first").unwrap();
+    std::fs::write(at("one/www/secret"), "not to be seen").unwrap();
+    std::fs::write(at("one/etc/passwd"), "www:x:82:82::/:/bin/sh\n").unwrap();
+    std::fs::write(at("two/www/.wh.secret"), "").unwrap();
+    std::fs::write(at("two/www/index.html"), "second\n").unwrap();
+    for layer in ["one", "two"] {
+        run("tar", &["-C", &at(layer), "-cf", &at(&format!("saved/{layer}.tar")), "."]);
+    }
+    let config = r#"{"architecture":"amd64","os":"linux","config":{"Entrypoint":["/bin/busybox"],
+        "Cmd":["httpd","-f","-p","8080","-h","/www"],"Env":["GREETING=it's me"],"WorkingDir":"/www","User":"www"}}"#;
+    std::fs::write(at("saved/config.json"), config).unwrap();
+    std::fs::write(at("saved/manifest.json"), r#"[{"Config":"config.json","Layers":["one.tar","two.tar"]}]"#).unwrap();
+    run("tar", &["-C", &at("saved"), "-czf", &at("packed.tar.gz"), "."]);
+    run("tar", &["-C", &at("saved"), "-cf", &at("saved.tar"), "."]);
+    run("chmod", &["-R", "a+rX", &at("")]);
+
+    home.weft(&["image", "import", "web", &at("saved.tar")]).ok();
+    home.write(
+        "weft.toml",
+        "[network.lan]\n[vm.c]\nimage = 'web'\nready = 'agent'\nnics = ['lan']\n[vm.d]\nready = 'agent'\nnics = ['lan']\n",
+    );
+    home.weft(&["up"]).ok();
+    let own = |path: &str| format!("/usr/lib/weft/bin/{path}");
+    assert_eq!(home.exec("c", &[&own("hostname")]).ok().trim(), "c");
+    eventually("the program answers", Duration::from_secs(20), || {
+        home.exec("d", &["wget", "-q", "-O", "-", "http://c:8080/"]).out == "second\n"
+    });
+    assert_ne!(home.exec("d", &["wget", "-q", "-O", "-", "http://c:8080/secret"]).code, 0);
+    let processes = home.exec("c", &[&own("ps"), "-o", "user,args"]).ok();
+    assert!(processes.contains("www      /bin/busybox httpd -f"), "{processes}");
+    home.weft(&["down"]).ok();
+    // Packed, it is the same; and cut off, nothing of it stays.
+    home.weft(&["image", "import", "other", &at("packed.tar.gz")]).ok();
+    std::fs::write(at("cut.tar.gz"), &std::fs::read(at("packed.tar.gz")).unwrap()[..50_000]).unwrap();
+    run("chmod", &["a+r", &at("cut.tar.gz")]);
+    let cut = home.weft(&["image", "import", "cut", &at("cut.tar.gz")]);
+    assert_eq!(cut.code, 1);
+    assert!(cut.err.contains("the archive"), "{}", cut.err);
+    assert!(home.json(&["image", "ls"]).as_array().unwrap().iter().all(|image| image["name"] != "cut"));
+    home.assert_gone();
+}
+
+#[test]
+fn a_debian_is_built_and_becomes_a_machine() {
+    let home = Home::new("debian");
+    home.weft(&["image", "build", "debian"]).ok();
+    home.write("weft.toml", "[network.lan]\n[vm.deb]\nimage = 'debian'\nready = 'agent'\nmemory = '512MiB'\nnics = ['lan']\ndisk_size = '5GiB'\n");
+    home.weft(&["up"]).ok();
+    assert_eq!(home.exec("deb", &["hostname"]).ok().trim(), "deb");
+    home.exec("deb", &["ping", "-c", "1", "-W", "5", "gateway"]).ok();
+    assert_eq!(home.exec("deb", &["stat", "-c", "%u %g %a", "/etc/shadow"]).ok().trim(), "0 42 640");
+    assert!(home.exec("deb", &["systemctl", "--failed", "--no-legend"]).ok().trim().is_empty());
+    let disk: u64 = home.exec("deb", &["sh", "-c", "df -k / | awk 'END { print $2 }'"]).ok().trim().parse().unwrap();
+    assert!(disk > 4 << 20, "the file system has not grown: {disk} KiB");
+    // Off by the guest's own way, and what was written is there again.
+    home.exec("deb", &["sh", "-c", "echo kept >/root/note"]).ok();
+    home.weft(&["vm", "restart", "deb"]).ok();
+    assert_eq!(home.exec("deb", &["cat", "/root/note"]).ok(), "kept\n");
+    home.weft(&["down"]).ok();
     home.assert_gone();
 }

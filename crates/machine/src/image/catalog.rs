@@ -102,9 +102,15 @@ pub struct Catalog {
 }
 
 /// A folder in which an image is made; it goes unless it is renamed. While it lives, nobody else removes it.
-struct Draft {
+pub(super) struct Draft {
     dir: TempDir,
     _lock: File,
+}
+
+impl Draft {
+    pub(super) fn path(&self) -> &Path {
+        self.dir.path()
+    }
 }
 
 impl Catalog {
@@ -272,7 +278,7 @@ impl Catalog {
     }
 
     /// A new draft, after those are removed whose makers were killed.
-    fn draft(&self) -> Result<Draft, MachineError> {
+    pub(super) fn draft(&self) -> Result<Draft, MachineError> {
         fs::create_dir_all(&self.dir).map_err(MachineError::io("create", &self.dir))?;
         let path = self.dir.join(".lock");
         let lock = File::options().create(true).truncate(false).write(true).open(&path);

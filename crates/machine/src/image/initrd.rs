@@ -89,7 +89,6 @@ pub(super) fn write<W: io::Write>(to: W, contents: &Contents<'_>) -> io::Result<
             _ => archive.file(path, permissions, text.as_bytes())?,
         }
     }
-    archive.file("etc/modules", 0o644, format!("{}\n", contents.load.join(" ")).as_bytes())?;
     archive.file("bin/busybox", 0o755, contents.busybox)?;
     archive.file("bin/weft-agent", 0o755, contents.agent)?;
     for path in contents.applets.iter().map(|applet| format!("bin/{applet}")) {
@@ -97,13 +96,41 @@ pub(super) fn write<W: io::Write>(to: W, contents: &Contents<'_>) -> io::Result<
             archive.link(&path, "busybox")?;
         }
     }
+    modules(&mut archive, contents)?;
+    archive.finish()
+}
+
+/// The first program of a machine whose root file system is its disk.
+pub(super) const ROOTED_INIT: &str = include_str!("filesystem/guest/rooted-init");
+
+/// Writes the archive that leads to a root file system on a disk.
+pub(super) fn write_rooted<W: io::Write>(to: W, contents: &Contents<'_>) -> io::Result<W> {
+    let mut archive = Writer::new(to);
+    for path in ["bin", "dev", "etc", "lib", "lib/modules", "proc", "root", "sys"] {
+        archive.directory(path, 0o755)?;
+    }
+    archive.link("sbin", "bin")?;
+    archive.device("dev/console", 0o600, 5, 1)?;
+    archive.device("dev/null", 0o666, 1, 3)?;
+    archive.file("init", 0o755, ROOTED_INIT.as_bytes())?;
+    archive.file("bin/busybox", 0o755, contents.busybox)?;
+    for path in contents.applets.iter().map(|applet| format!("bin/{applet}")) {
+        archive.link(&path, "busybox")?;
+    }
+    modules(&mut archive, contents)?;
+    archive.finish()
+}
+
+/// Writes the kernel's modules, and which of them to load.
+fn modules<W: io::Write>(archive: &mut Writer<W>, contents: &Contents<'_>) -> io::Result<()> {
+    archive.file("etc/modules", 0o644, format!("{}\n", contents.load.join(" ")).as_bytes())?;
     let folder = format!("lib/modules/{}", contents.release);
     archive.directory(&folder, 0o755)?;
     archive.file(&format!("{folder}/modules.dep"), 0o644, contents.modules_dep.as_bytes())?;
     for (file, module) in contents.modules {
         archive.file(&format!("{folder}/{file}"), 0o644, module)?;
     }
-    archive.finish()
+    Ok(())
 }
 
 /// The guest's `wget`; busybox knows its own as `name`.

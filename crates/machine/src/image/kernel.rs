@@ -28,6 +28,21 @@ pub(super) const MICRO: Choice<'static> = Choice {
     package: "linux-image-cloud-amd64",
     modules: &["pvpanic_pci", "virtio_pci", "virtio_console", "virtio_net", "virtio_rng", "evdev", "button"],
 };
+/// That of machines whose root file system is their disk, and which have none of their own.
+pub(super) const ROOTED: Choice<'static> = Choice {
+    package: "linux-image-cloud-amd64",
+    modules: &[
+        "pvpanic_pci",
+        "virtio_pci",
+        "virtio_blk",
+        "ext4",
+        "virtio_console",
+        "virtio_net",
+        "virtio_rng",
+        "evdev",
+        "button",
+    ],
+};
 /// The same guest's of User-Mode Linux: a package that is the kernel itself, which is a program.
 pub(super) const MICRO_UML: Choice<'static> = Choice { package: "user-mode-linux", modules: &["virtio_net", "ipv6"] };
 /// The largest kernel module that is believed to be one, in bytes.
@@ -39,6 +54,9 @@ const KERNEL: &str = "vmlinuz";
 const RELEASE: &str = "release";
 /// The file with the modules in load order, each with what it needs, in the format of `modules.dep(5)`.
 const ORDER: &str = "modules.dep";
+
+/// Where the list of the modules that are in the kernel itself is put, among what is not kept.
+const BUILT_IN: &str = "modules.builtin";
 
 /// A module's file: its name and its contents.
 pub(super) type ModuleFile = (String, Vec<u8>);
@@ -79,6 +97,9 @@ impl Kernel {
             {
                 return Some(dir.join(KERNEL));
             }
+            if path.ends_with("/modules.builtin") {
+                return Some(scratch.join(BUILT_IN));
+            }
             let (version, file) = module_file(path)?;
             release.get_or_insert_with(|| version.to_owned());
             Some(all.join(file))
@@ -92,8 +113,10 @@ impl Kernel {
             }
             outcome => outcome.map_err(MachineError::io("write", &kernel))?,
         }
-        let needs = needs_of(&all, wanted, busybox)?;
-        let order = load_order(&needs, wanted).map_err(|error| damaged(error.to_string()))?;
+        let built_in = fs::read_to_string(scratch.join(BUILT_IN)).unwrap_or_default();
+        let wanted: Vec<_> = wanted.iter().copied().filter(|name| !is_built_in(&built_in, name)).collect();
+        let needs = needs_of(&all, &wanted, busybox)?;
+        let order = load_order(&needs, &wanted).map_err(|error| damaged(error.to_string()))?;
         let mut table = String::new();
         for name in &order {
             let file = format!("{name}.ko");
@@ -127,6 +150,12 @@ impl Kernel {
         let modules = files.map(|file| Ok((file.to_owned(), read(file)?))).collect::<Result<_, MachineError>>()?;
         Ok((table, modules))
     }
+}
+
+/// Whether a module is in the kernel itself, by the list of those that are (the kernel's Documentation/kbuild/kbuild.rst).
+fn is_built_in(list: &str, name: &str) -> bool {
+    let names = list.lines().filter_map(|path| path.rsplit('/').next()?.strip_suffix(".ko"));
+    names.into_iter().any(|known| module_name(known) == name)
 }
 
 /// A module's release and the name of its file as we keep it, if `path` in the package is one.

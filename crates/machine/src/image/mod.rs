@@ -12,6 +12,7 @@ mod checksum;
 mod cpio;
 mod deb;
 mod elf;
+mod filesystem;
 mod initrd;
 mod kernel;
 mod modules;
@@ -31,7 +32,7 @@ use weft_types::ByteSize;
 
 use self::apt::Apt;
 use self::busybox::Busybox;
-use self::kernel::{Choice, Kernel, MICRO as MICRO_KERNEL, MICRO_UML};
+use self::kernel::{Choice, Kernel, MICRO as MICRO_KERNEL, MICRO_UML, ROOTED as ROOTED_KERNEL};
 use crate::MachineError;
 use crate::guest::AGENT;
 use crate::whole::draft_beside;
@@ -41,6 +42,7 @@ pub use checksum::Checksum;
 pub use cpio::Writer as CpioWriter;
 pub use deb::fuzz as fuzz_tar;
 pub use elf::fuzz as fuzz_elf;
+pub use filesystem::{Debian, fuzz as fuzz_layers};
 pub use parts::Parts;
 pub use pull::Expected;
 pub(crate) use unpack::unpacked;
@@ -75,6 +77,14 @@ pub struct Built {
     pub initrd: PathBuf,
     /// The kernel's command line.
     pub cmdline: String,
+}
+
+/// What starts a machine whose root file system is its disk.
+#[derive(Debug)]
+struct Rooted {
+    kernel: PathBuf,
+    initrd: PathBuf,
+    busybox: Busybox,
 }
 
 /// A step of a build.
@@ -153,6 +163,23 @@ impl Images {
             Some(built) => Ok(built),
             None => self.build(recipe, progress),
         }
+    }
+
+    /// What starts a machine whose root file system is its disk, and has no kernel; built if that has not been done yet.
+    pub(in crate::image) fn rooted(&self, progress: &dyn Fn(Progress)) -> Result<Rooted, MachineError> {
+        let _lock = self.lock(progress)?;
+        let (kernel, busybox) = self.ingredients(&ROOTED_KERNEL, progress)?;
+        progress(Progress::Writing);
+        let path = self.micro.join(format!(
+            "rooted-{}",
+            digest(&[kernel.release.as_bytes(), busybox.identity().as_bytes(), initrd::ROOTED_INIT.as_bytes()])
+        ));
+        if !path.is_file() {
+            self.write_archive(&path, &kernel, ROOTED_KERNEL.modules, &busybox, |to, contents| {
+                initrd::write_rooted(to, contents).map(drop)
+            })?;
+        }
+        Ok(Rooted { kernel: kernel.path(), initrd: path, busybox })
     }
 
     /// The images that are built.
@@ -234,24 +261,38 @@ impl Images {
 
     fn write_initrd(&self, kernel: &Kernel, load: &[&str], busybox: &Busybox) -> Result<PathBuf, MachineError> {
         let path = self.initrd(kernel, busybox);
+        self.write_archive(&path, kernel, load, busybox, |to, contents| initrd::write(to, contents).map(drop))?;
+        Ok(path)
+    }
+
+    fn write_archive(
+        &self,
+        path: &Path,
+        kernel: &Kernel,
+        load: &[&str],
+        busybox: &Busybox,
+        write: impl FnOnce(BufWriter<&mut tempfile::NamedTempFile>, &initrd::Contents<'_>) -> io::Result<()>,
+    ) -> Result<(), MachineError> {
         let (modules_dep, modules) = kernel.modules()?;
         let (program, wget) = busybox.read()?;
+        // What is in the kernel itself has no file.
+        let is_module = |name: &&str| modules.iter().any(|(file, _)| file.strip_suffix(".ko") == Some(name));
+        let load: Vec<_> = load.iter().copied().filter(is_module).collect();
         let contents = initrd::Contents {
             release: &kernel.release,
             modules: &modules,
             modules_dep: &modules_dep,
-            load,
+            load: &load,
             busybox: &program,
             wget,
             applets: &busybox.applets,
             agent: AGENT,
         };
-        let written = draft_beside(&path).and_then(|mut draft| {
-            initrd::write(BufWriter::new(&mut draft), &contents)?;
-            draft.persist(&path).map_err(|error| error.error)
+        let written = draft_beside(path).and_then(|mut draft| {
+            write(BufWriter::new(&mut draft), &contents)?;
+            draft.persist(path).map_err(|error| error.error).map(drop)
         });
-        written.map_err(MachineError::io("write", &path))?;
-        Ok(path)
+        written.map_err(MachineError::io("write", path))
     }
 
     /// The kernel's folder: one for each choice.
