@@ -115,6 +115,9 @@ pub trait Host: Send + Sync {
     /// Lets a machine's adapters ask for new leases at once, as far as that is in the host's power.
     fn renew_leases(&self, vm: &VmName, adapters: &BTreeSet<MacAddr>);
 
+    /// Lets a machine's adapters ask what their leases say now, and keep them, as far as that is in the host's power.
+    fn refresh_leases(&self, vm: &VmName, adapters: &BTreeSet<MacAddr>);
+
     /// What a machine has said so far.
     fn words(&self, vm: &VmName) -> Words;
 

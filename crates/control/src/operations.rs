@@ -8,7 +8,7 @@ use std::time::Duration;
 use weft_model::view::{OperationState, ProblemView, StepView};
 use weft_types::{Label, VmName};
 
-use crate::desired::{Desired, Records};
+use crate::desired::{Desired, Records, dataplane_config};
 use crate::events::Happening;
 use crate::execute::{Conductor, execute};
 use crate::host::Trouble;
@@ -66,10 +66,14 @@ impl Inner {
 
     /// Carries out the plan for what is desired now; what went wrong, and the machines that were not started for it.
     fn converge(self: &Arc<Self>, id: u64, records: &Records) -> (Vec<ProblemView>, BTreeSet<VmName>) {
-        let plan = plan(&records.desired, &self.observe(records), &self.paths);
+        let observed = self.observe(records);
+        let plan = plan(&records.desired, &observed, &self.paths);
         let run = Run { inner: self, id, desired: &records.desired, failures: Mutex::default() };
         execute(&plan.tasks, self.settings.parallel, &run);
         self.renew_lost_leases(id);
+        if let Some(before) = &observed.applied {
+            self.refresh_leases(id, before, &dataplane_config(&records.desired, &self.paths));
+        }
         run.failures.into_inner().unwrap_or_else(PoisonError::into_inner)
     }
 

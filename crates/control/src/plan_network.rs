@@ -206,11 +206,21 @@ fn changes(old: &NetworkConfig, new: &NetworkConfig) -> (Vec<String>, Impact) {
     if told(old) != told(new) && !words.iter().any(|word| word.starts_with("DHCP ")) {
         words.push("what DHCP clients are told changed".to_owned());
     }
+    let says_else = matches!((told_by_leases(old), told_by_leases(new)), (Some(old), Some(new)) if old != new);
     // Who has an address of a prefix that goes has another one, or none, soon.
     let prefix = |network: &NetworkConfig| network.gateway.as_ref().and_then(|gateway| gateway.subnet6);
     let is_renumbered = prefix(old).is_some() && prefix(old) != prefix(new);
-    let impact = if is_renumbered || moved.contains(&true) { Impact::Release } else { Impact::Hitless };
+    let impact = if is_renumbered || says_else || moved.contains(&true) { Impact::ReLease } else { Impact::Hitless };
     (words, impact)
+}
+
+/// What a network's leases say beside an address and how long it lasts, if it has leases.
+pub(crate) fn told_by_leases(network: &NetworkConfig) -> Option<impl PartialEq + use<>> {
+    let gateway = network.gateway.as_ref()?;
+    let dhcp = gateway.dhcp.as_ref()?;
+    let leads_out = network.mode == NetworkMode::Nat;
+    let boot = (dhcp.options.clone(), dhcp.boot.clone());
+    Some((gateway.ip, gateway.subnet.prefix_len(), leads_out, gateway.dns, network.mtu, boot))
 }
 
 /// An access list in a few words.
@@ -315,7 +325,7 @@ fn address_steps(desired: &Desired, old: &NetworkConfig, new: &NetworkConfig) ->
         let text = |ip: Option<std::net::Ipv4Addr>| ip.map_or_else(|| "from the pool".to_owned(), |ip| ip.to_string());
         let detail = format!("address on {} {} -> {}", new.name, text(before.ip), text(kept.ip));
         let provenance = desired.vms.get(&kept.vm).map(|vm| vm.spec.provenance.clone());
-        steps.push(step(StepAction::Update, "vm", kept.vm.as_str(), detail, Impact::Release, provenance));
+        steps.push(step(StepAction::Update, "vm", kept.vm.as_str(), detail, Impact::ReLease, provenance));
     }
     steps
 }

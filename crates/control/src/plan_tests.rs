@@ -60,7 +60,7 @@ fn modes_change_and_ports_stay() {
         &with("mode = 'nat'"),
         &with("mode = 'host-only'"),
         expect![[r#"
-            update network backstage: mode nat -> host-only (hitless) @4
+            update network backstage: mode nat -> host-only (release) @4
             create adapter weft-backstage: 10.30.0.254/24 of the host on backstage (hitless) @4
         "#]],
     );
@@ -172,7 +172,7 @@ fn what_the_switch_can_change_alone_is_hitless() {
         THREE,
         &edit("[network.backstage]", "dns = false\n[network.backstage]"),
         expect![[r#"
-            update network office: DNS on -> off (hitless) @2
+            update network office: DNS on -> off (release) @2
         "#]],
     );
     check_edit(

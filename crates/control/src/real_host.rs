@@ -357,6 +357,12 @@ impl Host for RealHost {
         // A cable that is pulled and put back makes most guests ask; ours do not look at it.
         let Some(launch) = read_launch(&self.paths.vm_state(vm)) else { return };
         if launch.source.is_some() {
+            // An agent of ours in another's image may know a better way.
+            if let Ok(Voice::Own(agent)) = self.voice(vm, TURN)
+                && agent.renew_leases(adapters.iter().copied()).is_ok()
+            {
+                return;
+            }
             let nics = launch.nics.iter().enumerate().filter(|(_, nic)| adapters.contains(&nic.mac));
             let nics: Vec<_> = nics.map(|(index, _)| index).collect();
             if let Err(error) = weft_machine::replug(&run_dir, &nics) {
@@ -370,6 +376,18 @@ impl Host for RealHost {
         });
         if let Err(error) = asked {
             tracing::warn!(%error, %vm, "its adapters cannot be asked to renew their leases");
+        }
+    }
+
+    fn refresh_leases(&self, vm: &VmName, adapters: &BTreeSet<MacAddr>) {
+        // Others' images may have no agent, and somebody waits.
+        let patience = if self.has_foreign_image(vm) { TURN } else { AGENT_PATIENCE };
+        let asked = self.voice(vm, patience).and_then(|voice| match voice {
+            Voice::Own(agent) => agent.refresh_leases(adapters.iter().copied()),
+            Voice::Foreign(_) => Ok(()), // it asks by itself when half of its lease is over
+        });
+        if let Err(error) = asked {
+            tracing::info!(%error, %vm, "its adapters hear of what their leases say when they renew them");
         }
     }
 

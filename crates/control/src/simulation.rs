@@ -365,6 +365,8 @@ impl Host for SimulatedHost {
         lock(&self.world).lost.remove(vm);
     }
 
+    fn refresh_leases(&self, _: &VmName, _: &BTreeSet<MacAddr>) {}
+
     fn words(&self, _: &VmName) -> Words {
         Words { console: vec!["[    1.0] booting".to_owned(), "login:".to_owned()], ..Words::default() }
     }

@@ -75,8 +75,9 @@ pub enum StepAction {
 pub enum Impact {
     /// Nobody notices.
     Hitless,
-    /// Clients get another address when their lease ends.
-    Release,
+    /// Clients get another address, or hear something else from their lease: at once where they can be told, else when
+    /// they renew it.
+    ReLease,
     /// The machine is restarted or removed.
     Restart,
 }

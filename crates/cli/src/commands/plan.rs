@@ -56,7 +56,7 @@ pub(crate) fn render(plan: &PlanView) -> String {
         };
         let impact = match step.impact {
             Impact::Hitless => "",
-            Impact::Release => " (clients get new addresses when their leases end)",
+            Impact::ReLease => " (re-lease: clients hear of it at once where they can be told, else when they renew)",
             Impact::Restart => " (whoever uses it is interrupted)",
         };
         let detail = output::printable(&step.detail) + impact;

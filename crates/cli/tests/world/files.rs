@@ -1,6 +1,8 @@
 //! Edits of a file, owners, overrides, and files that are no good.
 
-use crate::harness::Home;
+use std::time::Duration;
+
+use crate::harness::{Home, eventually};
 
 const BASE: &str = "
 [network.lan]
@@ -69,6 +71,59 @@ fn a_machine_that_runs_follows_its_network_to_other_addresses() {
         let addresses = home.exec("a", &["ip", "-4", "addr", "show", "dev", "eth0"]).ok();
         assert!(addresses.contains(address), "{addresses}");
     }
+    assert_eq!((home.pid("a"), home.pid("b")), pids);
+    home.weft(&["down"]).ok();
+    home.assert_gone();
+}
+
+#[test]
+fn what_leases_say_changes_while_addresses_and_connections_stay() {
+    let home = Home::new("re-lease");
+    let world = |more: &str| {
+        format!("[network.lan]\nsubnet = '10.50.0.0/24'\n{more}[vm.a]\nnics = ['lan']\n[vm.b]\nnics = ['lan']\n")
+    };
+    home.write("weft.toml", &world(""));
+    home.weft(&["up"]).ok();
+    let pids = (home.pid("a"), home.pid("b"));
+    home.exec(
+        "a",
+        &["sh", "-c", "setsid sh -c 'sleep 1000 | nc -l -p 7000 >/tmp/got' </dev/null >/dev/null 2>&1 & sleep 0.5"],
+    )
+    .ok();
+    home.exec(
+        "b",
+        &[
+            "sh",
+            "-c",
+            "setsid sh -c 'while sleep 0.2; do echo tick; done | nc a 7000' </dev/null >/dev/null 2>&1 & sleep 0.5",
+        ],
+    )
+    .ok();
+    let ticks = || home.exec("a", &["sh", "-c", "wc -l </tmp/got"]).ok().trim().parse::<u32>().unwrap();
+    let flows = || {
+        let before = ticks();
+        eventually("the connection goes on", Duration::from_secs(20), || ticks() > before);
+    };
+    flows();
+    let address = home.exec("a", &["ip", "-4", "addr", "show", "dev", "eth0"]).ok();
+    let says = |gateway: bool, servers: bool| {
+        let holds = |command: &str, word: &str| home.exec("a", &["sh", "-c", command]).ok().contains(word);
+        eventually("the lease is heard of", Duration::from_secs(20), || {
+            holds("ip route", "default") == gateway && holds("cat /etc/resolv.conf", "nameserver") == servers
+        });
+        assert_eq!(home.exec("a", &["ip", "-4", "addr", "show", "dev", "eth0"]).ok(), address);
+        flows();
+    };
+    says(true, true);
+    for (more, gateway, servers) in [("mode = 'host-only'\n", false, true), ("dns = false\n", true, false)] {
+        home.write("weft.toml", &world(more));
+        let plan = home.json(&["plan"]);
+        assert_eq!(plan["steps"][0]["impact"], "re-lease", "{plan:#}");
+        home.weft(&["up"]).ok();
+        says(gateway, servers);
+    }
+    home.weft(&["undo"]).ok();
+    says(false, true);
     assert_eq!((home.pid("a"), home.pid("b")), pids);
     home.weft(&["down"]).ok();
     home.assert_gone();

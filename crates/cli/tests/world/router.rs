@@ -57,7 +57,10 @@ fn a_router_joins_what_its_rules_say_and_goes_again() {
     world("");
     home.weft(&["up"]).ok();
     assert!(!ping("front", &store));
+    let routes = || home.exec("store", &["ip", "route"]).ok();
+    assert!(!routes().contains("10.61.0.0/24"), "{}", routes());
     home.weft(&["undo"]).ok();
+    assert!(routes().contains("10.61.0.0/24 via 10.62.0.1"), "{}", routes());
     assert!(ping("front", &store));
     assert_eq!(["front", "store", "switch"].map(|name| home.pid(name)), pids);
     home.weft(&["down"]).ok();

@@ -119,7 +119,17 @@ impl Agent {
 
     /// Lets adapters of a guest of Weft's own image, by their MAC addresses, ask for new leases.
     pub fn renew_leases(&self, adapters: impl IntoIterator<Item = MacAddr>) -> Result<()> {
-        let argv = std::iter::once("renew-leases".to_owned()).chain(adapters.into_iter().map(|mac| mac.to_string()));
+        self.run("renew-leases", adapters)
+    }
+
+    /// Lets them ask what the leases that they have say now; their addresses stay.
+    pub fn refresh_leases(&self, adapters: impl IntoIterator<Item = MacAddr>) -> Result<()> {
+        self.run("refresh-leases", adapters)
+    }
+
+    /// Runs a program of the guest's that takes MAC addresses, to its end.
+    fn run(&self, program: &str, adapters: impl IntoIterator<Item = MacAddr>) -> Result<()> {
+        let argv = std::iter::once(program.to_owned()).chain(adapters.into_iter().map(|mac| mac.to_string()));
         let mut session = self.exec(ExecRequest { argv: argv.collect(), ..ExecRequest::default() })?;
         loop {
             match session::read(&mut session) {

@@ -28,12 +28,13 @@ const LINKS: [(&str, &str); 5] =
     [("sbin", "bin"), ("usr", "."), ("var/run", "../run"), ("var/log", "../tmp"), ("etc/mtab", "../proc/mounts")];
 
 /// The files that are the same in every image, with their permissions.
-const FILES: [(&str, u32, &str); 12] = [
+const FILES: [(&str, u32, &str); 13] = [
     ("init", 0o755, include_str!("rootfs/init")),
     ("etc/inittab", 0o644, include_str!("rootfs/inittab")),
     ("etc/udhcpc.script", 0o755, include_str!("rootfs/udhcpc.script")),
     ("bin/wget", 0o755, include_str!("rootfs/wget")),
     ("bin/renew-leases", 0o755, include_str!("rootfs/renew-leases")),
+    ("bin/refresh-leases", 0o755, include_str!("rootfs/refresh-leases")),
     ("etc/profile", 0o644, include_str!("rootfs/profile")),
     ("etc/motd", 0o644, include_str!("rootfs/motd")),
     // What the power button does; the path is busybox's own idea. Everything is in memory: there is nothing to save.

@@ -122,6 +122,7 @@ fn with_systemd(tree: &mut Tree) -> io::Result<()> {
     }
     tree.file("etc/systemd/network/80-weft.network", 0o644, include_bytes!("guest/80-weft.network"))?;
     enable(tree, "systemd-networkd.service")?;
+    tree.file("usr/local/sbin/refresh-leases", 0o755, include_bytes!("guest/refresh-leases"))?;
     if has_any(tree, "systemd/systemd-resolved") {
         enable(tree, "systemd-resolved.service")?;
         tree.link("etc/resolv.conf", "../run/systemd/resolve/stub-resolv.conf")?;
@@ -145,6 +146,14 @@ fn without_init(tree: &mut Tree, busybox: &Busybox, command: Option<&Command>) -
     let own_path = "#!/usr/lib/weft/busybox sh\nexport PATH=/usr/lib/weft/bin";
     let script = include_str!("../rootfs/udhcpc.script").replacen("#!/bin/sh", own_path, 1);
     tree.file(&format!("{OWN}/udhcpc.script"), 0o755, script.as_bytes())?;
+    let scripts = [
+        ("renew-leases", include_str!("../rootfs/renew-leases")),
+        ("refresh-leases", include_str!("../rootfs/refresh-leases")),
+    ];
+    for (name, text) in scripts {
+        let text = text.replacen("#!/bin/sh", own_path, 1);
+        tree.file(&format!("{OWN}/bin/{name}"), 0o755, text.as_bytes())?;
+    }
     if let Some(command) = command.filter(|command| !command.words.is_empty()) {
         tree.file(&format!("{OWN}/run"), 0o755, command.script().as_bytes())?;
     }
