@@ -439,7 +439,7 @@ pub(crate) enum ImageCommand {
     },
     /// Keep a disk, a kernel, or a container's image under a name that any file can use.
     ///
-    /// A disk (raw or qcow2) boots by itself, or stands beside the kernel if one is given. An archive (tar, also packed) of
+    /// A disk (raw or qcow2) boots by itself, or stands beside the kernel if one is given. A packed disk is unpacked. An archive (tar, also packed) of
     /// a root file system, or of a container's image (an OCI layout, or what `docker save` writes), becomes a disk with
     /// a kernel beside it. The files are not needed afterwards; each machine gets a copy-on-write overlay of the disk.
     #[command(group(clap::ArgGroup::new("what").required(true).multiple(true).args(["disk", "kernel"])))]
@@ -459,7 +459,7 @@ pub(crate) enum ImageCommand {
         #[arg(long, value_name = "WORDS", requires = "kernel", default_value = weft_model::CMDLINE)]
         cmdline: String,
     },
-    /// Download a disk image, look at its checksum, and keep it; goes on where an earlier one was cut off.
+    /// Download a disk or an archive, look at its checksum, and keep it as `import` does; goes on where it was cut off.
     Pull {
         /// Where it is: http://, https:// or file:///.
         url: String,

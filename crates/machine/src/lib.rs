@@ -24,7 +24,7 @@ pub use error::{MAX_SOCKET_PATH_BYTES, MachineError};
 pub use host::{HostReport, KvmState, QemuReport, Tool, probe};
 pub use image::{
     Built, Catalog, CatalogImage, Checksum, CpioWriter, Debian, Expected, ImageInfo, Images, KeptImage, Parts,
-    Progress, Source,
+    Progress, Source, is_archive,
 };
 pub use process::{Exit, Process};
 pub use shares::{GroupState, share, state as group_state};

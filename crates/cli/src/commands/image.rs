@@ -1,10 +1,10 @@
 //! `weft image …`: what machines are made from.
 
-use std::io::{IsTerminal as _, Read as _};
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use weft_machine::{Catalog, CatalogImage, Checksum, Debian, Expected, Images, Source};
+use weft_machine::{Catalog, CatalogImage, Checksum, Debian, Expected, Images, Source, is_archive};
 use weft_types::Label;
 
 use crate::args::ImageCommand;
@@ -106,18 +106,10 @@ fn import(context: &Context, name: &Label, source: Source<'_>, files: &str) -> R
     made_known(context, &made?)
 }
 
-/// Whether a file is a tar archive (POSIX.1-1988, `ustar`), or packed, as no disk is.
-fn is_archive(path: &Path) -> bool {
-    let mut head = Vec::new();
-    let read = std::fs::File::open(path).and_then(|file| file.take(512).read_to_end(&mut head));
-    let packed: [&[u8]; 4] = [&[0x1f, 0x8b], &[0x28, 0xb5, 0x2f, 0xfd], b"\xfd7zXZ", b"BZh"];
-    read.is_ok() && (head.get(257..262) == Some(b"ustar") || packed.iter().any(|magic| head.starts_with(magic)))
-}
-
 fn import_archive(context: &Context, name: &Label, archive: &Path) -> Result {
     let origin = format!("imported from {}", shown(archive));
     let (catalog, images) = (catalog(context)?, Images::new(&context.paths.cache));
-    let made = Steps::show(|steps| catalog.import_filesystem(&images, name, archive, &origin, steps));
+    let made = Steps::show(|steps| catalog.import_archive(&images, name, archive, &origin, steps));
     made_known(context, &made?)
 }
 
@@ -149,10 +141,11 @@ fn pull(context: &Context, url: &str, name: Option<Label>, checksum: Option<&str
         }
     });
     let expected = expected.transpose()?;
-    let catalog = catalog(context)?;
+    let (catalog, images) = (catalog(context)?, Images::new(&context.paths.cache));
     let mut course = Course::new(format!("pulling {url}"));
-    let pulled = catalog.pull(&name, url, expected.as_ref(), &mut |done, total| course.tell(done, total));
-    course.clear();
+    let pulled = Steps::show(|steps| {
+        catalog.pull(&images, &name, url, expected.as_ref(), &mut |done, total| course.tell(done, total), steps)
+    });
     let (image, sum) = pulled?;
     match expected {
         Some(_) => output::say(format!("its checksum is right: {sum}")),

@@ -16,7 +16,8 @@ use weft_types::Label;
 
 use super::catalog::{Catalog, CatalogImage, Source};
 use super::checksum::{Checksum, Hashed};
-use super::digest;
+use super::packed::is_archive;
+use super::{Images, digest};
 use crate::MachineError;
 use crate::host;
 use crate::whole::write_whole;
@@ -57,18 +58,20 @@ struct Version {
 }
 
 impl Catalog {
-    /// Makes an image of the disk at `url` (http, https or file) after its checksum was looked at; also what the checksum
-    /// is, in words. A pull that was cut off goes on where it was. `progress` hears how many bytes have come, and of how
-    /// many if that is known.
+    /// Makes an image of the disk or the archive at `url` (http, https or file) after its checksum was looked at; also what
+    /// the checksum is, in words. A pull that was cut off goes on where it was. `progress` hears how many bytes have come,
+    /// and of how many if that is known; `steps` what becomes of an archive.
     ///
     /// # Errors
     /// When the name is taken, the address cannot be had, the checksum is another, or what comes is no disk that boots.
     pub fn pull(
         &self,
+        images: &Images,
         name: &Label,
         url: &str,
         expected: Option<&Expected>,
         progress: &mut dyn FnMut(u64, Option<u64>),
+        steps: &dyn Fn(String),
     ) -> Result<(CatalogImage, String), MachineError> {
         self.check_free(name)?;
         check_url(url)?;
@@ -92,8 +95,11 @@ impl Catalog {
             part.remove();
             return Err(MachineError::Checksum { url: url.to_owned(), expected: checksum.to_string(), found });
         }
-        let adopted = boots(&part.path)
-            .and_then(|()| self.adopt(name, Source::Disk(&part.path), &format!("pulled from {url} ({named})")));
+        let origin = format!("pulled from {url} ({named})");
+        let adopted = match is_archive(&part.path) {
+            true => self.import_archive(images, name, &part.path, &origin, steps),
+            false => check_boots(&part.path).and_then(|()| self.adopt(name, Source::Disk(&part.path), &origin)),
+        };
         // What is no disk today will be none tomorrow; what only had no name may yet get one.
         if !matches!(adopted, Err(MachineError::ImageExists(_))) {
             part.remove();
@@ -370,19 +376,15 @@ fn listed(list: &str, url: &str) -> Result<Checksum, MachineError> {
 }
 
 /// Checks that a disk could boot: it is qcow2, or has a boot sector. A server's page of excuses has neither.
-fn boots(path: &Path) -> Result<(), MachineError> {
+pub(super) fn check_boots(path: &Path) -> Result<(), MachineError> {
     let mut head = Vec::new();
     let file = File::open(path).map_err(MachineError::io("open", path))?;
     file.take(512).read_to_end(&mut head).map_err(MachineError::io("read", path))?;
     if head.starts_with(b"QFI\xfb") || head.get(510..512) == Some(&[0x55, 0xaa]) {
         return Ok(());
     }
-    let packed = [&[0xfd, b'7', b'z'][..], &[0x1f, 0x8b], b"BZh", &[0x28, 0xb5, 0x2f, 0xfd], b"PK"];
-    let why = match packed.iter().any(|magic| head.starts_with(magic)) {
-        true => "it is packed: unpack it, and import the disk that is in it",
-        false => "it is neither a qcow2 file nor a disk with a boot sector",
-    };
-    Err(MachineError::FileDamaged { what: "disk", path: path.to_owned(), why: why.to_owned() })
+    let why = "it is neither a qcow2 file nor a disk with a boot sector, nor an archive".to_owned();
+    Err(MachineError::FileDamaged { what: "disk", path: path.to_owned(), why })
 }
 
 #[cfg(test)]

@@ -16,7 +16,8 @@ use self::guest::{FirstProgram, Start};
 use self::oci::Command;
 use self::tree::Tree;
 use super::catalog::{Catalog, CatalogImage, Source};
-use super::{Images, Progress};
+use super::pull::check_boots;
+use super::{Images, Progress, packed};
 use crate::MachineError;
 
 pub use debian::Debian;
@@ -26,12 +27,13 @@ pub use tree::fuzz;
 const CMDLINE: &str = "root=/dev/vda rw console=ttyS0 quiet panic=-1 net.ifnames=0";
 
 impl Catalog {
-    /// Makes an image of a root file system: a tar archive of one, packed or not, or a container's image in one file. The
-    /// kernel comes from it, if it has one and a first program, and otherwise from `images`.
+    /// Makes an image of what is in an archive: a root file system, or a container's image in one file; and of a packed
+    /// disk. The kernel of a root file system comes from it, if it has one and a first program, and otherwise from
+    /// `images`.
     ///
     /// # Errors
     /// When the name is taken, the archive is damaged, a program that this needs is missing, or there is no room.
-    pub fn import_filesystem(
+    pub fn import_archive(
         &self,
         images: &Images,
         name: &Label,
@@ -40,12 +42,33 @@ impl Catalog {
         progress: &dyn Fn(String),
     ) -> Result<CatalogImage, MachineError> {
         self.check_free(name)?;
+        let Some(program) = packed::packing(archive).map_err(MachineError::io("read", archive))? else {
+            return self.import_tar(images, name, archive, origin, progress);
+        };
+        let draft = self.draft()?;
+        let plain = draft.path().join("unpacked");
+        progress("unpacking".to_owned());
+        packed::unpack_to(program, archive, &plain).map_err(|error| damaged(archive, error))?;
+        match packed::is_tar(&plain).map_err(MachineError::io("read", &plain))? {
+            true => self.import_tar(images, name, &plain, origin, progress),
+            false => {
+                check_boots(&plain)?;
+                self.adopt(name, Source::Disk(&plain), origin)
+            }
+        }
+    }
+
+    fn import_tar(
+        &self,
+        images: &Images,
+        name: &Label,
+        archive: &Path,
+        origin: &str,
+        progress: &dyn Fn(String),
+    ) -> Result<CatalogImage, MachineError> {
         let mut file = crate::disk::open("archive", archive)?;
-        self.make_of_tree(images, name, origin, progress, |tree, scratch| {
-            oci::lay(&mut file, tree, scratch, progress).map_err(|error| match error.kind() {
-                std::io::ErrorKind::StorageFull => MachineError::io("unpack", archive)(error),
-                _ => MachineError::FileDamaged { what: "archive", path: archive.to_owned(), why: error.to_string() },
-            })
+        self.make_of_tree(images, name, origin, progress, |tree| {
+            oci::lay(&mut file, tree, progress).map_err(|error| damaged(archive, error))
         })
     }
 
@@ -61,7 +84,7 @@ impl Catalog {
         progress: &dyn Fn(String),
     ) -> Result<CatalogImage, MachineError> {
         self.check_free(name)?;
-        self.make_of_tree(images, name, &debian.origin(), progress, |tree, _| debian.lay(tree, progress).map(|()| None))
+        self.make_of_tree(images, name, &debian.origin(), progress, |tree| debian.lay(tree, progress).map(|()| None))
     }
 
     /// Makes an image of what `fill` puts into a tree.
@@ -71,7 +94,7 @@ impl Catalog {
         name: &Label,
         origin: &str,
         progress: &dyn Fn(String),
-        fill: impl FnOnce(&mut Tree, &Path) -> Result<Option<Command>, MachineError>,
+        fill: impl FnOnce(&mut Tree) -> Result<Option<Command>, MachineError>,
     ) -> Result<CatalogImage, MachineError> {
         let draft = self.draft()?;
         let at = |name: &str| draft.path().join(name);
@@ -79,7 +102,7 @@ impl Catalog {
             fs::create_dir(at(folder)).map_err(MachineError::io("create", at(folder)))?;
         }
         let mut tree = Tree::new(at("contents"));
-        let command = fill(&mut tree, &at("scratch"))?;
+        let command = fill(&mut tree)?;
         if tree.entries().next().is_none() {
             let why = "it has nothing in it".to_owned();
             return Err(MachineError::FileDamaged { what: "archive", path: origin.into(), why });
@@ -107,5 +130,13 @@ impl Catalog {
         let (kernel, initrd, disk) = (at("kernel"), at("initrd"), at("disk"));
         let source = Source::Kernel { kernel: &kernel, initrd: Some(&initrd), cmdline: &cmdline, disk: Some(&disk) };
         self.adopt(name, source, origin)
+    }
+}
+
+/// Why an archive cannot be taken in.
+fn damaged(archive: &Path, error: std::io::Error) -> MachineError {
+    match error.kind() {
+        std::io::ErrorKind::StorageFull => MachineError::io("unpack", archive)(error),
+        _ => MachineError::FileDamaged { what: "archive", path: archive.to_owned(), why: error.to_string() },
     }
 }

@@ -5,14 +5,12 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Read, Seek as _, SeekFrom};
-use std::path::Path;
-use std::process::{ChildStdout, Command as Process, Stdio};
 
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
 use super::tree::Tree;
-use crate::host;
+use crate::image::packed;
 
 /// The longest of an image's own descriptions, in bytes.
 const MAX_JSON_BYTES: u64 = 4 << 20;
@@ -112,27 +110,11 @@ struct Running {
     user: Option<String>,
 }
 
-/// Lays what is in an archive, packed or not, into a tree; what a container of it would run, if it says so. `progress` hears each step, and
-/// `scratch` is a folder with room for what is packed.
+/// Lays what is in an archive into a tree; what a container of it would run, if it says so. `progress` hears each step.
 ///
 /// # Errors
 /// When it is no such archive, is damaged, or is for another architecture.
-pub(super) fn lay(
-    archive: &mut File,
-    tree: &mut Tree,
-    scratch: &Path,
-    progress: &dyn Fn(String),
-) -> io::Result<Option<Command>> {
-    let mut unpacked;
-    let archive = match packing(archive)? {
-        None => archive,
-        Some(program) => {
-            progress("unpacking the archive".to_owned());
-            unpacked = tempfile::tempfile_in(scratch)?;
-            unpack(program, archive, |plain| io::copy(plain, &mut unpacked).map(drop))?;
-            &mut unpacked
-        }
-    };
+pub(super) fn lay(archive: &mut File, tree: &mut Tree, progress: &dyn Fn(String)) -> io::Result<Option<Command>> {
     let parts = index(archive)?;
     let image = Image { archive, parts: &parts };
     let (config, layers) = if parts.contains_key("index.json") {
@@ -251,9 +233,9 @@ impl Image<'_> {
         let length = self.part(name)?.read(&mut magic)?;
         // The part is sought again: both readers share the file's position.
         reader.inner = self.part(name)?;
-        match packed_by(&magic[..length]) {
+        match packed::program(&magic[..length]) {
             None => tree.lay(&mut reader, true)?,
-            Some(program) => unpack(program, &mut reader, |layer| tree.lay(layer, true))?,
+            Some(program) => packed::unpack(program, &mut reader, |layer| tree.lay(layer, true))?,
         }
         io::copy(&mut reader, &mut io::sink())?; // what follows the archive's end belongs to the digest
         match name.strip_prefix("blobs/sha256/") {
@@ -289,55 +271,6 @@ impl<R: Read> Read for Hashing<R> {
         let length = self.inner.read(buffer)?;
         self.hash.update(&buffer[..length]);
         Ok(length)
-    }
-}
-
-/// The program that unpacks what begins like this; `None` if it is not packed.
-fn packed_by(magic: &[u8]) -> Option<&'static str> {
-    match magic {
-        [0x1f, 0x8b, ..] => Some("gzip"),
-        [0x28, 0xb5, 0x2f, 0xfd] => Some("zstd"),
-        [0xfd, b'7', b'z', b'X'] => Some("xz"),
-        [b'B', b'Z', b'h', _] => Some("bzip2"),
-        _ => None,
-    }
-}
-
-fn packing(archive: &mut File) -> io::Result<Option<&'static str>> {
-    let mut magic = [0; 4];
-    archive.rewind()?;
-    let length = archive.read(&mut magic)?;
-    archive.rewind()?;
-    Ok(packed_by(&magic[..length]))
-}
-
-/// Has a program unpack what is read, and reads that.
-fn unpack(
-    program: &'static str,
-    from: &mut (impl Read + Send),
-    use_it: impl FnOnce(&mut ChildStdout) -> io::Result<()>,
-) -> io::Result<()> {
-    let path = host::program(program)
-        .ok_or_else(|| io::Error::other(format!("`{program}`, which unpacks it, is not installed")))?;
-    let mut child =
-        Process::new(path).arg("-dc").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
-    let mut stdin = child.stdin.take().expect("it has a pipe");
-    let mut stdout = child.stdout.take().expect("it has a pipe");
-    let used = std::thread::scope(|scope| {
-        // It is given what it wants as long as it takes it; who has seen enough may stop reading.
-        scope.spawn(move || io::copy(from, &mut stdin).map(drop));
-        let used = use_it(&mut stdout);
-        if used.is_ok() {
-            let _ = io::copy(&mut stdout, &mut io::sink());
-        }
-        drop(stdout);
-        used
-    });
-    let status = child.wait()?;
-    used?;
-    match status.success() {
-        true => Ok(()),
-        false => Err(io::Error::other(format!("`{program}` cannot unpack it: it is damaged"))),
     }
 }
 

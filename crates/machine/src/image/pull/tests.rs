@@ -106,7 +106,10 @@ impl Bed {
 
     fn pull(&self, path: &str, expected: Option<&Expected>) -> Result<CatalogImage, MachineError> {
         let url = format!("{}{path}", self.base);
-        self.catalog.pull(&"web".parse().unwrap(), &url, expected, &mut |_, _| {}).map(|(image, _)| image)
+        let images = Images::new(self.dir.path().join("cache"));
+        self.catalog
+            .pull(&images, &"web".parse().unwrap(), &url, expected, &mut |_, _| {}, &|_| {})
+            .map(|(image, _)| image)
     }
 
     fn change(&self, change: impl FnOnce(&mut Shelf)) {
@@ -204,15 +207,25 @@ fn what_is_no_disk_and_what_is_not_there_have_their_sentences() {
         assert_eq!(left, [""; 0], "something stays");
     };
     refused(&[b'<'; 4096], "/page", "neither a qcow2 file nor a disk with a boot sector");
-    refused(b"\xfd7zXZ\0", "/disk.xz", "it is packed");
+    refused(b"\x1f\x8b\x08 and no more", "/disk.gz", "cannot unpack it");
     refused(b"", "/empty", "neither a qcow2 file nor a disk");
     refused(b"", "/none", "404");
     refused(b"", "/a b", "a space or a control character");
     let Some(bed) = Bed::new(disk()) else { return };
+    let images = Images::new(bed.dir.path().join("cache"));
     for url in ["ftp://127.0.0.1/disk", "-o/etc/passwd", "/etc/passwd"] {
-        let error = bed.catalog.pull(&"web".parse().unwrap(), url, None, &mut |_, _| {}).unwrap_err();
+        let error = bed.catalog.pull(&images, &"web".parse().unwrap(), url, None, &mut |_, _| {}, &|_| {}).unwrap_err();
         assert!(error.to_string().ends_with("none of http://, https:// and file:///"), "{error}");
     }
+}
+
+#[test]
+fn a_packed_disk_is_unpacked() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), disk()).unwrap();
+    let packed = Command::new("gzip").arg("-c").arg(file.path()).output().unwrap().stdout;
+    let Some(bed) = Bed::new(packed) else { return };
+    bed.is(&bed.pull("/disk.raw.gz", None).unwrap(), &disk());
 }
 
 #[test]

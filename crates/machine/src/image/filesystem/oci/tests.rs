@@ -1,4 +1,5 @@
 use std::path::PathBuf;
+use std::process::{Command as Process, Stdio};
 
 use super::*;
 
@@ -51,7 +52,7 @@ impl Bed {
     fn lay(&mut self, archive: &[u8]) -> io::Result<Option<Command>> {
         let path: PathBuf = self.dir.path().join("archive");
         std::fs::write(&path, archive).unwrap();
-        lay(&mut File::open(path).unwrap(), &mut self.tree, self.dir.path(), &|_| {})
+        lay(&mut File::open(path).unwrap(), &mut self.tree, &|_| {})
     }
 
     fn text(&self, path: &str) -> Option<String> {
@@ -107,10 +108,8 @@ fn what_docker_saves_is_read() {
     let config = CONFIG.replace("amd64", ARCHITECTURE);
     let mut bed = Bed::new();
     let saved = tar(&[("manifest.json", manifest), ("c.json", config.as_bytes()), ("l/layer.tar", &layer)]);
-    for saved in [gzip(&saved), saved] {
-        bed.lay(&saved).unwrap().unwrap();
-        assert_eq!(bed.text("a").as_deref(), Some("1"));
-    }
+    bed.lay(&saved).unwrap().unwrap();
+    assert_eq!(bed.text("a").as_deref(), Some("1"));
     let two = br#"[{"Config":"c.json","Layers":[]},{"Config":"c.json","Layers":[]}]"#;
     let error = bed.lay(&tar(&[("manifest.json", two)])).unwrap_err();
     assert!(error.to_string().contains("it has 2 images"), "{error}");
@@ -118,12 +117,9 @@ fn what_docker_saves_is_read() {
 
 #[test]
 fn a_plain_archive_is_laid_as_it_is() {
-    for packed in [false, true] {
-        let mut bed = Bed::new();
-        let plain = tar(&[("etc/a", b"1"), ("etc/.wh.b", b"2")]);
-        assert_eq!(bed.lay(&if packed { gzip(&plain) } else { plain }).unwrap(), None);
-        assert_eq!((bed.text("etc/a").as_deref(), bed.text("etc/.wh.b").as_deref()), (Some("1"), Some("2")));
-    }
+    let mut bed = Bed::new();
+    assert_eq!(bed.lay(&tar(&[("etc/a", b"1"), ("etc/.wh.b", b"2")])).unwrap(), None);
+    assert_eq!((bed.text("etc/a").as_deref(), bed.text("etc/.wh.b").as_deref()), (Some("1"), Some("2")));
 }
 
 #[test]
@@ -138,7 +134,7 @@ fn what_is_damaged_or_for_others_is_refused() {
     refused(&layout(|files| files[INDEX].1 = b"[".to_vec()), "`index.json` in it");
     let bad = br#"{"manifests":[{"digest":"sha256:../../etc/passwd"}]}"#;
     refused(&layout(|files| files[INDEX].1 = bad.to_vec()), "is no digest");
-    let mut cut = gzip(&tar(&[("a", &[7; 100_000])]));
+    let mut cut = tar(&[("a", &[7; 100_000])]);
     cut.truncate(cut.len() / 2);
     refused(&cut, "");
     let config = CONFIG.replace("amd64", "vax");
