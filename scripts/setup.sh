@@ -4,8 +4,12 @@ set -eu
 
 missing=""
 need() { command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ] || missing="$missing $2"; }
+have() { [ -e "$1" ] || missing="$missing $2"; }
 need qemu-system-x86_64 qemu-system-x86
 need qemu-img qemu-utils
+need qemu-system-aarch64 qemu-system-arm
+have /usr/share/OVMF ovmf
+have /usr/lib/ipxe/ipxe.iso ipxe
 need busybox busybox-static
 need dpkg-deb dpkg
 need ip iproute2

@@ -82,6 +82,7 @@ pub fn router(controller: Controller) -> Router {
         .route("/v1/vms/{name}/restart", post(vms::restart))
         .route("/v1/vms/{name}/exec", post(vms::exec))
         .route("/v1/vms/{name}/console", post(vms::console))
+        .route("/v1/vms/{name}/screen", get(vms::screenshot).post(vms::screen))
         .route("/v1/vms/{name}/log", get(vms::log))
         .route("/v1/images", get(images::list))
         .route("/v1/images/{name}", delete(images::remove))

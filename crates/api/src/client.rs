@@ -23,7 +23,7 @@ use weft_model::view::{
 use weft_types::{Listen, VmName};
 
 use crate::message::{EventsQuery, LogQuery, OwnerQuery, StopQuery, WaitQuery};
-use crate::tunnel::{CAPTURE, CONSOLE, EXEC, Tunnel};
+use crate::tunnel::{CAPTURE, CONSOLE, EXEC, SCREEN, Tunnel};
 use crate::{About, CaptureBody, ExecBody, ExplainBody, ExplanationView, Problem};
 
 /// How long a daemon may take to answer who it is.
@@ -270,6 +270,17 @@ impl Client {
     /// A machine's serial console.
     pub async fn console(&self, vm: &VmName) -> Result<Tunnel> {
         upgrade(&self.socket, CONSOLE, &format!("/v1/vms/{vm}/console"), Bytes::new()).await
+    }
+
+    /// A machine's screen; the stream speaks VNC (RFC 6143).
+    pub async fn screen(&self, vm: &VmName) -> Result<Tunnel> {
+        upgrade(&self.socket, SCREEN, &format!("/v1/vms/{vm}/screen"), Bytes::new()).await
+    }
+
+    /// A picture of a machine's screen, as PNG.
+    pub async fn screenshot(&self, vm: &VmName) -> Result<Bytes> {
+        let path = format!("/v1/vms/{vm}/screen");
+        collect(succeeded(self.answer(request(Method::GET, &path, Bytes::new())?).await?).await?).await
     }
 
     /// What a machine's console has said.

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! Client --HTTP/1.1 over a Unix socket--> serve --> routes --> Controller
-//!        --Upgrade: weft-exec, weft-console, weft-capture--> tunnel --> the guest's agent, its console, the switch
+//!        --Upgrade: weft-exec, weft-console, weft-screen …--> tunnel --> the guest's agent, its console, the switch
 //! ```
 //!
 //! The document in `docs/openapi.json` is generated from the handlers.
@@ -34,4 +34,4 @@ pub use message::{About, CaptureBody, ExecBody, ExplainBody, ExplainStepView, Ex
 pub use metrics::metrics;
 pub use openapi::openapi_json;
 pub use problem::Problem;
-pub use tunnel::{CAPTURE, CONSOLE, EXEC, Tunnel, accept};
+pub use tunnel::{CAPTURE, CONSOLE, EXEC, SCREEN, Tunnel, accept};

@@ -19,7 +19,8 @@ use crate::Problem;
 pub const EXEC: &str = "weft-exec";
 /// The protocol of `console`: the serial line's bytes.
 pub const CONSOLE: &str = "weft-console";
-
+/// The protocol of `screen`: VNC (RFC 6143).
+pub const SCREEN: &str = "weft-screen";
 /// The protocol of `capture`: pcapng.
 pub const CAPTURE: &str = "weft-capture";
 
@@ -99,6 +100,11 @@ impl Tunnel {
         let stream = io.into_inner().into_std()?;
         stream.set_nonblocking(false)?;
         Ok(Self { early: Cursor::new(read_buf), stream })
+    }
+
+    /// What came already, and the stream of what follows, for who does not block.
+    pub fn into_parts(self) -> (Bytes, UnixStream) {
+        (self.early.into_inner(), self.stream)
     }
 
     /// The writing half, and a way to shut down either.

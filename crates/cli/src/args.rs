@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueHint};
 use clap_complete::Shell;
-use weft_model::{parse_filter, parse_traffic};
+use weft_model::{Arch, Firmware, Platform, parse_filter, parse_traffic};
 use weft_types::{Direction, Label, Listen, MacAddr, MirrorFilter, NetworkName, PortName, Traffic, VlanSet, VmName};
 
 const EXIT_CODES: &str = "Exit codes: 0 it is done, 1 it failed, 2 the command line or the file is wrong. \
@@ -183,6 +183,21 @@ pub(crate) enum Command {
     Console {
         /// The machine.
         vm: VmName,
+    },
+    /// Show a machine's screen to a VNC viewer, or take a picture of it (`display = "vnc"` in the file).
+    ///
+    /// Prints the address at which the screen can be seen for as long as this command runs; whoever can connect to that,
+    /// as every user of this host can by default, sees it and types there.
+    Screen {
+        /// The machine.
+        vm: VmName,
+        /// Where to listen: ADDRESS:PORT, or the path of a Unix socket; left out, the loopback, at the first free
+        /// port from 5900.
+        #[arg(long, value_name = "ADDRESS|PATH", conflicts_with = "picture")]
+        listen: Option<String>,
+        /// Write a picture of it to this file (PNG; `-` is the standard output) instead.
+        #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+        picture: Option<PathBuf>,
     },
     /// Show what a machine's serial console has said since its last start.
     Logs {
@@ -455,9 +470,11 @@ pub(crate) enum ImageCommand {
         /// The initial RAM disk.
         #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath, requires = "kernel")]
         initrd: Option<PathBuf>,
-        /// The kernel's command line.
-        #[arg(long, value_name = "WORDS", requires = "kernel", default_value = weft_model::CMDLINE)]
-        cmdline: String,
+        /// The kernel's command line; left out, `console=ttyS0 panic=-1` (aarch64: `console=ttyAMA0 panic=-1`).
+        #[arg(long, value_name = "WORDS", requires = "kernel")]
+        cmdline: Option<String>,
+        #[command(flatten)]
+        platform: PlatformArgs,
     },
     /// Download a disk or an archive, look at its checksum, and keep it as `import` does; goes on where it was cut off.
     Pull {
@@ -469,12 +486,41 @@ pub(crate) enum ImageCommand {
         /// Its SHA-256 or SHA-512, or the address of a list that has it, such as `SHA256SUMS`.
         #[arg(long, value_name = "SUM|URL")]
         checksum: Option<String>,
+        #[command(flatten)]
+        platform: PlatformArgs,
     },
     /// Remove an image: Weft's own from the cache, or one that was imported or pulled.
     Rm {
         /// The image.
         name: String,
     },
+}
+
+/// The machines that a disk boots on, where it boots by itself.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(crate) struct PlatformArgs {
+    /// The processor: x86-64, aarch64 or riscv64; left out, x86-64. Kernels tell it themselves.
+    #[arg(long, value_parser = |word: &str| find(Arch::WORDS, word))]
+    arch: Option<Arch>,
+    /// The firmware: bios or uefi; left out, bios, and uefi where the processor is not a PC's.
+    #[arg(long, value_parser = |word: &str| find(Firmware::WORDS, word))]
+    firmware: Option<Firmware>,
+}
+
+impl From<PlatformArgs> for Platform {
+    fn from(PlatformArgs { arch, firmware }: PlatformArgs) -> Self {
+        Self { arch, firmware }
+    }
+}
+
+/// The value for which one of these words stands.
+fn find<T: Copy>(words: &[(&str, T)], word: &str) -> Result<T, String> {
+    let known = || words.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", ");
+    words
+        .iter()
+        .find(|(other, _)| *other == word)
+        .map(|(_, value)| *value)
+        .ok_or_else(|| format!("choose from {}", known()))
 }
 
 #[derive(Debug, Subcommand)]

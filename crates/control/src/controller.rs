@@ -375,6 +375,24 @@ impl Controller {
         self.inner.host.console(vm).map_err(|trouble| trouble.problem())
     }
 
+    /// A connection to a VM's screen: it speaks VNC (RFC 6143).
+    ///
+    /// # Errors
+    /// When the VM does not run, or has none.
+    pub fn screen(&self, vm: &VmName) -> Result<UnixStream, ProblemView> {
+        self.running(vm)?;
+        self.inner.host.screen(vm).map_err(|trouble| trouble.problem())
+    }
+
+    /// A picture of a VM's screen, as PNG.
+    ///
+    /// # Errors
+    /// When the VM does not run, or has none.
+    pub fn screenshot(&self, vm: &VmName) -> Result<Vec<u8>, ProblemView> {
+        self.running(vm)?;
+        self.inner.host.screenshot(vm).map_err(|trouble| trouble.problem())
+    }
+
     /// The file with what a VM's serial console has said, since its last start; it is there even when the VM is not.
     ///
     /// # Errors

@@ -279,6 +279,7 @@ impl Desired {
             ssh_key: spec.ssh_key.clone(),
             user_data: spec.user_data.clone(),
             disk_size: spec.disk_size,
+            display: spec.display,
             shares: spec.shares.clone(),
             restarts: vm.restarts,
         }

@@ -151,6 +151,12 @@ pub trait Host: Send + Sync {
     /// Connects to a machine's serial console.
     fn console(&self, vm: &VmName) -> Result<UnixStream, Trouble>;
 
+    /// Connects to a machine's screen, by VNC.
+    fn screen(&self, vm: &VmName) -> Result<UnixStream, Trouble>;
+
+    /// A picture of a machine's screen, as PNG.
+    fn screenshot(&self, vm: &VmName) -> Result<Vec<u8>, Trouble>;
+
     /// The file with what a machine's serial console has said.
     fn console_log(&self, vm: &VmName) -> PathBuf;
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use weft_machine::CatalogImage;
 use weft_model::view::{ImageView, ProblemView};
-use weft_model::{ImageDisk, ImageSource, MICRO, Vm};
+use weft_model::{Arch, DiskFormat, Firmware, ImageDisk, ImageSource, MICRO, Vm};
 use weft_types::{ByteSize, Label, VmName};
 
 use crate::desired::Desired;
@@ -117,14 +117,25 @@ fn users(desired: &Desired, uses: impl Fn(&Vm) -> bool) -> Vec<VmName> {
 
 /// What an image consists of, in words.
 fn what(source: &ImageSource) -> String {
-    let disk = |disk: &ImageDisk| format!("disk ({})", disk.format.as_str());
+    let disk = |disk: &ImageDisk| match disk.format {
+        DiskFormat::Iso => "CD".to_owned(),
+        format => format!("disk ({})", format.as_str()),
+    };
+    let arch = Some(source.arch()).filter(|arch| *arch != Arch::X86).map(|arch| arch.as_str().to_owned());
     match source {
         ImageSource::Kernel { initrd, disk: beside, .. } => {
-            let parts =
-                [Some("kernel".to_owned()), initrd.as_ref().map(|_| "initrd".to_owned()), beside.as_ref().map(disk)];
+            let parts = [
+                Some("kernel".to_owned()),
+                initrd.as_ref().map(|_| "initrd".to_owned()),
+                beside.as_ref().map(disk),
+                arch,
+            ];
             parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
         }
-        ImageSource::Disk(it) => disk(it),
+        ImageSource::Disk(it) => {
+            let uefi = (it.firmware == Some(Firmware::Uefi)).then(|| "UEFI".to_owned());
+            [Some(disk(it)), arch, uefi].into_iter().flatten().collect::<Vec<_>>().join(", ")
+        }
     }
 }
 

@@ -1,10 +1,11 @@
 //! What a machine was started as, so that a change of its declaration shows exactly what would have to change.
 
+use std::path::Path;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use weft_machine::NicSetup;
-use weft_model::{EngineKind, ImageDisk, ImageSource};
+use weft_model::{Arch, DiskFormat, Display, EngineKind, ImageDisk, ImageSource};
 use weft_types::{ByteSize, Label, MacAddr, NetworkName, Shares};
 
 /// How long a machine without anything to lose is asked to go down before it is ended.
@@ -36,6 +37,9 @@ pub struct Launch {
     pub user_data: Option<String>,
     /// The disk's size, when it is to be larger than the image's.
     pub disk_size: Option<ByteSize>,
+    /// How its screen is seen, if it has one.
+    #[serde(default)]
+    pub display: Option<Display>,
     /// What it may take of the host.
     #[serde(default)]
     pub shares: Shares,
@@ -94,24 +98,37 @@ impl Launch {
             ("ssh_key", self.ssh_key == wanted.ssh_key),
             ("user_data", self.user_data == wanted.user_data),
             ("disk_size", self.disk_size == wanted.disk_size),
+            ("display", self.display == wanted.display),
         ];
         why.extend(texts.iter().filter(|(_, same)| !same).map(|(key, _)| format!("{key} changed")));
         if self.restarts != wanted.restarts {
             why.push("asked for by a command".to_owned());
         }
-        match (why.is_empty(), self.source == wanted.source && self.image == wanted.image) {
+        match (why.is_empty(), self.base() == wanted.base()) {
             (true, _) if self.shares != wanted.shares => Difference::Shares,
             (true, _) => Difference::None,
             (false, true) => Difference::Restart(why),
             // A disk's overlay holds only differences from its own base: on another base they mean nothing.
-            (false, false) if self.has_disk() || wanted.has_disk() => Difference::Recreate(why),
-            (false, false) => Difference::Restart(why),
+            (false, false) => Difference::Recreate(why),
         }
     }
 
     /// The disk that its own is an overlay over.
     pub fn disk(&self) -> Option<&ImageDisk> {
         self.source.as_ref().and_then(ImageSource::disk)
+    }
+
+    /// What its disk stands on. One beside a CD stands on nothing, whichever CD that is.
+    fn base(&self) -> Option<(&Path, DiskFormat)> {
+        self.disk().map(|disk| match disk.format {
+            DiskFormat::Iso => (Path::new(""), DiskFormat::Iso),
+            format => (disk.path.as_path(), format),
+        })
+    }
+
+    /// Its processor.
+    pub fn arch(&self) -> Arch {
+        self.source.as_ref().map_or(Arch::X86, ImageSource::arch)
     }
 
     /// Whether it has a disk of its own.

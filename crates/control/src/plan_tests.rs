@@ -410,6 +410,18 @@ fn a_disk_outlives_a_restart_but_not_another_image() {
     assert_eq!(works(&before, &after), ["EnsureImage", "StopVm", "RemoveVm", "StartVm"]);
     let larger = desired(&format!("{}memory = '2GiB'\n", image(&one)));
     assert_eq!(works(&before, &larger), ["EnsureImage", "StopVm", "StartVm"]);
+    // Neither the firmware nor the CD in the drive is what a disk stands on.
+    let other_firmware = desired(&image(&one).replace("[vm.a]", "firmware = 'uefi'\n[vm.a]"));
+    assert_eq!(works(&before, &other_firmware), ["EnsureImage", "StopVm", "StartVm"]);
+    let cd = |name: &str| {
+        let path = dir.path().join(name);
+        let mut medium = vec![0; 40 << 10];
+        medium[0x8001..0x8006].copy_from_slice(b"CD001");
+        std::fs::write(&path, medium).unwrap();
+        desired(&image(&path.display().to_string()))
+    };
+    assert_eq!(works(&cd("cd1"), &cd("cd2")), ["EnsureImage", "StopVm", "StartVm"]);
+    assert_eq!(works(&cd("cd1"), &before), ["EnsureImage", "StopVm", "RemoveVm", "StartVm"]);
 }
 
 #[test]

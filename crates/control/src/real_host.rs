@@ -18,7 +18,7 @@ use weft_machine::{
     Boot, Catalog, DiskSpec, Exit, ImageInfo, Images, KeptImage, LaunchNic, LaunchSpec, Process, Running, Seed,
     SeedNic, StopOutcome, Uuid,
 };
-use weft_model::{EngineKind, ImageSource, MICRO};
+use weft_model::{Display, EngineKind, ImageSource, MICRO};
 use weft_types::{ByteSize, Label, Listen, MacAddr, PortName, Transport, VmName};
 
 use crate::Paths;
@@ -141,6 +141,8 @@ impl RealHost {
             name: vm.clone(),
             uuid: self.uuid(vm),
             engine: launch.engine,
+            arch: launch.arch(),
+            display: launch.display,
             memory: launch.memory,
             cpus: launch.cpus,
             boot: self.boot(launch)?,
@@ -156,6 +158,16 @@ impl RealHost {
             cache_dir: self.paths.cache.clone(),
             weft: self.exe.clone(),
         })
+    }
+
+    fn has_screen(&self, vm: &VmName) -> Result<(), Trouble> {
+        match read_launch(&self.paths.vm_state(vm)).and_then(|launch| launch.display) {
+            Some(Display::Vnc) => Ok(()),
+            None => {
+                let hint = format!("write `display = \"vnc\"` in `[vm.{vm}]`, and run `weft up` again");
+                Err(Trouble::new("no-screen", format!("`{vm}` has no screen"), hint))
+            }
+        }
     }
 
     fn uuid(&self, vm: &VmName) -> Uuid {
@@ -179,7 +191,7 @@ impl RealHost {
             Some(ImageSource::Kernel { kernel, initrd, cmdline, .. }) => {
                 Boot::Kernel { kernel: kernel.clone(), initrd: initrd.clone(), cmdline: appended(cmdline) }
             }
-            Some(ImageSource::Disk(_)) => Boot::Firmware,
+            Some(ImageSource::Disk(disk)) => Boot::Firmware(disk.firmware.unwrap_or(disk.arch.firmware())),
         })
     }
 }
@@ -470,6 +482,20 @@ impl Host for RealHost {
             let title = format!("cannot reach the console of `{vm}`");
             Trouble { detail: error.to_string(), ..Trouble::new("console", title, hint) }
         })
+    }
+
+    fn screen(&self, vm: &VmName) -> Result<UnixStream, Trouble> {
+        let socket = weft_machine::screen_socket(&self.paths.vm_run(vm));
+        self.has_screen(vm)?;
+        UnixStream::connect(&socket).map_err(|error| {
+            let title = format!("cannot reach the screen of `{vm}`");
+            Trouble { detail: error.to_string(), ..Trouble::new("screen", title, "`weft logs` may tell why") }
+        })
+    }
+
+    fn screenshot(&self, vm: &VmName) -> Result<Vec<u8>, Trouble> {
+        self.has_screen(vm)?;
+        Ok(weft_machine::screenshot(&self.paths.vm_run(vm))?)
     }
 
     fn console_log(&self, vm: &VmName) -> PathBuf {

@@ -415,6 +415,14 @@ impl Host for SimulatedHost {
         Err(Trouble::new("simulated", "nothing speaks here", ""))
     }
 
+    fn screen(&self, _: &VmName) -> Result<UnixStream, Trouble> {
+        Err(Trouble::new("simulated", "nothing is seen here", ""))
+    }
+
+    fn screenshot(&self, _: &VmName) -> Result<Vec<u8>, Trouble> {
+        Err(Trouble::new("simulated", "nothing is seen here", ""))
+    }
+
     fn console_log(&self, _: &VmName) -> PathBuf {
         PathBuf::from("/nonexistent")
     }

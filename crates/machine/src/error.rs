@@ -3,10 +3,10 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use weft_model::DiskFault;
+use weft_model::{Arch, DiskFault};
 use weft_types::ByteSize;
 
-use crate::engine::QmpError;
+use crate::engine::{Board, QmpError};
 use crate::process::Exit;
 
 /// The longest path that a Unix socket can have, in bytes: `sun_path` without its final zero (`unix(7)`).
@@ -18,8 +18,17 @@ pub const MAX_SOCKET_PATH_BYTES: usize = 107;
 #[derive(Debug, thiserror::Error)]
 pub enum MachineError {
     /// There is no engine.
-    #[error("QEMU is not installed: no `qemu-system-x86_64` in PATH")]
-    QemuMissing,
+    #[error("QEMU is not installed: no `{}` in PATH", Board::of(*arch).program)]
+    QemuMissing {
+        /// The processor of the machine that needs it.
+        arch: Arch,
+    },
+    /// There is no UEFI firmware.
+    #[error("no UEFI firmware for {} is described in /usr/share/qemu/firmware", arch.as_str())]
+    UefiMissing {
+        /// The processor of the machine that needs it.
+        arch: Arch,
+    },
     /// A tool that an image's build needs is missing.
     #[error("`{tool}` is not installed, and {needed_for} needs it")]
     ToolMissing {
@@ -252,7 +261,8 @@ impl MachineError {
     /// The error's stable name, for the API.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::QemuMissing => "qemu-missing",
+            Self::QemuMissing { .. } => "qemu-missing",
+            Self::UefiMissing { .. } => "uefi-missing",
             Self::ToolMissing { .. } => "tool-missing",
             Self::NoMemory { .. } => "no-memory",
             Self::SocketPath { .. } => "socket-path-too-long",
@@ -286,7 +296,16 @@ impl MachineError {
     /// What the user can do about it; empty where nothing better than the message is known.
     pub fn hint(&self) -> &'static str {
         match self {
-            Self::QemuMissing => "install it: apt-get install qemu-system-x86",
+            Self::QemuMissing { arch } => match arch {
+                Arch::X86 => "install it: apt-get install qemu-system-x86",
+                Arch::Aarch64 => "install it: apt-get install qemu-system-arm",
+                Arch::Riscv64 => "install it: apt-get install qemu-system-misc",
+            },
+            Self::UefiMissing { arch } => match arch {
+                Arch::X86 => "install it: apt-get install ovmf",
+                Arch::Aarch64 => "install it: apt-get install qemu-efi-aarch64",
+                Arch::Riscv64 => "install it: apt-get install qemu-efi-riscv64, or give the image `kernel` too",
+            },
             Self::ToolMissing { tool, .. } => match *tool {
                 "apt-get" => {
                     "the image `micro` is made from Debian's packages; on another system describe an image \

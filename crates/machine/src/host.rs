@@ -5,10 +5,11 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::Command;
 
+use weft_model::Arch;
 use weft_types::ByteSize;
 
 use crate::MachineError;
-use crate::engine::kvm_state;
+use crate::engine::{Board, kvm_state, uefi};
 
 /// What this host has for running machines.
 #[derive(Debug)]
@@ -79,30 +80,40 @@ pub struct Tool {
 }
 
 /// The programs that are looked for, each with what it is for and where it comes from.
-const TOOLS: [(&str, &str, &str); 7] = [
+const TOOLS: [(&str, &str, &str); 9] = [
     ("apt-get", "downloads the packages of which the image `micro` is made", "only Debian and its relatives have it"),
     ("dpkg-deb", "unpacks those packages", "apt-get install dpkg"),
     ("busybox", "goes into the image `micro`; downloaded if missing", "apt-get install busybox-static"),
     ("curl", "downloads images: weft image pull", "apt-get install curl"),
     ("mmdebstrap", "puts a Debian together: weft image build debian", "apt-get install mmdebstrap uidmap"),
     ("mke2fs", "makes disks of containers' images and of Debian", "apt-get install e2fsprogs"),
+    ("qemu-system-aarch64", "runs machines of 64-bit Arm, translated", "apt-get install qemu-system-arm"),
+    ("qemu-system-riscv64", "runs machines of 64-bit RISC-V, translated", "apt-get install qemu-system-misc"),
     ("setsid", "detaches the machines from the terminal", "apt-get install util-linux"),
 ];
 
 /// Looks at the host. Takes some hundredths of a second, the first time in a process.
 pub fn probe() -> HostReport {
     let tools = TOOLS.map(|(name, purpose, hint)| Tool { name, path: program(name), purpose, hint });
+    let firmware = [
+        (Arch::X86, "UEFI", "boots disks with `firmware = \"uefi\"`", "apt-get install ovmf"),
+        (Arch::Aarch64, "UEFI of Arm", "boots disks of 64-bit Arm", "apt-get install qemu-efi-aarch64"),
+    ];
+    let firmware = firmware.map(|(arch, name, purpose, hint)| {
+        let path = uefi(arch).ok().map(|uefi| uefi.code.path);
+        Tool { name, path, purpose, hint }
+    });
     HostReport {
-        qemu: qemu(),
+        qemu: qemu(Arch::X86),
         kvm: kvm_state(),
-        tools: tools.into(),
+        tools: tools.into_iter().chain(firmware).collect(),
         memory_available: memory_available().unwrap_or_default(),
     }
 }
 
-/// The QEMU of this host, and its version.
-pub(crate) fn qemu() -> Result<QemuReport, MachineError> {
-    let path = qemu_path().ok_or(MachineError::QemuMissing)?;
+/// The QEMU of this host for machines with this processor, and its version.
+pub(crate) fn qemu(arch: Arch) -> Result<QemuReport, MachineError> {
+    let path = program(Board::of(arch).program).ok_or(MachineError::QemuMissing { arch })?;
     let output = Command::new(&path).arg("--version").output();
     let output = output.map_err(|source| MachineError::Run { program: path.clone(), source })?;
     let text = String::from_utf8_lossy(&output.stdout);
@@ -117,11 +128,6 @@ pub(crate) fn memory_available() -> Option<ByteSize> {
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(ByteSize::from_mib(kib / 1024))
-}
-
-/// Where QEMU is.
-pub(crate) fn qemu_path() -> Option<PathBuf> {
-    program("qemu-system-x86_64")
 }
 
 /// Where a program is, among the folders of PATH and those for administrators, which an ordinary user's lacks.
@@ -156,7 +162,7 @@ mod tests {
     #[test]
     fn a_host_can_always_be_looked_at() {
         let report = probe();
-        assert_eq!(report.qemu.is_ok(), qemu_path().is_some());
+        assert_eq!(report.qemu.is_ok(), program("qemu-system-x86_64").is_some());
         assert!(report.memory_available.bytes() > 0);
     }
 }

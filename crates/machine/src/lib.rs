@@ -18,13 +18,13 @@ pub use disk::{check_disk, check_file, check_overlay};
 pub use engine::{
     Accelerator, Qmp, QmpError, QmpEvent, Running, RxFilter, RxFilters, RxWish, StopOutcome, adapter_name, adopt,
     agent_socket, bound_logs, console_log, console_socket, engine_words, filter_socket, find, guest_agent_socket,
-    monitor_socket, prepare, remove, replug, resume_writes, start, stop, written_bytes,
+    monitor_socket, prepare, remove, replug, resume_writes, screen_socket, screenshot, start, stop, written_bytes,
 };
 pub use error::{MAX_SOCKET_PATH_BYTES, MachineError};
 pub use host::{HostReport, KvmState, QemuReport, Tool, probe};
 pub use image::{
     Built, Catalog, CatalogImage, Checksum, CpioWriter, Debian, Expected, ImageInfo, Images, KeptImage, Parts,
-    Progress, Source, is_archive,
+    Progress, Source, Wanted, is_archive,
 };
 pub use process::{Exit, Process};
 pub use shares::{GroupState, share, state as group_state};

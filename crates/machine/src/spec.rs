@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use weft_model::{DiskFormat, EngineKind};
+use weft_model::{Arch, DiskFormat, Display, EngineKind, Firmware};
 use weft_types::{ByteSize, MacAddr, VmName};
 
 /// A machine to be launched.
@@ -18,6 +18,8 @@ pub struct LaunchSpec {
     pub uuid: Uuid,
     /// The engine that is to run it; the best that this host has for it if none is named.
     pub engine: Option<EngineKind>,
+    /// Its processor.
+    pub arch: Arch,
     /// Its memory.
     pub memory: ByteSize,
     /// Its virtual CPUs.
@@ -26,6 +28,8 @@ pub struct LaunchSpec {
     pub boot: Boot,
     /// Its disk, if it has one.
     pub disk: Option<DiskSpec>,
+    /// How its screen is seen, if it has one.
+    pub display: Option<Display>,
     /// Its network adapters, in order.
     pub nics: Vec<LaunchNic>,
     /// The folder for what lasts: disk overlay, seed, `console.log`, `engine.log`.
@@ -37,6 +41,17 @@ pub struct LaunchSpec {
     pub cache_dir: PathBuf,
     /// Weft's own program, whose role `vmm` is the engine `kvm`.
     pub weft: PathBuf,
+}
+
+impl LaunchSpec {
+    /// What its kernel is told: its command line, and how the machine is called. Linux passes over what it does not know
+    /// and has a dot; guests of ours read it. Who says nothing may have another system, which is told nothing.
+    pub(crate) fn words_for_kernel(&self, cmdline: &str) -> String {
+        match cmdline {
+            "" => String::new(),
+            words => format!("{words} weft.hostname={}", self.name),
+        }
+    }
 }
 
 /// A network adapter of a machine to be launched.
@@ -63,17 +78,17 @@ pub enum Boot {
         cmdline: String,
     },
     /// What the firmware finds on its disk.
-    Firmware,
+    Firmware(Firmware),
 }
 
-/// A disk, of which the machine gets a copy-on-write overlay.
+/// A disk, of which the machine gets a copy-on-write overlay; or a CD, beside which it gets an empty disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiskSpec {
     /// The disk; never written to.
     pub base: PathBuf,
     /// Its format; never guessed from its contents, which a guest may have written.
     pub format: DiskFormat,
-    /// The overlay's size, when it is to be larger than the disk.
+    /// The overlay's size, when it is to be larger than the disk; that of the empty disk.
     pub size: Option<ByteSize>,
     /// What cloud-init is told.
     pub seed: Option<Seed>,

@@ -13,7 +13,7 @@ use weft_machine::{
     Boot, Built, DiskSpec, Exit, Images, LaunchSpec, MachineError, Process, Qmp, Seed, StopOutcome, Uuid, adopt,
     console_log, find, monitor_socket, remove, start, stop,
 };
-use weft_model::{DiskFormat, EngineKind};
+use weft_model::{Arch, DiskFormat, EngineKind, Firmware};
 
 /// How long a guest may take to boot on a host that is busy with other tests and emulates its processor.
 const BOOT_PATIENCE: Duration = Duration::from_secs(90);
@@ -59,6 +59,8 @@ impl Bed {
             name: "web".parse().unwrap(),
             uuid: Uuid::derive("test/web"),
             engine: Some(EngineKind::Qemu),
+            arch: Arch::X86,
+            display: None,
             memory: "160MiB".parse().unwrap(),
             cpus: 1,
             boot,
@@ -74,7 +76,7 @@ impl Bed {
 
     /// One that boots a disk.
     fn with_disk(disk: DiskSpec) -> Self {
-        let mut bed = Self::with(Boot::Firmware);
+        let mut bed = Self::with(Boot::Firmware(Firmware::Bios));
         bed.spec.disk = Some(disk);
         bed
     }

@@ -9,6 +9,8 @@ use crate::qcow2::{self, Header, Qcow2Fault};
 
 /// What machines read and write at once: no disk is smaller.
 const SECTOR_BYTES: u64 = 512;
+/// Where ISO 9660 (ECMA-119, 8.1) has its identifier, and which that is.
+const ISO_MAGIC: (u64, &[u8; 5]) = (0x8001, b"CD001");
 /// How other files begin that people take for disks, and what to do with them.
 const OTHERS: [(&[u8], &str, &str); 9] = [
     (b"KDMV", "in the VMDK format", CONVERT),
@@ -51,6 +53,9 @@ pub enum DiskFault {
     /// It is qcow2, and was said to be raw: the machine would see the container and not the disk.
     #[error("it is in the qcow2 format, not raw")]
     NotRaw,
+    /// It was said to be a CD's, and is not.
+    #[error("it is not in the ISO 9660 format")]
+    NotIso,
     /// It is no qcow2 that can be used.
     #[error(transparent)]
     Qcow2(#[from] Qcow2Fault),
@@ -64,6 +69,7 @@ impl DiskFault {
             Self::Empty | Self::Short => "give a disk with a system on it",
             Self::Other(_, hint) => hint,
             Self::NotRaw => "leave `format` out, or write `format = \"qcow2\"`",
+            Self::NotIso => "leave `format` out",
             Self::Qcow2(fault) => fault.hint(),
         }
     }
@@ -88,7 +94,10 @@ impl Disk {
             return Err(DiskFault::Other(what, hint));
         }
         match (format, head.starts_with(&qcow2::MAGIC)) {
+            (Some(DiskFormat::Iso), _) if !is_iso(file)? => Err(DiskFault::NotIso),
+            (Some(DiskFormat::Iso), _) => Ok(Self { format: DiskFormat::Iso, bytes: length }),
             (Some(DiskFormat::Raw), true) => Err(DiskFault::NotRaw),
+            (None, false) if is_iso(file)? => Ok(Self { format: DiskFormat::Iso, bytes: length }),
             (Some(DiskFormat::Qcow2), _) | (None, true) => {
                 let header = Header::read(file)??;
                 header.check_as_base(file)??;
@@ -97,6 +106,17 @@ impl Disk {
             (_, false) if length < SECTOR_BYTES => Err(DiskFault::Short),
             (_, false) => Ok(Self { format: DiskFormat::Raw, bytes: length.next_multiple_of(SECTOR_BYTES) }),
         }
+    }
+}
+
+/// Whether a file is what stands on a CD. Those that can be put onto a disk as well count too: `format = "raw"` says that
+/// this has been done.
+fn is_iso(file: &File) -> io::Result<bool> {
+    let (at, magic) = ISO_MAGIC;
+    let mut found = [0; 5];
+    match file.read_exact_at(&mut found, at) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
+        read => read.map(|()| found == *magic),
     }
 }
 
@@ -135,6 +155,12 @@ mod tests {
             qcow2_format,
             Err("it is not in the qcow2 format; leave `format` out, or write `format = \"raw\"`"),
         );
+        let mut iso = vec![0; 40 << 10];
+        iso[0x8001..0x8006].copy_from_slice(b"CD001");
+        check(&iso, None, Ok((DiskFormat::Iso, 40 << 10)));
+        check(&iso, Some(DiskFormat::Iso), Ok((DiskFormat::Iso, 40 << 10)));
+        check(&iso, raw_format, Ok((DiskFormat::Raw, 40 << 10)));
+        check(&[0; 513], Some(DiskFormat::Iso), Err("it is not in the ISO 9660 format; leave `format` out"));
         check(b"", None, Err("it is empty; give a disk with a system on it"));
         check(b"ab", None, Err("it is too short for a disk; give a disk with a system on it"));
         check(b"KDMV....", None, Err("it is in the VMDK format; convert it: qemu-img convert -O qcow2 OLD NEW"));

@@ -5,6 +5,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use crate::DiskFormat;
+use crate::arch::{Arch, KERNEL_HEAD_BYTES};
 use crate::disk::Disk;
 use crate::problem::Problem;
 use crate::read::Notes;
@@ -41,23 +42,26 @@ fn open(notes: &mut Notes, path: &str, file: &Path) -> Option<File> {
     }
 }
 
-/// Whether a file that begins like this can be a kernel for x86-64; `head` is its first 518 bytes, or all that it has.
-pub fn is_kernel(head: &[u8]) -> bool {
-    // A bzImage has its magic at 0x202 (Linux, x86 boot protocol 2.00); PVH kernels are ELF.
-    head.starts_with(b"\x7fELF") || head.get(0x202..0x206) == Some(b"HdrS")
-}
-
-pub(crate) fn check_kernel(notes: &mut Notes, path: &str, kernel: &Path) {
-    let Some(mut file) = open(notes, path, kernel) else { return };
+/// For which processor this file is a kernel, which has to be the one that was said, if one was.
+pub(crate) fn check_kernel(notes: &mut Notes, path: &str, kernel: &Path, said: Option<Arch>) -> Option<Arch> {
+    let mut file = open(notes, path, kernel)?;
     let mut head = Vec::new();
-    let read = file.by_ref().take(0x206).read_to_end(&mut head);
-    if read.is_err() || !is_kernel(&head) {
-        let message = format!("{} is not a kernel for x86-64", kernel.display());
-        notes.complain(
-            path,
-            Problem::new("bad-image", message, "give a bzImage or an ELF kernel, like /boot/vmlinuz-…"),
-        );
-    }
+    let read = file.by_ref().take(KERNEL_HEAD_BYTES as u64).read_to_end(&mut head);
+    let (message, hint) = match Arch::of_kernel(&head).filter(|_| read.is_ok()) {
+        Some(arch) if said.is_none_or(|said| said == arch) => return Some(arch),
+        // QEMU unpacks it.
+        None if said == Some(Arch::Aarch64) && head.starts_with(&[0x1f, 0x8b]) => return said,
+        Some(arch) => {
+            let message = format!("{} is a kernel for {}", kernel.display(), arch.as_str());
+            (message, format!("leave `arch` out, or write `arch = \"{}\"`", arch.as_str()))
+        }
+        None => {
+            let message = format!("{} is not a kernel for {}", kernel.display(), said.unwrap_or_default().as_str());
+            (message, "give a bzImage, an Image or an ELF kernel, like /boot/vmlinuz-…".to_owned())
+        }
+    };
+    notes.complain(path, Problem::new("bad-image", message, hint));
+    None
 }
 
 pub(crate) fn check_initrd(notes: &mut Notes, path: &str, initrd: &Path) {

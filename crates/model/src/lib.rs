@@ -2,12 +2,14 @@
 
 mod acl;
 mod adapters;
+mod arch;
 mod check;
 mod dhcp;
 mod dhcp_options;
 mod disk;
 mod files;
 mod forward;
+mod image;
 mod ipv6;
 mod load;
 mod mirror;
@@ -26,9 +28,9 @@ pub mod view;
 mod world;
 
 pub use acl::{Acl, DeclaredRule};
+pub use arch::{Arch, Firmware, KERNEL_HEAD_BYTES, Platform};
 pub use check::{Finding, HostFacts, findings};
 pub use disk::{Disk, DiskFault};
-pub use files::is_kernel;
 pub use forward::Forward;
 pub use load::{load, parse_world};
 pub use mirror::{Mirror, MirrorTo, MirrorToError};
@@ -40,10 +42,9 @@ pub use switch_file::{Monitor, Plug, SwitchFile, SwitchMode, SwitchPort, load_sw
 pub use team::{Team, TeamMode};
 pub use uplink::Uplink;
 pub use world::{
-    Dhcp, DiskFormat, EngineKind, Image, ImageDisk, ImageSource, Mode, Network, Nic, PortRules, Ready, Vm, World,
+    Dhcp, DiskFormat, Display, EngineKind, Image, ImageDisk, ImageSource, Mode, Network, Nic, PortRules, Ready, Vm,
+    World,
 };
 
-/// The command line of a kernel for which none is given.
-pub const CMDLINE: &str = "console=ttyS0 panic=-1";
 /// The name of the image that Weft builds itself.
 pub const MICRO: &str = "micro";

@@ -16,20 +16,21 @@ use crate::adapters;
 use crate::check::{self, HostFacts};
 use crate::dhcp::{self, KeptForVm};
 use crate::disk::Disk;
-use crate::files::{check_disk, check_initrd, check_kernel, read_ssh_key, read_user_data, resolve};
+use crate::files::{check_disk, read_ssh_key, read_user_data};
 use crate::forward;
+use crate::image;
 use crate::ipv6;
 use crate::mirror;
 use crate::names;
 use crate::port_keys;
 use crate::problem::{Problem, Report};
-use crate::read::{Lines, Notes, Section, items, list, nearest, parse, subtables, wrong_type};
+use crate::read::{Lines, Notes, Section, items, list, one_of, parse, subtables, wrong_type};
 use crate::router;
 use crate::shares;
 use crate::uplink;
 use crate::{
-    Acl, CMDLINE, DiskFormat, EngineKind, Image, ImageDisk, ImageSource, MICRO, Mode, Network, Nic, PortRules, Ready,
-    Uplink, Vm, World,
+    Acl, DiskFormat, Display, EngineKind, Image, ImageSource, MICRO, Mode, Network, Nic, PortRules, Ready, Uplink, Vm,
+    World,
 };
 
 /// A world that a person writes has a few hundred lines; this many bytes are no such file.
@@ -365,56 +366,9 @@ impl<'a> Loader<'a> {
             self.notes.complain(&path, Problem::new("reserved-name", "`micro` is Weft's own image", hint));
             return;
         }
-        let mut section = Section::new(table, &path, "an image");
-        let notes = &mut self.notes;
-        let kernel = section.string(notes, "kernel", "vmlinuz").map(|p| resolve(self.path, p));
-        let initrd = section.string(notes, "initrd", "initrd.img").map(|p| resolve(self.path, p));
-        let cmdline = section.string(notes, "cmdline", "console=ttyS0").map(str::to_owned);
-        let disk = section.string(notes, "disk", "debian.qcow2").map(|p| resolve(self.path, p));
-        let format = section.string(notes, "format", "qcow2");
-        let format = format.and_then(|text| one_of(notes, &format!("{path}.format"), text, FORMATS));
-        section.finish(notes);
-        if kernel.is_none() {
-            for (key, given) in [("initrd", initrd.is_some()), ("cmdline", cmdline.is_some())] {
-                if given && disk.is_some() {
-                    let message = format!("a disk image boots by itself: `{key}` does not apply");
-                    let hint = "remove it, or give `kernel` too";
-                    notes.complain(&format!("{path}.{key}"), Problem::new("contradiction", message, hint));
-                }
-            }
-        }
-        if format.is_some() && disk.is_none() && kernel.is_some() {
-            let problem = Problem::new("contradiction", "a kernel has no disk format", "remove it");
-            notes.complain(&format!("{path}.format"), problem);
-        }
-        let disk = disk.map(|disk| {
-            let found = check_disk(notes, &format!("{path}.disk"), &disk, format);
-            let format = found.map_or(format.unwrap_or(DiskFormat::Raw), |found| found.format);
-            if let Some(found) = found {
-                self.disks.insert(name.clone(), found);
-            }
-            ImageDisk { path: disk, format }
-        });
-        let source = match (kernel, disk) {
-            (Some(kernel), disk) => {
-                check_kernel(notes, &format!("{path}.kernel"), &kernel);
-                if let Some(initrd) = &initrd {
-                    check_initrd(notes, &format!("{path}.initrd"), initrd);
-                }
-                let cmdline = cmdline.unwrap_or_else(|| CMDLINE.to_owned());
-                ImageSource::Kernel { kernel, initrd, cmdline, disk }
-            }
-            (None, Some(disk)) => ImageSource::Disk(disk),
-            (None, None) => {
-                // A key whose value is no text has had its sentence already.
-                if !(notes.is_broken(&format!("{path}.kernel")) || notes.is_broken(&format!("{path}.disk"))) {
-                    let message = format!("image `{name}` has neither a kernel nor a disk");
-                    let hint = "give it `kernel` (and `initrd`), or `disk`, or both";
-                    notes.complain(&path, Problem::new("contradiction", message, hint));
-                }
-                ImageSource::Disk(ImageDisk { path: Default::default(), format: DiskFormat::Raw })
-            }
-        };
+        let section = Section::new(table, &path, "an image");
+        let (source, disk) = image::read(&mut self.notes, section, name, self.path);
+        self.disks.extend(disk.map(|disk| (name.clone(), disk)));
         self.world.images.insert(name.clone(), Image { source, provenance });
     }
 
@@ -448,6 +402,8 @@ impl<'a> Loader<'a> {
         if let (Some(asked), Some(disk)) = (disk_size, self.disks.get(&image)) {
             check_disk_size(notes, &format!("{path}.disk_size"), &image, asked, disk);
         }
+        let display = section.string(notes, "display", "vnc");
+        let display = display.and_then(|text| one_of(notes, &format!("{path}.display"), text, DISPLAYS));
         let shares = shares::read(notes, &mut section);
         let ready = section.string(notes, "ready", "agent");
         let ready = ready.and_then(|text| one_of(notes, &format!("{path}.ready"), text, READY));
@@ -474,6 +430,7 @@ impl<'a> Loader<'a> {
             ssh_key,
             user_data,
             disk_size,
+            display,
             shares,
             ready,
             provenance,
@@ -523,24 +480,10 @@ impl<'a> Loader<'a> {
 
 const MODES: &[(&str, Mode)] =
     &[("nat", Mode::Nat), ("host-only", Mode::HostOnly), ("internal", Mode::Internal), ("bridged", Mode::Bridged)];
-const FORMATS: &[(&str, DiskFormat)] = &[("raw", DiskFormat::Raw), ("qcow2", DiskFormat::Qcow2)];
+const DISPLAYS: &[(&str, Display)] = &[("vnc", Display::Vnc)];
 const ENGINES: &[(&str, EngineKind)] =
     &[("qemu", EngineKind::Qemu), ("kvm", EngineKind::Kvm), ("uml", EngineKind::Uml)];
 const READY: &[(&str, Ready)] = &[("agent", Ready::Agent), ("lease", Ready::Lease), ("running", Ready::Running)];
-
-fn one_of<T: Copy>(notes: &mut Notes, path: &str, text: &str, words: &[(&str, T)]) -> Option<T> {
-    if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
-        return Some(*value);
-    }
-    let known: Vec<_> = words.iter().map(|(word, _)| *word).collect();
-    let hint = match nearest(text, known.iter().copied()) {
-        Some(word) => format!("did you mean `{word}`?"),
-        None => format!("choose from {}", list(&known)),
-    };
-    let key = path.rsplit('.').next().unwrap_or(path);
-    notes.complain(path, Problem::new("bad-value", format!("`{text}` is not a value of `{key}`"), hint));
-    None
-}
 
 fn read_subnet(notes: &mut Notes, path: &str, text: &str) -> Option<Ipv4Net> {
     let Ok(net) = Ipv4Net::from_str(text) else {
@@ -557,8 +500,9 @@ fn read_subnet(notes: &mut Notes, path: &str, text: &str) -> Option<Ipv4Net> {
 
 /// A machine's disk is its image's, grown: it cannot be smaller, and nobody else than QEMU knows larger ones.
 fn check_disk_size(notes: &mut Notes, path: &str, image: &Label, asked: ByteSize, disk: &Disk) {
-    let (code, message, hint) = if asked.bytes() < disk.bytes {
-        let least = ByteSize::from_mib(disk.bytes.div_ceil(1 << 20));
+    let least = if disk.format == DiskFormat::Iso { 0 } else { disk.bytes };
+    let (code, message, hint) = if asked.bytes() < least {
+        let least = ByteSize::from_mib(least.div_ceil(1 << 20));
         let message = format!("{asked} are less than the disk of image `{image}` has already");
         ("out-of-range", message, format!("write {least} or more, or leave it out"))
     } else if asked > MAX_DISK {

@@ -294,3 +294,17 @@ fn article(type_name: &str) -> String {
         _ => format!("a {type_name}"),
     }
 }
+/// The value for which one of these words stands.
+pub(crate) fn one_of<T: Copy>(notes: &mut Notes, path: &str, text: &str, words: &[(&str, T)]) -> Option<T> {
+    if let Some((_, value)) = words.iter().find(|(word, _)| *word == text) {
+        return Some(*value);
+    }
+    let known: Vec<_> = words.iter().map(|(word, _)| *word).collect();
+    let hint = match nearest(text, known.iter().copied()) {
+        Some(word) => format!("did you mean `{word}`?"),
+        None => format!("choose from {}", list(&known)),
+    };
+    let key = path.rsplit('.').next().unwrap_or(path);
+    notes.complain(path, Problem::new("bad-value", format!("`{text}` is not a value of `{key}`"), hint));
+    None
+}

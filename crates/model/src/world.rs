@@ -12,7 +12,7 @@ use weft_types::{
     NetworkName, PortRates, PortVlans, Provenance, Shares, VmName,
 };
 
-use crate::{Acl, Forward, Mirror, Router, Uplink};
+use crate::{Acl, Arch, Firmware, Forward, Mirror, Router, Uplink};
 
 /// Everything that one file declares.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -158,6 +158,9 @@ pub struct Vm {
     pub user_data: Option<String>,
     /// The size of the disk, when it is to be larger than the image's.
     pub disk_size: Option<ByteSize>,
+    /// How its screen is seen, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub display: Option<Display>,
     /// What it may take of the host.
     #[serde(default)]
     #[schema(value_type = Object, example = json!({"cpu_weight": 300, "cpu_limit": "150%", "cpu_pin": "0,2-3"}))]
@@ -231,6 +234,14 @@ pub enum Ready {
     Running,
 }
 
+/// How a machine's screen is seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Display {
+    /// By VNC (RFC 6143): it has a graphics adapter, a keyboard and a tablet.
+    Vnc,
+}
+
 /// What a machine is made from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -258,6 +269,9 @@ pub enum ImageSource {
         /// A disk beside it, of which each machine gets a copy-on-write overlay.
         #[serde(default)]
         disk: Option<ImageDisk>,
+        /// The processor that it is for.
+        #[serde(default)]
+        arch: Arch,
     },
     /// A disk that boots by itself, of which each machine gets a copy-on-write overlay.
     Disk(ImageDisk),
@@ -272,6 +286,12 @@ pub struct ImageDisk {
     pub path: PathBuf,
     /// Its format; found out by looking at the file when the user did not say.
     pub format: DiskFormat,
+    /// The processor that its system is for, if it boots by itself.
+    #[serde(default)]
+    pub arch: Arch,
+    /// The firmware that boots it, if it boots by itself and the file says which.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub firmware: Option<Firmware>,
 }
 
 impl World {
@@ -289,6 +309,14 @@ impl World {
 }
 
 impl ImageSource {
+    /// The processor that it is for.
+    pub fn arch(&self) -> Arch {
+        match self {
+            Self::Kernel { arch, .. } => *arch,
+            Self::Disk(disk) => disk.arch,
+        }
+    }
+
     /// The image's disk, if it has one.
     pub fn disk(&self) -> Option<&ImageDisk> {
         match self {
@@ -306,6 +334,8 @@ pub enum DiskFormat {
     Raw,
     /// QEMU's copy-on-write format.
     Qcow2,
+    /// A medium of ISO 9660, as on a CD: each machine has it in its drive, and an empty disk of its own.
+    Iso,
 }
 
 impl DiskFormat {
@@ -314,6 +344,7 @@ impl DiskFormat {
         match self {
             Self::Raw => "raw",
             Self::Qcow2 => "qcow2",
+            Self::Iso => "iso",
         }
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use expect_test::{Expect, expect};
-use weft_model::{HostFacts, Mode, Ready, World, parse_world};
+use weft_model::{Arch, Firmware, HostFacts, ImageSource, Mode, Ready, World, parse_world};
 use weft_types::ByteSize;
 
 const FACTS: HostFacts = HostFacts { memory: Some(ByteSize::from_mib(8192)), images: BTreeMap::new() };
@@ -82,7 +82,7 @@ fn an_unknown_key_and_its_nearest() {
               |
             3 | frobnicate = 1
               | ^^^^^^^^^^
-            hint: a VM has the keys `image`, `memory`, `cpus`, `engine`, `cmdline`, `ssh_key`, `user_data`, `disk_size`, `cpu_weight`, `io_weight`, `cpu_limit`, `cpu_pin`, `memory_limit`, `ready` and `nics`
+            hint: a VM has the keys `image`, `memory`, `cpus`, `engine`, `cmdline`, `ssh_key`, `user_data`, `disk_size`, `display`, `cpu_weight`, `io_weight`, `cpu_limit`, `cpu_pin`, `memory_limit`, `ready` and `nics`
 
             2 problems in lab.toml; nothing was changed
         "#]],
@@ -285,6 +285,73 @@ fn subnets_and_what_hangs_on_them() {
 
             8 problems in lab.toml; nothing was changed
         "#]],
+    );
+}
+
+#[test]
+fn images_for_other_machines() {
+    let dir = tempfile::tempdir().unwrap();
+    let kernel = dir.path().join("vmlinuz");
+    std::fs::write(&kernel, [&[0; 56][..], b"ARM\x64"].concat()).unwrap();
+    let kernel = kernel.display();
+    let world = format!("[image.k]\nkernel = '{kernel}'\n[image.d]\ndisk = '/proc/self/exe'\nfirmware = 'uefi'\n");
+    let world = load(&world).unwrap();
+    let source = |name: &str| &world.images[&name.parse().unwrap()].source;
+    assert!(
+        matches!(source("k"), ImageSource::Kernel { arch: Arch::Aarch64, cmdline, .. } if cmdline.contains("ttyAMA0"))
+    );
+    assert!(source("d").disk().is_some_and(|disk| (disk.arch, disk.firmware) == (Arch::X86, Some(Firmware::Uefi))));
+    let wrong = "[image.a]\nkernel = '/proc/self/exe'\narch = 'aarch64'\nfirmware = 'uefi'\n\
+                 [image.b]\ndisk = '/proc/self/exe'\narch = 'riscv64'\nfirmware = 'bios'\n\
+                 [image.c]\ndisk = '/proc/self/exe'\narch = 'arm64'\nformat = 'iso'\n\
+                 [vm.x]\nimage = 'b'\ndisplay = 'spice'\n";
+    check(
+        wrong,
+        expect![[r#"
+        error: /proc/self/exe is a kernel for x86-64
+         --> lab.toml:2:10
+          |
+        2 | kernel = '/proc/self/exe'
+          |          ^^^^^^^^^^^^^^^^
+        hint: leave `arch` out, or write `arch = "x86-64"`
+
+        error: a kernel is booted without firmware of the user's choice
+         --> lab.toml:4:12
+          |
+        4 | firmware = 'uefi'
+          |            ^^^^^^
+        hint: remove it, or `kernel`
+
+        error: machines of riscv64 have no BIOS
+         --> lab.toml:8:12
+          |
+        8 | firmware = 'bios'
+          |            ^^^^^^
+        hint: remove it, or write `firmware = "uefi"`
+
+        error: the disk /proc/self/exe cannot be used: it is not in the ISO 9660 format
+          --> lab.toml:10:8
+           |
+        10 | disk = '/proc/self/exe'
+           |        ^^^^^^^^^^^^^^^^
+        hint: leave `format` out
+
+        error: `arm64` is not a value of `arch`
+          --> lab.toml:11:8
+           |
+        11 | arch = 'arm64'
+           |        ^^^^^^^
+        hint: did you mean `aarch64`?
+
+        error: `spice` is not a value of `display`
+          --> lab.toml:15:11
+           |
+        15 | display = 'spice'
+           |           ^^^^^^^
+        hint: choose from `vnc`
+
+        6 problems in lab.toml; nothing was changed
+    "#]],
     );
 }
 

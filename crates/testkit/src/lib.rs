@@ -1,6 +1,7 @@
 //! What tests share: namespaces, virtual bare metal, frame builders, a virtual machine that is not one.
 
 mod fake_vm;
+mod foreign;
 mod frames;
 mod guest;
 mod metal;
@@ -8,6 +9,7 @@ mod netns;
 mod vmm_link;
 
 pub use fake_vm::{FakeVm, MEMORY_BYTES, Received, VM_FEATURES, VMM_ADDRESS};
+pub use foreign::Foreign;
 pub use frames::{arp_request, ethernet, mac, tcp4, udp4};
 pub use guest::{Guest, SocketHandle, tcp};
 pub use metal::{CableEnd, Metal, Outcome, Running, cable, in_metal, is_in_metal};

@@ -2,8 +2,8 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::HeaderMap;
-use axum::response::Response;
+use axum::http::{HeaderMap, header};
+use axum::response::{IntoResponse as _, Response};
 use hyper::upgrade::OnUpgrade;
 use weft_control::VmAction;
 use weft_model::view::{OperationView, VmView};
@@ -93,6 +93,28 @@ pub(crate) async fn console(
     let seat = app.seats.take(vm.clone())?;
     let line = app.call(move |controller| controller.console(&vm)).await??;
     tunnel::accept(upgrade.0, tunnel::CONSOLE, line, seat)
+}
+
+/// A machine's screen: with `Upgrade: weft-screen` the connection speaks VNC (RFC 6143), the machine first.
+#[utoipa::path(post, path = "/v1/vms/{name}/screen", tag = "vms", params(("name" = VmName, Path)),
+    responses((status = 101, description = "the stream begins"), (status = "4XX", body = Problem)))]
+pub(crate) async fn screen(
+    State(app): State<App>,
+    Name(vm): Name<VmName>,
+    headers: HeaderMap,
+    upgrade: Upgrade,
+) -> Result<Response, Problem> {
+    tunnel::check(&headers, tunnel::SCREEN)?;
+    let screen = app.call(move |controller| controller.screen(&vm)).await??;
+    tunnel::accept(upgrade.0, tunnel::SCREEN, screen, ())
+}
+
+/// A picture of a machine's screen as it is now.
+#[utoipa::path(get, path = "/v1/vms/{name}/screen", tag = "vms", params(("name" = VmName, Path)),
+    responses((status = 200, content_type = "image/png"), (status = "4XX", body = Problem)))]
+pub(crate) async fn screenshot(State(app): State<App>, Name(vm): Name<VmName>) -> Result<Response, Problem> {
+    let picture = app.call(move |controller| controller.screenshot(&vm)).await??;
+    Ok(([(header::CONTENT_TYPE, "image/png")], picture).into_response())
 }
 
 /// What a machine's serial console has said since its last start.

@@ -4,7 +4,8 @@ use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use weft_machine::{Catalog, CatalogImage, Checksum, Debian, Expected, Images, Source, is_archive};
+use weft_machine::{Catalog, CatalogImage, Checksum, Debian, Expected, Images, Source, Wanted, is_archive};
+use weft_model::Platform;
 use weft_types::Label;
 
 use crate::args::ImageCommand;
@@ -30,19 +31,31 @@ pub(crate) async fn run(context: &Context, command: ImageCommand) -> Result {
             }
             name => build(context, name).await,
         },
-        ImageCommand::Import { name, disk, kernel, initrd, cmdline } => {
+        ImageCommand::Import { name, disk, kernel, initrd, cmdline, platform } => {
+            let platform = Platform::from(platform);
+            if kernel.is_some() && platform != Platform::default() {
+                let title = "--arch and --firmware are for disks that boot by themselves";
+                return Err(Failure::usage("image-options", title, "leave them out: kernels tell what they are for"));
+            }
             let source = match (&kernel, &disk) {
-                (Some(kernel), disk) => {
-                    Source::Kernel { kernel, initrd: initrd.as_deref(), cmdline: &cmdline, disk: disk.as_deref() }
+                (Some(kernel), disk) => Source::Kernel {
+                    kernel,
+                    initrd: initrd.as_deref(),
+                    cmdline: cmdline.as_deref(),
+                    disk: disk.as_deref(),
+                },
+                (None, Some(archive)) if is_archive(archive) => {
+                    return import_archive(context, &name, archive, platform);
                 }
-                (None, Some(archive)) if is_archive(archive) => return import_archive(context, &name, archive),
-                (None, Some(disk)) => Source::Disk(disk),
+                (None, Some(disk)) => Source::Disk(disk, platform),
                 (None, None) => unreachable!("the command line has one of them"),
             };
             let files = [kernel.as_deref(), initrd.as_deref(), disk.as_deref()].into_iter().flatten();
             import(context, &name, source, &files.map(shown).collect::<Vec<_>>().join(", "))
         }
-        ImageCommand::Pull { url, name, checksum } => pull(context, &url, name, checksum.as_deref()),
+        ImageCommand::Pull { url, name, checksum, platform } => {
+            pull(context, &url, name, checksum.as_deref(), platform.into())
+        }
         ImageCommand::Rm { name } => {
             let mut link = Link::open(&context.paths).await?;
             link.ask(async |client| client.remove_image(&name).await).await?;
@@ -106,10 +119,10 @@ fn import(context: &Context, name: &Label, source: Source<'_>, files: &str) -> R
     made_known(context, &made?)
 }
 
-fn import_archive(context: &Context, name: &Label, archive: &Path) -> Result {
+fn import_archive(context: &Context, name: &Label, archive: &Path, platform: Platform) -> Result {
     let origin = format!("imported from {}", shown(archive));
     let (catalog, images) = (catalog(context)?, Images::new(&context.paths.cache));
-    let made = Steps::show(|steps| catalog.import_archive(&images, name, archive, &origin, steps));
+    let made = Steps::show(|steps| catalog.import_archive(&images, name, archive, platform, &origin, steps));
     made_known(context, &made?)
 }
 
@@ -120,7 +133,7 @@ fn build_debian(context: &Context, name: Option<Label>, debian: Debian) -> Resul
     made_known(context, &made?)
 }
 
-fn pull(context: &Context, url: &str, name: Option<Label>, checksum: Option<&str>) -> Result {
+fn pull(context: &Context, url: &str, name: Option<Label>, checksum: Option<&str>, platform: Platform) -> Result {
     let name = match name {
         Some(name) => name,
         None => named_after(url).ok_or_else(|| {
@@ -144,7 +157,9 @@ fn pull(context: &Context, url: &str, name: Option<Label>, checksum: Option<&str
     let (catalog, images) = (catalog(context)?, Images::new(&context.paths.cache));
     let mut course = Course::new(format!("pulling {url}"));
     let pulled = Steps::show(|steps| {
-        catalog.pull(&images, &name, url, expected.as_ref(), &mut |done, total| course.tell(done, total), steps)
+        let mut tell = |done, total| course.tell(done, total);
+        let wanted = Wanted { url, expected: expected.as_ref(), platform };
+        catalog.pull(&images, &name, wanted, &mut tell, steps)
     });
     let (image, sum) = pulled?;
     match expected {

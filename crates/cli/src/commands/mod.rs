@@ -24,6 +24,7 @@ mod port;
 mod roles;
 mod router;
 mod scratch;
+mod screen;
 mod shell;
 mod switch;
 mod switch_talk;
@@ -136,6 +137,8 @@ async fn talk(context: &Context, command: Command) -> Result {
         Command::Names => names::run(context).await,
         Command::Lease(_) => ls::leases(context).await,
         Command::Image(command) => image::run(context, command).await,
+        Command::Screen { vm, picture: Some(picture), .. } => screen::take_picture(context, &vm, &picture).await,
+        Command::Screen { vm, listen, .. } => screen::show(context, &vm, listen.as_deref()).await,
         Command::Logs { vm, follow, lines } => logs::run(context, &vm, follow, lines).await,
         Command::Events { follow } => events::run(context, follow).await,
         Command::Why { from, drops: true, .. } => drops::run(context, from.as_deref()).await,

@@ -49,6 +49,8 @@ fn help() {
               shell        Open a shell that stands on a network, without root: in a network namespace of its
                            own, with an address and a name
               console      Connect to a machine's serial console; Ctrl-] leaves
+              screen       Show a machine's screen to a VNC viewer, or take a picture of it (`display = "vnc"`
+                           in the file)
               logs         Show what a machine's serial console has said since its last start
               events       Show what happened
               why          Explain what the switch would do with a packet, and which declarations make it so. No

@@ -5,6 +5,7 @@
 mod bridged;
 mod faults;
 mod files;
+mod foreign;
 mod forwards;
 mod guests;
 mod harness;

@@ -21,6 +21,9 @@ pub(crate) const OVERLAY: &str = "disk.qcow2";
 /// The seed's name in a machine's state folder.
 pub(crate) const SEED: &str = "seed.img";
 
+/// The size of an empty disk where nobody says which.
+const EMPTY_DISK: ByteSize = ByteSize::from_mib(10 << 10);
+
 /// Checks that a file of an image is there, is a file, can be read, and is not empty.
 pub fn check_file(what: &'static str, path: &Path) -> Result<(), MachineError> {
     let length = open(what, path)?.metadata().map_err(MachineError::io("read", path))?.len();
@@ -62,8 +65,9 @@ pub(crate) fn ensure_overlay(
     format: DiskFormat,
     size: Option<ByteSize>,
 ) -> Result<(), MachineError> {
-    let (base, disk) = base(path, format)?;
-    let bytes = size.map_or(0, ByteSize::bytes).max(disk.bytes).next_multiple_of(512);
+    let (base, least) = base(path, format)?;
+    let asked = size.or((format == DiskFormat::Iso).then_some(EMPTY_DISK));
+    let bytes = asked.map_or(0, ByteSize::bytes).max(least).next_multiple_of(512);
     let target = state_dir.join(OVERLAY);
     if let Some(header) = kept(&target, &base)? {
         return overlay::grow(&target, &header, bytes).map_err(MachineError::io("write", &target));
@@ -78,13 +82,19 @@ pub fn check_overlay(state_dir: &Path, path: &Path, format: DiskFormat) -> Resul
     kept(&state_dir.join(OVERLAY), &base(path, format)?.0).map(drop)
 }
 
-/// What an overlay over this disk would stand on, after a look at whether it can be trusted.
-fn base(path: &Path, format: DiskFormat) -> Result<(Base<'_>, Disk), MachineError> {
+/// What an overlay over this disk would stand on, after a look at whether it can be trusted, and how many bytes that has.
+///
+/// Beside a CD a machine has a disk that stands on nothing: what it puts there from the one is still worth something when
+/// there is another in the drive.
+fn base(path: &Path, format: DiskFormat) -> Result<(Base<'_>, u64), MachineError> {
     let file = open("disk", path)?;
     let disk = examine(&file, path, format)?;
+    if format == DiskFormat::Iso {
+        return Ok((Base::nothing(), 0));
+    }
     let text = path.to_str().ok_or(MachineError::PathText { path: path.to_owned(), why: "it is not UTF-8" })?;
     let stamp = overlay::stamp(&file).map_err(MachineError::io("read", path))?;
-    Ok((Base { path: text, format, stamp }, disk))
+    Ok((Base { path: text, format, stamp }, disk.bytes))
 }
 
 /// The header of the overlay that is there, if it is one over this base.

@@ -54,10 +54,23 @@ pub(super) fn stamp(file: &File) -> io::Result<String> {
     Ok(format!("{} bytes of {}.{:09}", metadata.len(), metadata.mtime(), metadata.mtime_nsec()))
 }
 
+/// The stamp of a disk that stands on nothing.
+const NOTHING: &str = "nothing";
+
 impl Base<'_> {
+    /// What an empty disk stands on.
+    pub(super) fn nothing() -> Self {
+        Base { path: "", format: DiskFormat::Raw, stamp: NOTHING.to_owned() }
+    }
+
+    fn is_nothing(&self) -> bool {
+        self.path.is_empty()
+    }
+
     /// How the overlay with this header stands to this base.
     pub(super) fn relation(&self, overlay: &Header) -> Relation {
         match overlay.extension(BASE_STAMP) {
+            Some(NOTHING) if self.is_nothing() => Relation::Same,
             _ if !overlay.is_over(self.path, self.format) => Relation::Other,
             Some(stamp) if stamp != self.stamp => Relation::Changed,
             _ => Relation::Same,
@@ -76,7 +89,8 @@ impl Base<'_> {
         let [refcount_table, refcount_block, l1] = [1, 2, 3].map(|cluster| cluster * CLUSTER);
         let used = 3 + l1_clusters as usize;
         let mut extensions = Vec::new();
-        for (kind, text) in [(BACKING_FORMAT, self.format.as_str()), (BASE_STAMP, &self.stamp)] {
+        let format = (!self.is_nothing()).then_some((BACKING_FORMAT, self.format.as_str()));
+        for (kind, text) in format.into_iter().chain([(BASE_STAMP, self.stamp.as_str())]) {
             extensions.extend(kind.to_be_bytes());
             extensions.extend((text.len() as u32).to_be_bytes());
             extensions.extend(text.as_bytes());
@@ -87,7 +101,8 @@ impl Base<'_> {
         let mut header = Vec::with_capacity(used * CLUSTER);
         header.extend(MAGIC);
         header.extend(3_u32.to_be_bytes());
-        header.extend(((HEADER_BYTES + extensions.len()) as u64).to_be_bytes());
+        let name = if self.is_nothing() { 0 } else { HEADER_BYTES + extensions.len() };
+        header.extend((name as u64).to_be_bytes());
         header.extend((self.path.len() as u32).to_be_bytes());
         header.extend(CLUSTER_BITS.to_be_bytes());
         header.extend(virtual_bytes.to_be_bytes());
@@ -186,6 +201,11 @@ mod tests {
         let shown = path.to_str().unwrap();
         run(&["check", shown]);
         run(&["info", shown]);
+        let empty = dir.path().join("empty.qcow2");
+        fs::write(&empty, Base::nothing().overlay(GIB).unwrap()).unwrap();
+        run(&["check", empty.to_str().unwrap()]);
+        let header = Header::read(&File::open(&empty).unwrap()).unwrap().unwrap();
+        assert_eq!((Base::nothing().relation(&header), of.relation(&header)), (Relation::Same, Relation::Other));
         // Writes the header anew.
         run(&["amend", "-o", "lazy_refcounts=on", shown]);
         let header = || Header::read(&File::open(&path).unwrap()).unwrap().unwrap();

@@ -20,6 +20,8 @@ pub(super) fn choose(spec: &LaunchSpec, kvm: &KvmState) -> EngineKind {
 
 #[cfg(test)]
 mod tests {
+    use weft_model::{Arch, Firmware};
+
     use super::*;
     use crate::spec::{Boot, DiskSpec, Uuid};
 
@@ -32,6 +34,8 @@ mod tests {
             name: "web".parse().unwrap(),
             uuid: Uuid::derive("web"),
             engine: None,
+            arch: Arch::X86,
+            display: None,
             memory: "128MiB".parse().unwrap(),
             cpus: 1,
             boot: Boot::Kernel { kernel, initrd: None, cmdline: String::new() },
@@ -45,7 +49,7 @@ mod tests {
         let format = weft_model::DiskFormat::Raw;
         let disk = Some(DiskSpec { base: "/d".into(), format, size: None, seed: None });
         let both = LaunchSpec { disk: disk.clone(), ..micro.clone() };
-        let disk = LaunchSpec { boot: Boot::Firmware, disk, ..micro.clone() };
+        let disk = LaunchSpec { boot: Boot::Firmware(Firmware::Bios), disk, ..micro.clone() };
         let asked = |engine| LaunchSpec { engine: Some(engine), ..micro.clone() };
         for (spec, kvm, expected) in [
             (micro.clone(), KvmState::Usable, EngineKind::Kvm),

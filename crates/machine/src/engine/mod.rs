@@ -23,8 +23,10 @@ use weft_model::EngineKind;
 
 pub(crate) use accel::kvm_state;
 pub use log::{bound_logs, console_log, engine_words, written_bytes};
+pub(crate) use qemu::{Board, uefi};
 pub use qemu::{
     Qmp, QmpError, QmpEvent, RxFilter, RxFilters, RxWish, adapter_name, fuzz_qmp, fuzz_rx_filter, monitor_socket,
+    screen_socket, screenshot,
 };
 pub use record::fuzz as fuzz_record;
 pub use start::{prepare, start};

@@ -206,6 +206,7 @@ fn enough_memory(spec: &LaunchSpec) -> Result<(), MachineError> {
 
 #[cfg(test)]
 mod tests {
+    use weft_model::Arch;
     use weft_types::ByteSize;
 
     use super::*;
@@ -216,6 +217,8 @@ mod tests {
             name: "web".parse().unwrap(),
             uuid: Uuid::derive("web"),
             engine: None,
+            arch: Arch::X86,
+            display: None,
             memory: ByteSize::from_mib(16),
             cpus: 1,
             boot: Boot::Kernel { kernel: "/none/vmlinuz".into(), initrd: None, cmdline: String::new() },

@@ -15,7 +15,7 @@ use rustix::fs::{CWD, FlockOperation, RenameFlags, flock, renameat_with, statvfs
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
-use weft_model::{Disk, ImageDisk, ImageSource, MICRO, is_kernel};
+use weft_model::{Arch, Disk, ImageDisk, ImageSource, KERNEL_HEAD_BYTES, MICRO, Platform};
 use weft_types::{ByteSize, Label};
 
 use super::SCRATCH;
@@ -28,8 +28,6 @@ const DESCRIPTION: &str = "image.json";
 const VERSION: u32 = 1;
 /// The longest description, in bytes: one that somebody has put there is not read without end.
 const MAX_DESCRIPTION_BYTES: u64 = 64 << 10;
-/// How much of a kernel tells that it is one, in bytes.
-const KERNEL_HEAD_BYTES: u64 = 0x206;
 /// How much is copied between two words about the progress, in bytes.
 const CHUNK_BYTES: u64 = 4 << 20;
 /// The names of files in an image's folder.
@@ -46,13 +44,14 @@ pub enum Source<'a> {
         kernel: &'a Path,
         /// The initial RAM disk.
         initrd: Option<&'a Path>,
-        /// The command line.
-        cmdline: &'a str,
+        /// The command line; the usual one of the kernel's processor if there is none.
+        cmdline: Option<&'a str>,
         /// The disk.
         disk: Option<&'a Path>,
     },
-    /// A disk that boots by itself, raw or qcow2; which of them it is, is found out.
-    Disk(&'a Path),
+    /// A disk that boots by itself on such machines: raw, qcow2, or what stands on a CD; which of them it is, is found
+    /// out.
+    Disk(&'a Path, Platform),
 }
 
 /// What is done with the files that an image is made from.
@@ -338,7 +337,7 @@ impl Catalog {
 fn files_of(source: Source<'_>) -> Vec<(&'static str, &Path)> {
     let (kernel, initrd, disk) = match source {
         Source::Kernel { kernel, initrd, disk, .. } => (Some(kernel), initrd, disk),
-        Source::Disk(disk) => (None, None, Some(disk)),
+        Source::Disk(disk, _) => (None, None, Some(disk)),
     };
     let files =
         [kernel.map(|kernel| (KERNEL, kernel)), initrd.map(|initrd| (INITRD, initrd)), disk.map(|disk| (DISK, disk))];
@@ -351,23 +350,27 @@ fn described(source: Source<'_>, draft: &Path) -> Result<ImageSource, MachineErr
         let path = draft.join(what);
         File::open(&path).map_err(MachineError::io("open", path))
     };
-    let disk = |path: &Path| -> Result<ImageDisk, MachineError> {
+    let disk = |path: &Path, Platform { arch, firmware }: Platform| -> Result<ImageDisk, MachineError> {
         let bad = |fault| MachineError::BadDisk { path: path.to_owned(), fault };
         let Disk { format, .. } = Disk::examine(&open(DISK)?, None).map_err(bad)?;
-        Ok(ImageDisk { path: DISK.into(), format })
+        Ok(ImageDisk { path: DISK.into(), format, arch: arch.unwrap_or_default(), firmware })
     };
     match source {
         Source::Kernel { kernel, initrd, cmdline, disk: beside } => {
-            examine(KERNEL, &open(KERNEL)?, kernel)?;
+            let arch = kernel_arch(&open(KERNEL)?, kernel)?;
             initrd.map_or(Ok(()), |initrd| examine(INITRD, &open(INITRD)?, initrd))?;
             Ok(ImageSource::Kernel {
                 kernel: KERNEL.into(),
                 initrd: initrd.map(|_| INITRD.into()),
-                cmdline: cmdline.to_owned(),
-                disk: beside.map(disk).transpose()?,
+                cmdline: cmdline.unwrap_or(arch.cmdline()).to_owned(),
+                disk: beside.map(|path| disk(path, Platform::default())).transpose()?,
+                arch,
             })
         }
-        Source::Disk(path) => Ok(ImageSource::Disk(disk(path)?)),
+        Source::Disk(path, platform) => match platform.contradiction() {
+            Some(why) => Err(MachineError::FileDamaged { what: DISK, path: path.to_owned(), why }),
+            None => Ok(ImageSource::Disk(disk(path, platform)?)),
+        },
     }
 }
 
@@ -397,19 +400,22 @@ fn examine(what: &'static str, file: &File, path: &Path) -> Result<(), MachineEr
             let bad = |fault| MachineError::BadDisk { path: path.to_owned(), fault };
             return Disk::examine(file, None).map(drop).map_err(bad);
         }
-        KERNEL => {
-            let mut head = Vec::new();
-            let mut file = file;
-            file.take(KERNEL_HEAD_BYTES).read_to_end(&mut head).map_err(MachineError::io("read", path))?;
-            file.rewind().map_err(MachineError::io("read", path))?;
-            (!is_kernel(&head)).then_some("it is not a kernel for x86-64")
-        }
+        KERNEL => return kernel_arch(file, path).map(drop),
         _ => {
             let length = file.metadata().map_err(MachineError::io("read", path))?.len();
             (length == 0).then_some("it is empty")
         }
     };
     why.map_or(Ok(()), |why| Err(MachineError::FileDamaged { what, path: path.to_owned(), why: why.to_owned() }))
+}
+
+/// For which processor a file is a kernel; `path` is what the user knows it by.
+fn kernel_arch(mut file: &File, path: &Path) -> Result<Arch, MachineError> {
+    let mut head = Vec::new();
+    file.take(KERNEL_HEAD_BYTES as u64).read_to_end(&mut head).map_err(MachineError::io("read", path))?;
+    file.rewind().map_err(MachineError::io("read", path))?;
+    let why = "it is not a kernel for x86-64, aarch64 or riscv64".to_owned();
+    Arch::of_kernel(&head).ok_or(MachineError::FileDamaged { what: KERNEL, path: path.to_owned(), why })
 }
 
 /// Copies a file with its holes, and waits until the copy lasts; its length in bytes.

@@ -46,7 +46,7 @@ pub use elf::fuzz as fuzz_elf;
 pub use filesystem::{Debian, fuzz as fuzz_layers};
 pub use packed::is_archive;
 pub use parts::Parts;
-pub use pull::Expected;
+pub use pull::{Expected, Wanted};
 pub(crate) use unpack::unpacked;
 
 /// How the name of a kernel's package begins.

@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
+use weft_model::Platform;
 use weft_types::Label;
 
 use super::catalog::{Catalog, CatalogImage, Source};
@@ -48,6 +49,17 @@ pub enum Expected {
     List(String),
 }
 
+/// What is to be pulled.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// Where it is: http, https or file.
+    pub url: &'a str,
+    /// What its checksum has to be.
+    pub expected: Option<&'a Expected>,
+    /// The machines that it is for.
+    pub platform: Platform,
+}
+
 /// What a server has said of a file; what it has not, is `None`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct Version {
@@ -58,7 +70,7 @@ struct Version {
 }
 
 impl Catalog {
-    /// Makes an image of the disk or the archive at `url` (http, https or file) after its checksum was looked at; also what
+    /// Makes an image of the disk or the archive at an address after its checksum was looked at; also what
     /// the checksum is, in words. A pull that was cut off goes on where it was. `progress` hears how many bytes have come,
     /// and of how many if that is known; `steps` what becomes of an archive.
     ///
@@ -68,8 +80,7 @@ impl Catalog {
         &self,
         images: &Images,
         name: &Label,
-        url: &str,
-        expected: Option<&Expected>,
+        Wanted { url, expected, platform }: Wanted<'_>,
         progress: &mut dyn FnMut(u64, Option<u64>),
         steps: &dyn Fn(String),
     ) -> Result<(CatalogImage, String), MachineError> {
@@ -97,8 +108,10 @@ impl Catalog {
         }
         let origin = format!("pulled from {url} ({named})");
         let adopted = match is_archive(&part.path) {
-            true => self.import_archive(images, name, &part.path, &origin, steps),
-            false => check_boots(&part.path).and_then(|()| self.adopt(name, Source::Disk(&part.path), &origin)),
+            true => self.import_archive(images, name, &part.path, platform, &origin, steps),
+            false => {
+                check_boots(&part.path).and_then(|()| self.adopt(name, Source::Disk(&part.path, platform), &origin))
+            }
         };
         // What is no disk today will be none tomorrow; what only had no name may yet get one.
         if !matches!(adopted, Err(MachineError::ImageExists(_))) {

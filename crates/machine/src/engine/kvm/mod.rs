@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use weft_model::EngineKind;
+use weft_model::{DiskFormat, EngineKind};
 
 use super::start::{Role, await_set_up, socket_path};
 use super::{Accelerator, Engine, Running, files, kvm_state};
@@ -91,6 +91,9 @@ pub(super) fn why_not(spec: &LaunchSpec, kvm: &KvmState) -> Option<String> {
     let Boot::Kernel { kernel, .. } = &spec.boot else {
         return Some(NO_FIRMWARE.to_owned());
     };
+    if let Some(lack) = lacks(spec) {
+        return Some(lack.to_owned());
+    }
     if spec.cpus > MAX_CPUS {
         return Some(format!("has at most {MAX_CPUS} processors"));
     }
@@ -101,6 +104,15 @@ pub(super) fn why_not(spec: &LaunchSpec, kvm: &KvmState) -> Option<String> {
     // A kernel that cannot be read is told of by whoever reads it next.
     let _ = fs::File::open(kernel).map(|file| file.take(0x238).read_to_end(&mut head));
     (!is_64_bit_kernel(&head)).then(|| "boots kernels for x86-64 only, which this one is not".to_owned())
+}
+
+/// What a machine has that only QEMU has, in words that go on from "it".
+fn lacks(spec: &LaunchSpec) -> Option<&'static str> {
+    match spec {
+        LaunchSpec { display: Some(_), .. } => Some("has no screen"),
+        LaunchSpec { disk: Some(disk), .. } if disk.format == DiskFormat::Iso => Some("has no drive for CDs"),
+        _ => None,
+    }
 }
 
 /// Whether a file that begins like this is a bzImage with a 64-bit entry (the kernel's Documentation/arch/x86/boot.rst), or
@@ -146,8 +158,7 @@ fn describe(spec: &LaunchSpec) -> Result<Value, MachineError> {
         "memory-mib": spec.memory.mib().next_multiple_of(MEMORY_GRANULE_MIB).max(MIN_MEMORY_MIB),
         "kernel": text(&image::unpacked(kernel, &spec.cache_dir))?,
         "initrd": initrd.as_deref().map(text).transpose()?,
-        // Kernels pass over what they do not know and holds a dot; micro guests read it.
-        "command-line": format!("{cmdline} weft.hostname={}", spec.name).trim_start(),
+        "command-line": spec.words_for_kernel(cmdline),
         "serial": { "socket": run(files::CONSOLE)?, "log": text(&spec.state_dir.join(files::CONSOLE_LOG))? },
         "ports": [
             { "name": weft_agent::PORT_NAME, "socket": run(files::AGENT)? },
@@ -210,6 +221,8 @@ fn read_answer(line: &str) -> io::Result<Value> {
 
 #[cfg(test)]
 mod tests {
+    use weft_model::Arch;
+
     use expect_test::expect;
 
     use super::*;
@@ -220,6 +233,8 @@ mod tests {
             name: "web".parse().unwrap(),
             uuid: Uuid::derive("web"),
             engine: Some(EngineKind::Kvm),
+            arch: Arch::X86,
+            display: None,
             memory: "129MiB".parse().unwrap(),
             cpus: 2,
             boot: Boot::Kernel { kernel: dir.join("k"), initrd: Some(dir.join("i")), cmdline: "quiet".into() },

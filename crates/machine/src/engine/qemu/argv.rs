@@ -7,16 +7,20 @@ use std::ffi::OsString;
 use std::path::Path;
 
 use serde_json::{Value, json};
+use weft_model::{DiskFormat, Display};
 
 use super::super::start::socket_path as fitting;
 use super::super::{Accelerator, files};
-use super::{FILTER, PID, QMP};
+use super::board::Board;
+use super::firmware::Uefi;
+use super::{FILTER, PID, QMP, VARIABLES, VNC};
 use crate::MachineError;
 use crate::disk;
 use crate::spec::{Boot, DiskSpec, LaunchNic, LaunchSpec};
 
-/// The PCI slot of the first network adapter; the others follow. The slots below it are for what every machine has.
-const FIRST_NIC_SLOT: usize = 8;
+/// The PCI slot of the first network adapter; the others follow. The slots below it are for what else machines have; the
+/// last slot is the board's own, so there is room for 24.
+const FIRST_NIC_SLOT: usize = 7;
 /// Descriptors per ring of a network adapter: the most that virtio-net has, so that bursts find room.
 const NIC_QUEUE_SIZE: u16 = 1024;
 
@@ -32,20 +36,27 @@ pub(super) struct Abilities {
 }
 
 /// Writes the arguments, the program's name not among them.
-pub(super) fn argv(spec: &LaunchSpec, abilities: Abilities) -> Result<Vec<OsString>, MachineError> {
+///
+/// `uefi` is the firmware, for machines that have such.
+pub(super) fn argv(
+    spec: &LaunchSpec,
+    uefi: Option<&Uefi>,
+    abilities: Abilities,
+) -> Result<Vec<OsString>, MachineError> {
     let mut args = Args::default();
     let run = |file: &str| spec.run_dir.join(file);
 
-    args.flags(["-nodefaults", "-no-user-config"]).option("-display", "none");
+    let board = Board::of(spec.arch);
+    args.flags(["-nodefaults", "-no-user-config"]);
     args.option("-name", format!("guest={},debug-threads=on", spec.name));
     args.option("-uuid", spec.uuid.to_string());
-    args.option("-machine", "q35,vmport=off,smbus=off,sata=off,usb=off,i8042=off,memory-backend=ram");
+    let flash = if uefi.is_some() { ",pflash0=firmware,pflash1=variables" } else { "" };
+    args.option("-machine", format!("{},memory-backend=ram{flash}", board.machine));
     match abilities.accelerator {
         Accelerator::Kvm => args.option("-accel", "kvm").option("-cpu", "host"),
         Accelerator::Tcg | Accelerator::Ptrace => {
             let thread = if spec.cpus > 1 { "multi" } else { "single" };
-            // Five-level page tables would make every miss of the translated TLB one step longer, for nothing.
-            args.option("-accel", format!("tcg,thread={thread}")).option("-cpu", "max,la57=off")
+            args.option("-accel", format!("tcg,thread={thread}")).option("-cpu", board.cpu)
         }
     };
     args.option("-smp", spec.cpus.to_string());
@@ -71,6 +82,10 @@ pub(super) fn argv(spec: &LaunchSpec, abilities: Abilities) -> Result<Vec<OsStri
     args.option("-device", "virtio-rng-pci,addr=0x3");
     args.option("-device", "pvpanic-pci,addr=0x4");
 
+    args.screen(spec, board)?;
+    if let Some(uefi) = uefi {
+        args.firmware(spec, uefi)?;
+    }
     args.boot(spec)?;
     for (index, nic) in spec.nics.iter().enumerate() {
         args.nic(index, nic, abilities)?;
@@ -105,19 +120,20 @@ impl Args {
             if let Some(initrd) = initrd {
                 self.option("-initrd", text(initrd)?);
             }
-            // Kernels pass over what they do not know and holds a dot; micro guests read it.
-            self.option("-append", format!("{cmdline} weft.hostname={}", spec.name).trim_start().to_owned());
+            self.option("-append", spec.words_for_kernel(cmdline));
         }
         if let Some(DiskSpec { base, format, seed, .. }) = &spec.disk {
+            let is_cd = *format == DiskFormat::Iso;
             let [overlay, seed_volume] = [disk::OVERLAY, disk::SEED].map(|file| spec.state_dir.join(file));
-            // The format of the lower disk is said here, and what the overlay's own header says is not followed.
+            let lower = json!({
+                "driver": if is_cd { "raw" } else { format.as_str() }, "read-only": true,
+                "file": { "driver": "file", "filename": text(base)?, "read-only": true },
+            });
+            // What the disk stands on is said here, and what its own header says is not followed.
             self.blockdev(json!({
                 "driver": "qcow2", "node-name": "disk", "discard": "unmap",
                 "file": { "driver": "file", "filename": text(&overlay)? },
-                "backing": {
-                    "driver": format.as_str(), "read-only": true,
-                    "file": { "driver": "file", "filename": text(base)?, "read-only": true },
-                },
+                "backing": if is_cd { &Value::Null } else { &lower },
             }));
             self.option("-device", "virtio-blk-pci,id=disk,addr=0x5,drive=disk,bootindex=1");
             if seed.is_some() {
@@ -125,8 +141,44 @@ impl Args {
                     "driver": "raw", "node-name": "seed", "read-only": true,
                     "file": { "driver": "file", "filename": text(&seed_volume)?, "read-only": true },
                 }));
-                self.option("-device", "virtio-blk-pci,addr=0x6,drive=seed");
+                self.option("-device", "virtio-blk-pci,addr=0x6,drive=seed,multifunction=on");
             }
+            if is_cd {
+                let mut medium = lower;
+                medium["node-name"] = "cd".into();
+                self.blockdev(medium);
+                let [controller, drive] = Board::of(spec.arch).drive;
+                self.option("-device", format!("{controller},addr=0x6.1"));
+                // Once there is a system on the disk, that is what boots.
+                self.option("-device", format!("{drive},drive=cd,bootindex=2"));
+            }
+        }
+        Ok(())
+    }
+
+    /// A screen, and what one types and points with. The tablet is where the pointer is, so both keep together.
+    fn screen(&mut self, spec: &LaunchSpec, board: Board) -> Result<(), MachineError> {
+        let Some(Display::Vnc) = spec.display else {
+            self.option("-display", "none");
+            return Ok(());
+        };
+        self.option("-display", format!("vnc=unix:{}", socket_path(&spec.run_dir.join(VNC))?));
+        self.option("-device", format!("{},addr=0x1.0,multifunction=on", board.graphics));
+        self.option("-device", "qemu-xhci,id=usb,addr=0x1.1");
+        self.option("-device", "usb-kbd,bus=usb.0").option("-device", "usb-tablet,bus=usb.0");
+        Ok(())
+    }
+
+    /// UEFI, whose variables are the machine's own.
+    fn firmware(&mut self, spec: &LaunchSpec, uefi: &Uefi) -> Result<(), MachineError> {
+        let variables = spec.state_dir.join(VARIABLES);
+        for (node, flash, path, read_only) in
+            [("firmware", &uefi.code, &uefi.code.path, true), ("variables", &uefi.variables, &variables, false)]
+        {
+            self.blockdev(json!({
+                "driver": flash.format, "node-name": node, "read-only": read_only,
+                "file": { "driver": "file", "filename": text(path)?, "read-only": read_only },
+            }));
         }
         Ok(())
     }
@@ -178,8 +230,9 @@ fn socket_path(path: &Path) -> Result<String, MachineError> {
 #[cfg(test)]
 mod tests {
     use expect_test::{Expect, expect};
-    use weft_model::DiskFormat;
+    use weft_model::{Arch, Firmware};
 
+    use super::super::firmware::Flash;
     use super::*;
     use crate::spec::{Seed, Uuid};
 
@@ -190,6 +243,8 @@ mod tests {
             name: "web".parse().unwrap(),
             uuid: Uuid::derive("web"),
             engine: None,
+            arch: Arch::X86,
+            display: None,
             memory: "256MiB".parse().unwrap(),
             cpus: 1,
             boot,
@@ -207,7 +262,7 @@ mod tests {
     }
 
     fn check(spec: &LaunchSpec, abilities: Abilities, expected: Expect) {
-        let lines = match argv(spec, abilities) {
+        let lines = match argv(spec, None, abilities) {
             Ok(args) => args.iter().map(|arg| arg.to_str().unwrap()).collect::<Vec<_>>().join(" ").replace(" -", "\n-"),
             Err(error) => error.to_string(),
         };
@@ -227,7 +282,6 @@ mod tests {
             expect![[r#"
                 -nodefaults
                 -no-user-config
-                -display none
                 -name guest=web,debug-threads=on
                 -uuid 4b5e57f6-eb2f-82b9-839b-3d1e13929295
                 -machine q35,vmport=off,smbus=off,sata=off,usb=off,i8042=off,memory-backend=ram
@@ -250,15 +304,16 @@ mod tests {
                 -device virtserialport,nr=2,chardev=qga,name=org.qemu.guest_agent.0
                 -device virtio-rng-pci,addr=0x3
                 -device pvpanic-pci,addr=0x4
+                -display none
                 -kernel /k
                 -initrd /i
                 -append console=ttyS0, quiet weft.hostname=web
                 -chardev socket,id=wire0,path=/r/web-0.sock,reconnect=1
                 -netdev vhost-user,id=net0,chardev=wire0
-                -device virtio-net-pci,id=nic0,addr=0x8,netdev=net0,mac=02:00:00:00:00:00,host_mtu=1500,romfile=,rx_queue_size=1024,tx_queue_size=1024,vectors=0
+                -device virtio-net-pci,id=nic0,addr=0x7,netdev=net0,mac=02:00:00:00:00:00,host_mtu=1500,romfile=,rx_queue_size=1024,tx_queue_size=1024,vectors=0
                 -chardev socket,id=wire1,path=/r/web-1.sock,reconnect=1
                 -netdev vhost-user,id=net1,chardev=wire1
-                -device virtio-net-pci,id=nic1,addr=0x9,netdev=net1,mac=02:00:00:00:00:01,host_mtu=1500,romfile=,rx_queue_size=1024,tx_queue_size=1024,vectors=0"#]],
+                -device virtio-net-pci,id=nic1,addr=0x8,netdev=net1,mac=02:00:00:00:00:01,host_mtu=1500,romfile=,rx_queue_size=1024,tx_queue_size=1024,vectors=0"#]],
         );
     }
 
@@ -266,7 +321,7 @@ mod tests {
     fn a_disk_with_a_seed_on_a_newer_qemu_with_kvm() {
         let seed = Seed { hostname: "web".into(), ssh_key: None, user_data: None, nics: Vec::new() };
         let disk = DiskSpec { base: "/a,b.img".into(), format: DiskFormat::Raw, size: None, seed: Some(seed) };
-        let mut spec = LaunchSpec { disk: Some(disk), ..spec(Boot::Firmware) };
+        let mut spec = LaunchSpec { disk: Some(disk), ..spec(Boot::Firmware(Firmware::Bios)) };
         spec.cpus = 2;
         spec.nics.push(LaunchNic { mac: "02:00:00:00:00:01".parse().unwrap(), socket: "/a,b.sock".into(), mtu: 9000 });
         let abilities = Abilities { accelerator: Accelerator::Kvm, sandbox: true, version: (10, 0) };
@@ -276,7 +331,6 @@ mod tests {
             expect![[r#"
                 -nodefaults
                 -no-user-config
-                -display none
                 -name guest=web,debug-threads=on
                 -uuid 4b5e57f6-eb2f-82b9-839b-3d1e13929295
                 -machine q35,vmport=off,smbus=off,sata=off,usb=off,i8042=off,memory-backend=ram
@@ -300,14 +354,61 @@ mod tests {
                 -device virtserialport,nr=2,chardev=qga,name=org.qemu.guest_agent.0
                 -device virtio-rng-pci,addr=0x3
                 -device pvpanic-pci,addr=0x4
+                -display none
                 -blockdev {"backing":{"driver":"raw","file":{"driver":"file","filename":"/a,b.img","read-only":true},"read-only":true},"discard":"unmap","driver":"qcow2","file":{"driver":"file","filename":"/s/disk.qcow2"},"node-name":"disk"}
                 -device virtio-blk-pci,id=disk,addr=0x5,drive=disk,bootindex=1
                 -blockdev {"driver":"raw","file":{"driver":"file","filename":"/s/seed.img","read-only":true},"node-name":"seed","read-only":true}
-                -device virtio-blk-pci,addr=0x6,drive=seed
+                -device virtio-blk-pci,addr=0x6,drive=seed,multifunction=on
                 -chardev socket,id=wire0,path=/a,,b.sock,reconnect-ms=100
                 -netdev vhost-user,id=net0,chardev=wire0
-                -device virtio-net-pci,id=nic0,addr=0x8,netdev=net0,mac=02:00:00:00:00:01,host_mtu=9000,romfile=,rx_queue_size=1024,tx_queue_size=1024"#]],
+                -device virtio-net-pci,id=nic0,addr=0x7,netdev=net0,mac=02:00:00:00:00:01,host_mtu=9000,romfile=,rx_queue_size=1024,tx_queue_size=1024"#]],
         );
+    }
+
+    #[test]
+    fn an_arm_with_uefi_a_cd_and_a_screen() {
+        let seed = Seed { hostname: "web".into(), ssh_key: None, user_data: None, nics: Vec::new() };
+        let disk = DiskSpec { base: "/cd.iso".into(), format: DiskFormat::Iso, size: None, seed: Some(seed) };
+        let boot = Boot::Firmware(Firmware::Uefi);
+        let display = Some(Display::Vnc);
+        let mut spec = LaunchSpec { arch: Arch::Aarch64, display, disk: Some(disk), ..spec(boot) };
+        let socket: std::path::PathBuf = "/r/web.sock".into();
+        let mac = "02:00:00:00:00:01".parse().unwrap();
+        spec.nics = vec![LaunchNic { mac, socket, mtu: 1500 }; 24];
+        let flash = |path: &str| Flash { path: path.into(), format: "raw".to_owned() };
+        let uefi = Uefi { code: flash("/code.fd"), variables: flash("/empty.fd") };
+        let args = argv(&spec, Some(&uefi), TCG).unwrap();
+        let args: Vec<_> = args.iter().map(|arg| arg.to_str().unwrap()).collect();
+        let ours = ["-machine", "-accel", "-cpu", "-display", "-blockdev"];
+        let told = args.windows(2).filter(|pair| {
+            ours.contains(&pair[0])
+                || pair[0] == "-device" && !pair[1].contains("virtserial") && !pair[1].contains("nic1")
+        });
+        let told: Vec<_> = told.map(|pair| pair.join(" ")).collect();
+        let last = told.iter().find(|words| words.contains("id=nic23,")).unwrap();
+        assert!(last.contains("addr=0x1e,"), "the last slot but the board's own: {last}");
+        let shown: Vec<_> = told.iter().filter(|words| !words.contains("id=nic")).map(String::as_str).collect();
+        expect![[r#"
+            -machine virt,gic-version=3,memory-backend=ram,pflash0=firmware,pflash1=variables
+            -accel tcg,thread=single
+            -cpu cortex-a72
+            -device virtio-serial-pci,addr=0x2,max_ports=4
+            -device virtio-rng-pci,addr=0x3
+            -device pvpanic-pci,addr=0x4
+            -display vnc=unix:/r/vnc.sock
+            -device virtio-gpu-pci,addr=0x1.0,multifunction=on
+            -device qemu-xhci,id=usb,addr=0x1.1
+            -device usb-kbd,bus=usb.0
+            -device usb-tablet,bus=usb.0
+            -blockdev {"driver":"raw","file":{"driver":"file","filename":"/code.fd","read-only":true},"node-name":"firmware","read-only":true}
+            -blockdev {"driver":"raw","file":{"driver":"file","filename":"/s/uefi.vars","read-only":false},"node-name":"variables","read-only":false}
+            -blockdev {"backing":null,"discard":"unmap","driver":"qcow2","file":{"driver":"file","filename":"/s/disk.qcow2"},"node-name":"disk"}
+            -device virtio-blk-pci,id=disk,addr=0x5,drive=disk,bootindex=1
+            -blockdev {"driver":"raw","file":{"driver":"file","filename":"/s/seed.img","read-only":true},"node-name":"seed","read-only":true}
+            -device virtio-blk-pci,addr=0x6,drive=seed,multifunction=on
+            -blockdev {"driver":"raw","file":{"driver":"file","filename":"/cd.iso","read-only":true},"node-name":"cd","read-only":true}
+            -device virtio-scsi-pci,id=drives,addr=0x6.1
+            -device scsi-cd,bus=drives.0,drive=cd,bootindex=2"#]].assert_eq(&shown.join("\n"));
     }
 
     #[test]

@@ -1,9 +1,12 @@
 //! The QEMU engine: any guest, on hardware virtualization or translated. All talk with it is QMP.
 
 mod argv;
+mod board;
+mod firmware;
 mod qmp;
 mod replug;
 mod rx_filter;
+mod screen;
 mod start;
 
 use std::ffi::OsStr;
@@ -14,8 +17,11 @@ use std::time::Duration;
 use serde_json::json;
 use weft_model::EngineKind;
 
+pub(crate) use board::Board;
+pub(crate) use firmware::uefi;
 pub use qmp::{Qmp, QmpError, QmpEvent, fuzz as fuzz_qmp};
 pub use rx_filter::{RxFilter, RxFilters, RxWish, fuzz as fuzz_rx_filter};
+pub use screen::{screen_socket, screenshot};
 
 use super::{Engine, Running};
 use crate::{LaunchSpec, MachineError, Process};
@@ -24,6 +30,10 @@ use crate::{LaunchSpec, MachineError, Process};
 const QMP: &str = "qmp.sock";
 /// The second monitor, which tells what adapters listen to, in the run folder.
 const FILTER: &str = "filter.sock";
+/// Where a machine's screen is seen, in the run folder.
+const VNC: &str = "vnc.sock";
+/// What UEFI firmware keeps, in the state folder.
+const VARIABLES: &str = "uefi.vars";
 /// The file that QEMU locks, in the run folder.
 const PID: &str = "qemu.pid";
 
@@ -43,7 +53,7 @@ impl Engine for Qemu {
     }
 
     fn files(&self) -> &'static [&'static str] {
-        &[QMP, FILTER, PID]
+        &[QMP, FILTER, PID, VNC, screen::PICTURE]
     }
 
     fn is_process_of(&self, command_line: &[u8], run_dir: &Path) -> bool {

@@ -1,17 +1,21 @@
 //! Starting QEMU.
 
+use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use weft_model::{Arch, Firmware};
 
 use super::super::start::{self as common, Program, exited, silent};
 use super::super::{Accelerator, Running, kvm_state, stop};
 use super::argv::{Abilities, argv};
-use super::{QMP, Qemu, Qmp, QmpError};
+use super::firmware::{Uefi, uefi};
+use super::{QMP, Qemu, Qmp, QmpError, VARIABLES};
 use crate::host::{self, KvmState};
-use crate::spec::LaunchSpec;
+use crate::spec::{Boot, LaunchSpec};
+use crate::whole::write_whole;
 use crate::{MachineError, Process};
 
 /// How long QEMU may take until its monitor answers. It waits for the switch as part of that.
@@ -24,24 +28,30 @@ static SANDBOX_BROKEN: AtomicBool = AtomicBool::new(false);
 
 /// Starts QEMU, and returns when its monitor answers.
 pub(super) fn start(spec: &LaunchSpec) -> Result<Running, MachineError> {
-    let qemu = host::qemu()?;
+    let qemu = host::qemu(spec.arch)?;
     let accelerator = match kvm_state() {
-        KvmState::Usable => Accelerator::Kvm,
+        KvmState::Usable if spec.arch == Arch::X86 => Accelerator::Kvm,
         _ => Accelerator::Tcg,
     };
+    let uefi = match spec.boot {
+        Boot::Firmware(Firmware::Uefi) => Some(uefi(spec.arch)?),
+        _ => None,
+    };
     let sandbox = !SANDBOX_BROKEN.load(Ordering::Relaxed);
-    start_with(spec, &qemu.path, Abilities { accelerator, sandbox, version: qemu.version_numbers() }, PATIENCE)
+    let abilities = Abilities { accelerator, sandbox, version: qemu.version_numbers() };
+    start_with(spec, &qemu.path, uefi.as_ref(), abilities, PATIENCE)
 }
 
 /// Tries, and tries once more without the system call filter where that is what does not work.
 fn start_with(
     spec: &LaunchSpec,
     qemu: &Path,
+    uefi: Option<&Uefi>,
     mut abilities: Abilities,
     patience: Duration,
 ) -> Result<Running, MachineError> {
     loop {
-        let error = match launch(spec, qemu, abilities, patience) {
+        let error = match launch(spec, qemu, uefi, abilities, patience) {
             Ok(running) => return Ok(running),
             Err(error) => error,
         };
@@ -60,10 +70,29 @@ fn start_with(
 }
 
 /// One try.
-fn launch(spec: &LaunchSpec, qemu: &Path, abilities: Abilities, patience: Duration) -> Result<Running, MachineError> {
-    let program = Program { path: qemu, args: argv(spec, abilities)?, accelerator: abilities.accelerator };
+fn launch(
+    spec: &LaunchSpec,
+    qemu: &Path,
+    uefi: Option<&Uefi>,
+    abilities: Abilities,
+    patience: Duration,
+) -> Result<Running, MachineError> {
+    let program = Program { path: qemu, args: argv(spec, uefi, abilities)?, accelerator: abilities.accelerator };
     common::prepare(spec)?;
+    if let Some(uefi) = uefi {
+        keep_variables(spec, uefi)?;
+    }
     common::launch(spec, &Qemu, &program, |process| await_monitor(spec, process, patience))
+}
+
+/// Gives the machine a store of its own for its firmware's variables, unless it has one.
+fn keep_variables(spec: &LaunchSpec, uefi: &Uefi) -> Result<(), MachineError> {
+    let (template, own) = (&uefi.variables.path, spec.state_dir.join(VARIABLES));
+    if own.exists() {
+        return Ok(());
+    }
+    let empty = fs::read(template).map_err(MachineError::io("read", template))?;
+    write_whole(&own, &empty).map_err(MachineError::io("write", &own))
 }
 
 /// Waits until the monitor answers a question; by then every device is set up.
@@ -90,14 +119,13 @@ pub(super) fn await_monitor(spec: &LaunchSpec, process: Process, patience: Durat
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
     use std::path::PathBuf;
 
     use weft_types::ByteSize;
 
     use super::*;
-    use crate::spec::{Boot, LaunchNic, Uuid};
+    use crate::spec::{LaunchNic, Uuid};
 
     /// Folders, a kernel, and a program in QEMU's place.
     struct Bed {
@@ -117,6 +145,8 @@ mod tests {
                 name: "web".parse().unwrap(),
                 uuid: Uuid::derive("web"),
                 engine: None,
+                arch: Arch::X86,
+                display: None,
                 memory: ByteSize::from_mib(16),
                 cpus: 1,
                 boot: Boot::Kernel { kernel, initrd: None, cmdline: String::new() },
@@ -132,7 +162,7 @@ mod tests {
 
         fn start(&self) -> MachineError {
             let abilities = Abilities { accelerator: Accelerator::Tcg, sandbox: true, version: (7, 2) };
-            let error = start_with(&self.spec, &self.qemu, abilities, Duration::from_millis(300)).unwrap_err();
+            let error = start_with(&self.spec, &self.qemu, None, abilities, Duration::from_millis(300)).unwrap_err();
             assert!(!self.spec.run_dir.exists(), "nothing stays");
             error
         }

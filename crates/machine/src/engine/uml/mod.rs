@@ -88,6 +88,9 @@ pub(super) fn why_not(spec: &LaunchSpec) -> Option<String> {
     if spec.memory.mib() < MIN_MEMORY_MIB {
         return Some(format!("needs {MIN_MEMORY_MIB}MiB of memory"));
     }
+    if spec.display.is_some() {
+        return Some("has no screen".to_owned());
+    }
     if spec.disk.is_some() {
         return Some("has no disks".to_owned());
     }
@@ -185,6 +188,8 @@ mod tests {
             name: "web".parse().unwrap(),
             uuid: Uuid::derive("web"),
             engine: Some(EngineKind::Uml),
+            arch: weft_model::Arch::X86,
+            display: None,
             memory: "128MiB".parse().unwrap(),
             cpus: 1,
             boot: kernel(&program, Some("/i")),

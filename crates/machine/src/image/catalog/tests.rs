@@ -58,14 +58,14 @@ fn a_kernel_is_kept_and_its_source_not_needed_any_more() {
     let bed = Bed::new();
     let (kernel, initrd) = (bed.file("k", &kernel_bytes()), bed.file("i", b"archive"));
     let mut steps = Vec::new();
-    let source = Source::Kernel { kernel: &kernel, initrd: Some(&initrd), cmdline: "quiet", disk: None };
+    let source = Source::Kernel { kernel: &kernel, initrd: Some(&initrd), cmdline: Some("quiet"), disk: None };
     let mut progress = |done, total| steps.push((done, total));
     let image = bed.catalog.import(&label("mine"), source, "imported from k", &mut progress).unwrap();
     assert_eq!(steps.last(), Some(&(4103, 4103)));
     assert!(steps.is_sorted());
     fs::remove_file(kernel).unwrap();
     fs::remove_file(initrd).unwrap();
-    let ImageSource::Kernel { kernel, initrd, cmdline, disk: None } = &image.source else { panic!("{image:?}") };
+    let ImageSource::Kernel { kernel, initrd, cmdline, disk: None, .. } = &image.source else { panic!("{image:?}") };
     assert_eq!(fs::read(kernel).unwrap(), kernel_bytes());
     assert_eq!(fs::read(initrd.as_ref().unwrap()).unwrap(), b"archive");
     assert_eq!((cmdline.as_str(), image.origin.as_str()), ("quiet", "imported from k"));
@@ -82,7 +82,7 @@ fn a_disk_keeps_its_holes() {
     let file = File::options().write(true).open(&path).unwrap();
     file.write_all_at(b"middle", 8 << 20).unwrap();
     file.set_len(64 << 20).unwrap();
-    let image = bed.import("disk", Source::Disk(&path)).unwrap();
+    let image = bed.import("disk", Source::Disk(&path, Platform::default())).unwrap();
     let ImageSource::Disk(disk) = &image.source else { panic!("{image:?}") };
     assert_eq!(disk.format, weft_model::DiskFormat::Raw);
     assert!(fs::read(&disk.path).unwrap() == fs::read(&path).unwrap());
@@ -93,7 +93,7 @@ fn a_disk_keeps_its_holes() {
 fn a_kernel_may_have_a_disk_beside_it() {
     let bed = Bed::new();
     let (kernel, root) = (bed.file("k", &kernel_bytes()), bed.file("r", &[7; 8192]));
-    let source = Source::Kernel { kernel: &kernel, initrd: None, cmdline: "root=/dev/vda", disk: Some(&root) };
+    let source = Source::Kernel { kernel: &kernel, initrd: None, cmdline: Some("root=/dev/vda"), disk: Some(&root) };
     let image = bed.import("both", source).unwrap();
     assert_eq!(fs::read(&image.source.disk().unwrap().path).unwrap(), [7; 8192]);
 }
@@ -103,15 +103,20 @@ fn adopted_files_move_and_come_back_where_they_cannot() {
     let bed = Bed::new();
     fs::create_dir(&bed.catalog.dir).unwrap();
     let disk = bed.file("d", &[7; 8192]);
-    bed.catalog.adopt(&label("one"), Source::Disk(&disk), "pulled").unwrap();
+    bed.catalog.adopt(&label("one"), Source::Disk(&disk, Platform::default()), "pulled").unwrap();
     assert!(!disk.exists());
     assert_eq!(bed.images()[0].origin, "pulled");
     let again = bed.file("d", &[7; 8192]);
-    bed.catalog.adopt(&label("one"), Source::Disk(&again), "pulled").unwrap_err();
+    bed.catalog.adopt(&label("one"), Source::Disk(&again, Platform::default()), "pulled").unwrap_err();
     assert!(again.exists());
     // Taken by another one between the check and the end.
     let draft = bed.catalog.draft().unwrap();
-    let source = ImageSource::Disk(ImageDisk { path: DISK.into(), format: weft_model::DiskFormat::Raw });
+    let source = ImageSource::Disk(ImageDisk {
+        path: DISK.into(),
+        format: weft_model::DiskFormat::Raw,
+        arch: Arch::X86,
+        firmware: None,
+    });
     let late = bed.catalog.publish(draft.dir.path(), &label("one"), source, "");
     assert!(matches!(late, Err(MachineError::ImageExists(_))));
 }
@@ -122,14 +127,14 @@ fn bad_files_are_refused_and_leave_nothing() {
     let (text, empty) = (bed.file("text", b"hello"), bed.file("empty", b""));
     let kernel = bed.file("k", &kernel_bytes());
     let chained = bed.file("q", b"QFI\xfb\0\0\0\x03");
-    let boot = |kernel, initrd| Source::Kernel { kernel, initrd, cmdline: "", disk: None };
-    bed.refused(boot(&text, None), "it is not a kernel for x86-64");
+    let boot = |kernel, initrd| Source::Kernel { kernel, initrd, cmdline: Some(""), disk: None };
+    bed.refused(boot(&text, None), "it is not a kernel for x86-64, aarch64 or riscv64");
     bed.refused(boot(&kernel, Some(&empty)), "it is empty");
     bed.refused(boot(Path::new("/nowhere/k"), None), "`/nowhere/k` does not exist");
-    bed.refused(Source::Disk(&empty), "it is empty");
-    bed.refused(Source::Disk(&text), "it is too short for a disk");
-    bed.refused(Source::Disk(&chained), "its header is truncated");
-    bed.refused(Source::Disk(bed.dir.path()), "it is not a file");
+    bed.refused(Source::Disk(&empty, Platform::default()), "it is empty");
+    bed.refused(Source::Disk(&text, Platform::default()), "it is too short for a disk");
+    bed.refused(Source::Disk(&chained, Platform::default()), "its header is truncated");
+    bed.refused(Source::Disk(bed.dir.path(), Platform::default()), "it is not a file");
 }
 
 #[test]
@@ -145,7 +150,7 @@ fn what_the_disk_has_no_room_for_is_not_begun() {
 fn a_name_is_given_once() {
     let bed = Bed::new();
     let kernel = bed.file("k", &kernel_bytes());
-    let source = Source::Kernel { kernel: &kernel, initrd: None, cmdline: "", disk: None };
+    let source = Source::Kernel { kernel: &kernel, initrd: None, cmdline: Some(""), disk: None };
     assert!(matches!(bed.import(MICRO, source), Err(MachineError::ImageExists(_))));
     let made: Vec<_> = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..4).map(|_| scope.spawn(|| bed.import("one", source))).collect();
@@ -172,7 +177,7 @@ fn drafts_of_the_dead_go_and_those_of_the_living_stay() {
 fn descriptions_of_others_have_their_sentence() {
     let bed = Bed::new();
     let kernel = bed.file("k", &kernel_bytes());
-    bed.import("one", Source::Kernel { kernel: &kernel, initrd: None, cmdline: "", disk: None }).unwrap();
+    bed.import("one", Source::Kernel { kernel: &kernel, initrd: None, cmdline: Some(""), disk: None }).unwrap();
     let path = bed.catalog.dir.join("one").join(DESCRIPTION);
     let newer = fs::read_to_string(&path).unwrap().replace("\"version\": 1", "\"version\": 2");
     fs::write(&path, newer).unwrap();
@@ -183,7 +188,7 @@ fn descriptions_of_others_have_their_sentence() {
     let error = bed.catalog.find(&label("one")).unwrap_err();
     assert!(error.to_string().ends_with("`../one/kernel` is no file of an image"), "{error}");
     fs::write(&path, "{").unwrap();
-    bed.import("two", Source::Kernel { kernel: &kernel, initrd: None, cmdline: "", disk: None }).unwrap();
+    bed.import("two", Source::Kernel { kernel: &kernel, initrd: None, cmdline: Some(""), disk: None }).unwrap();
     let listed = bed.catalog.list().unwrap();
     assert_eq!(listed[0].1.as_ref().unwrap_err().code(), "image-description");
     assert!(listed[1].1.is_ok());

@@ -10,6 +10,7 @@ mod tree;
 use std::fs;
 use std::path::Path;
 
+use weft_model::Platform;
 use weft_types::Label;
 
 use self::guest::{FirstProgram, Start};
@@ -38,22 +39,23 @@ impl Catalog {
         images: &Images,
         name: &Label,
         archive: &Path,
+        platform: Platform,
         origin: &str,
         progress: &dyn Fn(String),
     ) -> Result<CatalogImage, MachineError> {
         self.check_free(name)?;
         let Some(program) = packed::packing(archive).map_err(MachineError::io("read", archive))? else {
-            return self.import_tar(images, name, archive, origin, progress);
+            return self.import_tar(images, name, archive, platform, origin, progress);
         };
         let draft = self.draft()?;
         let plain = draft.path().join("unpacked");
         progress("unpacking".to_owned());
         packed::unpack_to(program, archive, &plain).map_err(|error| damaged(archive, error))?;
         match packed::is_tar(&plain).map_err(MachineError::io("read", &plain))? {
-            true => self.import_tar(images, name, &plain, origin, progress),
+            true => self.import_tar(images, name, &plain, platform, origin, progress),
             false => {
                 check_boots(&plain)?;
-                self.adopt(name, Source::Disk(&plain), origin)
+                self.adopt(name, Source::Disk(&plain, platform), origin)
             }
         }
     }
@@ -63,9 +65,14 @@ impl Catalog {
         images: &Images,
         name: &Label,
         archive: &Path,
+        platform: Platform,
         origin: &str,
         progress: &dyn Fn(String),
     ) -> Result<CatalogImage, MachineError> {
+        if platform != Platform::default() {
+            let why = "an archive of files becomes a disk for x86-64 that a kernel boots".to_owned();
+            return Err(MachineError::FileDamaged { what: "archive", path: archive.to_owned(), why });
+        }
         let mut file = crate::disk::open("archive", archive)?;
         self.make_of_tree(images, name, origin, progress, |tree| {
             oci::lay(&mut file, tree, progress).map_err(|error| damaged(archive, error))
@@ -128,7 +135,8 @@ impl Catalog {
         progress("writing the disk".to_owned());
         ext4::write(&tree, &at("disk"), &at("scratch"))?;
         let (kernel, initrd, disk) = (at("kernel"), at("initrd"), at("disk"));
-        let source = Source::Kernel { kernel: &kernel, initrd: Some(&initrd), cmdline: &cmdline, disk: Some(&disk) };
+        let source =
+            Source::Kernel { kernel: &kernel, initrd: Some(&initrd), cmdline: Some(&cmdline), disk: Some(&disk) };
         self.adopt(name, source, origin)
     }
 }

@@ -108,7 +108,13 @@ impl Bed {
         let url = format!("{}{path}", self.base);
         let images = Images::new(self.dir.path().join("cache"));
         self.catalog
-            .pull(&images, &"web".parse().unwrap(), &url, expected, &mut |_, _| {}, &|_| {})
+            .pull(
+                &images,
+                &"web".parse().unwrap(),
+                Wanted { url: &url, expected, platform: Platform::default() },
+                &mut |_, _| {},
+                &|_| {},
+            )
             .map(|(image, _)| image)
     }
 
@@ -214,7 +220,16 @@ fn what_is_no_disk_and_what_is_not_there_have_their_sentences() {
     let Some(bed) = Bed::new(disk()) else { return };
     let images = Images::new(bed.dir.path().join("cache"));
     for url in ["ftp://127.0.0.1/disk", "-o/etc/passwd", "/etc/passwd"] {
-        let error = bed.catalog.pull(&images, &"web".parse().unwrap(), url, None, &mut |_, _| {}, &|_| {}).unwrap_err();
+        let error = bed
+            .catalog
+            .pull(
+                &images,
+                &"web".parse().unwrap(),
+                Wanted { url, expected: None, platform: Platform::default() },
+                &mut |_, _| {},
+                &|_| {},
+            )
+            .unwrap_err();
         assert!(error.to_string().ends_with("none of http://, https:// and file:///"), "{error}");
     }
 }
