@@ -350,13 +350,16 @@ impl Host for RealHost {
     }
 
     fn guest_addresses(&self, vm: &VmName) -> GuestAddresses {
-        let addresses = self.voice(vm, AGENT_PATIENCE).and_then(|voice| match voice {
-            Voice::Own(agent) => {
-                let interfaces = agent.info()?.interfaces;
-                Ok(interfaces.into_iter().flat_map(|it| it.addresses).map(|address| address.ip).collect())
+        let addresses = match self.voice(vm, AGENT_PATIENCE) {
+            // Ours can always tell: where it does not, it is asked again.
+            Ok(Voice::Own(agent)) => {
+                let interfaces = agent.info().ok().map(|info| info.interfaces.into_iter());
+                let seen = interfaces.map(|them| them.flat_map(|it| it.addresses).map(|address| address.ip).collect());
+                return seen.map_or(GuestAddresses::Unseen, GuestAddresses::Seen);
             }
-            Voice::Foreign(agent) => agent.addresses(),
-        });
+            Ok(Voice::Foreign(agent)) => agent.addresses(),
+            Err(error) => Err(error),
+        };
         match addresses {
             Ok(addresses) => GuestAddresses::Seen(addresses),
             Err(_) if self.has_foreign_image(vm) => GuestAddresses::Unknowable,

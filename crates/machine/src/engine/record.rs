@@ -145,8 +145,9 @@ mod tests {
         Record::new(EngineKind::Qemu, Accelerator::Tcg, None).write(dir.path()).unwrap();
         assert_eq!(find(dir.path()), None);
         let mut child = Command::new("sh")
-            .args(["-c", "sleep 60; :", "sh", "-pidfile"])
+            .args(["-c", "read nothing", "sh", "-pidfile"]) // it waits by itself: nothing outlives it
             .arg(dir.path().join("qemu.pid"))
+            .stdin(std::process::Stdio::piped())
             .spawn()
             .unwrap();
         let orphan = (0..200).find_map(|_| {
