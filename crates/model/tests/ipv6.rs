@@ -130,7 +130,7 @@ fn what_cannot_be() {
                |
             22 | dhcp6 = 'statefull'
                |         ^^^^^^^^^^^
-            hint: choose from `stateless`
+            hint: did you mean `stateful`?
 
             error: `ipv6` means nothing for a bridged network: its addresses and names are the LAN's
               --> lab.toml:26:8

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 
-use weft_types::{Instant, Ipv4Net};
+use weft_types::{Dhcp6, Instant, Ipv4Net};
 use weft_wire::icmpv4::{self, Message, Unreachable};
 use weft_wire::{Csum, EtherType, Malformed, Offload, Problem, Protocol, arp, ethernet, ipv4, udp};
 
 use crate::budget::Budget;
 use crate::dhcp::{self, Leases};
+use crate::dhcp6::Addresses;
 use crate::dns::{self, View, Zone};
 use crate::frame::Link;
 use crate::ipv6::{Advertiser, Stations};
@@ -31,14 +32,16 @@ pub(crate) struct Gateway {
     pub(crate) advertiser: Advertiser,
     /// Who has which IPv6 address.
     pub(crate) stations: Stations,
+    /// Which IPv6 addresses clients get that ask for some.
+    pub(crate) addresses6: Addresses,
     /// Somebody was turned away because no address was free, and nobody got one since.
     pub(crate) is_exhausted: bool,
 }
 
 impl Gateway {
     pub(crate) fn new(now: Instant, config: NetworkServices, before: Option<Self>) -> Self {
-        let (leases, counters, advertiser, stations) = before.map_or_else(Default::default, |before| {
-            (before.leases, before.counters, before.advertiser, before.stations)
+        let (leases, counters, advertiser, stations, addresses6) = before.map_or_else(Default::default, |before| {
+            (before.leases, before.counters, before.advertiser, before.stations, before.addresses6)
         });
         Self {
             zone: Zone::new(&config),
@@ -50,6 +53,7 @@ impl Gateway {
             solicited: Budget::new(now),
             advertiser,
             stations,
+            addresses6,
             is_exhausted: false,
         }
     }
@@ -61,6 +65,7 @@ impl Gateway {
             mac: config.mac,
             mtu: config.mtu,
             leads_out: config.nat,
+            has_addresses: config.dhcp6 == Some(Dhcp6::Stateful),
             has_other: config.dhcp6.is_some(),
             prefix: config.subnet6,
             name_server: config.subnet6.filter(|_| config.dns).map(ipv6::gateway_address),

@@ -6,16 +6,19 @@ use serde::{Deserialize, Serialize};
 pub enum Dhcp6 {
     /// Machines make their addresses themselves, and can ask for the rest.
     Stateless,
+    /// They can ask for addresses too.
+    Stateful,
 }
 
 impl Dhcp6 {
     /// Every kind, in the words that people know.
-    pub const WORDS: &[(&str, Self)] = &[("stateless", Self::Stateless)];
+    pub const WORDS: &[(&str, Self)] = &[("stateless", Self::Stateless), ("stateful", Self::Stateful)];
 
     /// Its word.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Stateless => "stateless",
+            Self::Stateful => "stateful",
         }
     }
 }

@@ -39,6 +39,8 @@ pub(crate) struct Link {
     pub(crate) mtu: u16,
     /// Whether the gateway leads anywhere.
     pub(crate) leads_out: bool,
+    /// Whether DHCPv6 has addresses.
+    pub(crate) has_addresses: bool,
     /// Whether DHCPv6 tells more.
     pub(crate) has_other: bool,
     /// Its prefix; `None` where it has none (any more).
@@ -157,7 +159,7 @@ impl Advertiser {
         let prefixes: Vec<_> = link.prefix.map(|_| own).into_iter().chain(gone).collect();
         let advertisement = RouterAdvertisement {
             hop_limit: HOP_LIMIT,
-            is_managed: false,
+            is_managed: link.has_addresses,
             has_other: link.has_other,
             lifetime_s: if link.leads_out && link.prefix.is_some() { LIFETIME_S } else { 0 },
             mac: link.mac,

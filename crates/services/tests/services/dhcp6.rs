@@ -1,8 +1,9 @@
 //! DHCPv6 for machines that make their addresses themselves.
 
+use std::net::Ipv6Addr;
 use std::time::Duration;
 
-use dhcproto::v6::{DhcpOption, IANA, Message, MessageType, ORO, OptionCode};
+use dhcproto::v6::{DhcpOption, IAAddr, IANA, Message, MessageType, ORO, OptionCode};
 use dhcproto::{Decodable, Decoder, Encodable};
 use expect_test::expect;
 use proptest::collection::vec;
@@ -125,9 +126,113 @@ fn advertisements_say_whether_there_is_something_to_ask() {
         let heard = heard6(&mut bed);
         assert!(heard.contains(flags), "{heard}");
     }
+    let mut stateful = bed(Some(Dhcp6::Stateful));
+    stateful.send(OFFICE, &ask_router);
+    assert!(heard6(&mut stateful).contains("flags 0xc0"));
     let mut off = bed(None);
     off.send(OFFICE, &ask(&request(None)));
     assert_eq!((heard6(&mut off), off.counted()), ("nothing".to_owned(), "multicast 1".to_owned()));
+}
+
+/// A message of a client that has this identifier.
+fn from_client(kind: MessageType, options: impl IntoIterator<Item = DhcpOption>) -> Message {
+    let mut message = Message::new_with_id(kind, [1, 2, 3]);
+    message.opts_mut().insert(DhcpOption::ClientId(CLIENT.to_vec()));
+    options.into_iter().for_each(|option| message.opts_mut().insert(option));
+    message
+}
+
+/// An address that is asked for, and those that the client has.
+fn identity(id: u32, addresses: &[Ipv6Addr]) -> DhcpOption {
+    let address = |addr: &Ipv6Addr| {
+        let times = (1, 1);
+        DhcpOption::IAAddr(IAAddr {
+            addr: *addr,
+            preferred_life: times.0,
+            valid_life: times.1,
+            opts: Default::default(),
+        })
+    };
+    DhcpOption::IANA(IANA { id, t1: 0, t2: 0, opts: addresses.iter().map(address).collect() })
+}
+
+/// What is answered to a client: the kind of message, and each address with the seconds that it may be used.
+fn answered(bed: &mut Bed, message: &Message) -> (String, Vec<(Ipv6Addr, u32)>) {
+    bed.send(OFFICE, &ask(message));
+    let frames = bed.frames();
+    let [frame] = &frames[..] else { return (format!("{} answers", frames.len()), Vec::new()) };
+    let payload = &frame[14 + 40 + 8..];
+    let answer = Message::decode(&mut Decoder::new(payload)).unwrap();
+    let mut kind = format!("{:?}", answer.msg_type());
+    let mut addresses = Vec::new();
+    for option in answer.opts().iter() {
+        match option {
+            DhcpOption::IANA(it) => addresses.extend(it.opts.iter().filter_map(|option| match option {
+                DhcpOption::IAAddr(it) => Some((it.addr, it.valid_life)),
+                _ => None,
+            })),
+            DhcpOption::StatusCode(it) => kind += &format!(" {:?}", it.status),
+            _ => {}
+        }
+    }
+    (kind, addresses)
+}
+
+#[test]
+fn who_asks_for_an_address_has_the_same_always() {
+    let server = || DhcpOption::ServerId(SERVER.to_vec());
+    let mut bed = bed(Some(Dhcp6::Stateful));
+    let (kind, offered) = answered(&mut bed, &from_client(MessageType::Solicit, [identity(7, &[])]));
+    let [(own, 7200)] = offered[..] else { panic!("{offered:?}") };
+    assert_eq!(kind, "Advertise");
+    assert!(own.to_string().starts_with("fd00:20::"), "{own}");
+    let old: Ipv6Addr = "fd00:19::5".parse().unwrap();
+    let mut check = |kind, options: Vec<DhcpOption>, expected: &str, addresses: &[(Ipv6Addr, u32)]| {
+        let (said, got) = answered(&mut bed, &from_client(kind, options));
+        assert_eq!((&said[..], &got[..]), (expected, addresses), "{kind:?}");
+    };
+    use MessageType::{Confirm, Decline, Rebind, Release, Renew, Solicit};
+    let ask = MessageType::Request;
+    check(ask, vec![server(), identity(7, &[own])], "Reply", &[(own, 7200)]);
+    check(Renew, vec![server(), identity(7, &[own])], "Reply", &[(own, 7200)]);
+    // One that it had when the network had another prefix is its no more.
+    check(Rebind, vec![identity(7, &[old])], "Reply", &[(own, 7200), (old, 0)]);
+    check(Confirm, vec![identity(7, &[own])], "Reply Success", &[]);
+    check(Confirm, vec![identity(7, &[own, old])], "Reply NotOnLink", &[]);
+    check(Solicit, vec![DhcpOption::RapidCommit, identity(7, &[])], "Reply", &[(own, 7200)]);
+    check(Release, vec![server(), identity(7, &[own])], "Reply Success", &[]);
+    // Not for this server, or not as it should be.
+    check(ask, vec![DhcpOption::ServerId(CLIENT.to_vec()), identity(7, &[])], "0 answers", &[]);
+    check(ask, vec![identity(7, &[])], "0 answers", &[]);
+    check(Solicit, vec![server(), identity(7, &[])], "0 answers", &[]);
+    check(Confirm, vec![identity(7, &[])], "0 answers", &[]);
+    check(MessageType::Reply, vec![server(), identity(7, &[])], "0 answers", &[]);
+    // Somebody else has it already: then there is another.
+    check(Decline, vec![server(), identity(7, &[own])], "Reply Success", &[]);
+    let (_, other) = answered(&mut bed, &from_client(ask, [server(), identity(7, &[]), identity(8, &[])]));
+    assert!(other.iter().all(|(ip, valid)| *ip != own && *valid == 7200), "{other:?}");
+    let mut stateless = self::bed(Some(Dhcp6::Stateless));
+    let asked = answered(&mut stateless, &from_client(Solicit, [identity(7, &[])]));
+    assert_eq!(asked.0, "0 answers");
+}
+
+#[test]
+fn prefixes_and_passing_addresses_are_refused_in_words() {
+    let mut bed = bed(Some(Dhcp6::Stateful));
+    let raw = |code: u16, value: &[u8]| {
+        let len = value.len() as u16;
+        [&[1, 1, 2, 3, 0, 1, 0, 4, 0, 3, 0, 1][..], &code.to_be_bytes(), &len.to_be_bytes(), value].concat()
+    };
+    for (code, value, refusal) in [(25, &[0; 12][..], "NoPrefixAvail"), (4, &[0; 4], "NoAddrsAvail")] {
+        bed.send(OFFICE, &to_servers().udp(547, &raw(code, value)));
+        let heard = heard6(&mut bed);
+        assert!(heard.contains("Advertise") && heard.contains(refusal), "{heard}");
+    }
+    // An address that is cut, and more of them than anybody has.
+    bed.send(OFFICE, &to_servers().udp(547, &raw(3, &[0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 5, 0, 4, 1, 2, 3, 4])));
+    let many = [raw(3, &[0; 12]), [0, 3, 0, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0].repeat(8)].concat();
+    bed.send(OFFICE, &to_servers().udp(547, &many));
+    assert_eq!((heard6(&mut bed), bed.counted()), ("nothing".to_owned(), "dhcp6-malformed 2".to_owned()));
 }
 
 proptest! {
@@ -140,6 +245,9 @@ proptest! {
             bytes.extend_from_slice(value);
         }
         bytes.truncate(bytes.len().saturating_sub(cut));
+        let mut stateful = bed(Some(Dhcp6::Stateful));
+        stateful.send(OFFICE, &to_servers().udp(547, &bytes));
+        prop_assert!(stateful.frames().len() <= 1);
         let mut bed = bed(Some(Dhcp6::Stateless));
         bed.send(OFFICE, &to_servers().udp(547, &bytes));
         let heard = heard6(&mut bed);
