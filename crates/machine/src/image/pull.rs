@@ -12,7 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
-use weft_model::Platform;
+use weft_model::{Disk, DiskFormat, Platform};
 use weft_types::Label;
 
 use super::catalog::{Catalog, CatalogImage, Source};
@@ -392,11 +392,13 @@ fn listed(list: &str, url: &str) -> Result<Checksum, MachineError> {
 pub(super) fn check_boots(path: &Path) -> Result<(), MachineError> {
     let mut head = Vec::new();
     let file = File::open(path).map_err(MachineError::io("open", path))?;
+    // Not every CD has a disk's boot sector too.
+    let is_cd = Disk::examine(&file, None).is_ok_and(|disk| disk.format == DiskFormat::Iso);
     file.take(512).read_to_end(&mut head).map_err(MachineError::io("read", path))?;
-    if head.starts_with(b"QFI\xfb") || head.get(510..512) == Some(&[0x55, 0xaa]) {
+    if is_cd || head.starts_with(b"QFI\xfb") || head.get(510..512) == Some(&[0x55, 0xaa]) {
         return Ok(());
     }
-    let why = "it is neither a qcow2 file nor a disk with a boot sector, nor an archive".to_owned();
+    let why = "it is neither a qcow2 file nor a disk with a boot sector, nor a CD's, nor an archive".to_owned();
     Err(MachineError::FileDamaged { what: "disk", path: path.to_owned(), why })
 }
 

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::json;
@@ -24,6 +25,8 @@ pub fn screen_socket(run_dir: &Path) -> PathBuf {
 /// # Errors
 /// When it has none, or its engine is too old to draw (QEMU before 7.1).
 pub fn screenshot(run_dir: &Path) -> Result<Vec<u8>, MachineError> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let path = run_dir.join(PICTURE);
     let words = json!({ "filename": super::argv::text(&path)?, "format": "png" });
     Qmp::connect(&run_dir.join(QMP), PATIENCE)?.execute("screendump", words, PATIENCE)?;

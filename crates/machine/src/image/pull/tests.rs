@@ -204,6 +204,15 @@ fn other_bytes_than_expected_leave_nothing() {
 }
 
 #[test]
+fn a_cd_needs_no_boot_sector_of_a_disk() {
+    let mut cd = vec![0; 40 << 10];
+    cd[0x8001..0x8006].copy_from_slice(b"CD001");
+    let Some(bed) = Bed::new(cd) else { return };
+    let image = bed.pull("/installer.iso", None).unwrap();
+    assert_eq!(image.source.disk().map(|disk| disk.format), Some(weft_model::DiskFormat::Iso));
+}
+
+#[test]
 fn what_is_no_disk_and_what_is_not_there_have_their_sentences() {
     let refused = |body: &[u8], path: &str, expected: &str| {
         let Some(bed) = Bed::new(body.to_vec()) else { return };
