@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::Command;
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
 use weft_machine::CpioWriter;
@@ -86,7 +87,7 @@ fn machines_on_the_own_vmm() {
         let home = Home::new("kvm");
         the_choice_is_told(&home);
         home.write("weft.toml", PAIR);
-        home.weft(&["up"]).ok();
+        watched(&home, || home.weft(&["up"]).ok());
         eprintln!("up:\n{}", home.weft(&["vm", "ls"]).ok());
         for vm in home.json(&["vm", "ls"]).as_array().unwrap() {
             assert_eq!(vm["engine"], "kvm", "{vm}");
@@ -99,6 +100,25 @@ fn machines_on_the_own_vmm() {
         an_own_kernel_with_a_disk(&home);
         assert!(!Path::new(GROUPS).exists(), "the last machine takes the groups along");
     });
+}
+
+/// Does something that is over soon. If it is not (once it was not), what can be known is shown before all ends.
+fn watched<T>(home: &Home, body: impl FnOnce() -> T) -> T {
+    let (done, is_done) = std::sync::mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            if is_done.recv_timeout(Duration::from_secs(300)) != Err(RecvTimeoutError::Timeout) {
+                return;
+            }
+            for words in [&["events"][..], &["logs", "one"], &["logs", "two"], &["port", "show"]] {
+                eprintln!("{words:?}: {}", home.weft(words).out);
+            }
+            std::process::exit(1);
+        });
+        let outcome = body();
+        drop(done);
+        outcome
+    })
 }
 
 /// What this host's machines get, and why one does not get what it asks for.
