@@ -14,9 +14,9 @@ const BLOCK_BYTES: usize = 64 << 10;
 pub(super) fn program(magic: &[u8]) -> Option<&'static str> {
     match magic {
         [0x1f, 0x8b, ..] => Some("gzip"),
-        [0x28, 0xb5, 0x2f, 0xfd] => Some("zstd"),
-        [0xfd, b'7', b'z', b'X'] => Some("xz"),
-        [b'B', b'Z', b'h', _] => Some("bzip2"),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Some("zstd"),
+        [0xfd, b'7', b'z', b'X', ..] => Some("xz"),
+        [b'B', b'Z', b'h', _, ..] => Some("bzip2"),
         _ => None,
     }
 }
@@ -95,6 +95,27 @@ pub(super) fn unpack(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_packing_is_told_of_a_whole_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        for (magic, expected) in [
+            (&[0x1f, 0x8b, 8, 0][..], Some("gzip")),
+            (&[0x28, 0xb5, 0x2f, 0xfd], Some("zstd")),
+            (b"\xfd7zXZ\0", Some("xz")),
+            (b"BZh9", Some("bzip2")),
+            (b"QFI\xfb", None),
+        ] {
+            for length in [magic.len(), 4096] {
+                let mut bytes = magic.to_vec();
+                bytes.resize(length, 7);
+                std::fs::write(&path, bytes).unwrap();
+                assert_eq!(packing(&path).unwrap(), expected, "{length} bytes");
+                assert_eq!(is_archive(&path), expected.is_some());
+            }
+        }
+    }
 
     #[test]
     fn what_was_packed_comes_back_with_its_holes() {
